@@ -1,0 +1,19 @@
+"""Build hook: the wheel carries what `janus run` needs from data/ as janus/_data/; an editable install reads data/ itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+PACKAGED = ("icons-r", "backbone", "LICENSES", "ATTRIBUTION.md", "README.md")  # the pre-training vocabulary stays behind
+
+
+class DataHook(BuildHookInterface):
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if version == "editable":
+            return
+        for name in PACKAGED:
+            if (Path(self.root) / "data" / name).exists():
+                build_data["force_include"][f"data/{name}"] = f"janus/_data/{name}"
