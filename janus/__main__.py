@@ -1,0 +1,226 @@
+"""The `janus` command: run, extend, predict, and what there is to choose from."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from .errors import JanusError, UsageError, unknown
+
+# torch is imported by the commands that need it, so that --help answers at once
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are the project's own: one line, and exit code 2."""
+
+    options: dict[str, list[str]]  # of each command
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[0].lower()}{message[1:]}; see {self.prog} --help")
+
+
+def run(args: argparse.Namespace) -> None:
+    from . import train
+    from .config import Config, from_text
+
+    values = from_text(args.set)
+    for key in ("dataset", "root", "model", "method", "tasks", "seed"):
+        value = getattr(args, key)
+        if value is not None:
+            if values.get(key, value) != value:
+                raise UsageError(f"{key} is given twice: --{key} {value} and --set {key}={values[key]}; leave one out")
+            values[key] = value
+    result = train.execute(Config.create(**values), args.out, _progress(args))
+    print(result.line())
+
+
+def extend(args: argparse.Namespace) -> None:
+    from . import predict
+    from .config import from_text
+
+    result, folder = predict.extend_to(args.folder, args.data, args.out, _progress(args), **from_text(args.set))
+    print(result.line())
+    print(f"in {folder}")
+
+
+def predict(args: argparse.Namespace) -> None:
+    import json
+
+    from . import predict
+
+    if args.top < 1:
+        raise UsageError(f"--top must be at least 1, got {args.top}")
+    predictor = predict.load(args.folder, args.device)
+    answers = predictor.predict(args.images, top=args.top)
+    if args.json:
+        named = [
+            {"image": image, predictor.score: [{"class": name, "score": score} for name, score in answer]}
+            for image, answer in zip(args.images, answers)
+        ]
+        print(json.dumps(named, indent=1))
+        return
+    for image, answer in zip(args.images, answers):
+        print(f"{image}: " + ", ".join(f"{name} {score:.3f}" for name, score in answer))
+
+
+def datasets(args: argparse.Namespace) -> None:
+    from . import datasets
+
+    _list(datasets.names(), args.pattern)
+
+
+def methods(args: argparse.Namespace) -> None:
+    from . import methods
+
+    known = methods.all_methods()
+    _list({name: m.summary + (f" ({m.paper})" if m.paper else "") for name, m in known.items()}, args.pattern)
+
+
+def models(args: argparse.Namespace) -> None:
+    from . import backbones
+
+    _list(backbones.models(), args.pattern)
+
+
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
+    "run": (run, "train and evaluate a method on a stream; the same command again goes on where it stopped"),
+    "extend": (extend, "teach new classes to a finished run, which itself stays as it is"),
+    "predict": (predict, "name what is on images, with a finished run"),
+    "datasets": (datasets, "list the data sets"),
+    "methods": (methods, "list the methods"),
+    "models": (models, "list the backbones"),
+}
+
+
+def build_parser() -> Parser:
+    from . import __version__
+
+    about = "Janus-LoRA: LoRA-based continual learning without forgetting."
+    parser = Parser(prog="janus", description=about, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"janus-lora {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    parts: dict[str, argparse.ArgumentParser] = {}
+    for name, (call, summary) in COMMANDS.items():
+        part = parts[name] = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        part.set_defaults(call=call)
+        part.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    flags: dict[str, dict[str, Any]] = {
+        "--dataset": {"metavar": "NAME", "help": "name (`janus datasets`) or path of the data (icons-r)"},
+        "--root": {"metavar": "FOLDER", "help": "where the data set's local files are"},
+        "--model": {"metavar": "NAME", "help": "backbone (`janus models`; icons-vit)"},
+        "--method": {"metavar": "NAME", "help": "method (`janus methods`; janus)"},
+        "--tasks": {"metavar": "T", "help": "number of tasks (10)"},
+        "--seed": {"metavar": "N", "help": "class order, initialisation and batches (0)"},
+    }
+    for flag, options in flags.items():
+        parts["run"].add_argument(flag, **options)
+    parts["run"].add_argument("--out", metavar="DIR", required=True, help="folder for result.json and the checkpoint")
+    parts["extend"].add_argument("folder", metavar="DIR", help="folder of a finished run")
+    parts["extend"].add_argument("--data", metavar="DATA", required=True, help="the new classes: an image folder or a data set")
+    parts["extend"].add_argument("--out", metavar="DIR", help="folder for the result (DIR-extended)")
+    for name in ("run", "extend"):
+        parts[name].add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="settings")
+        parts[name].add_argument("--quiet", action="store_true", help="no progress")
+    parts["predict"].add_argument("folder", metavar="DIR", help="folder of a finished run")
+    parts["predict"].add_argument("images", metavar="IMAGE", nargs="+", help="image files")
+    parts["predict"].add_argument("--top", metavar="K", type=int, default=5, help="how many classes an image (5)")
+    parts["predict"].add_argument("--json", action="store_true", help="print JSON")
+    parts["predict"].add_argument("--device", metavar="NAME", default="auto", help="cpu, cuda, mps or auto (auto)")
+    for name in ("datasets", "methods", "models"):
+        parts[name].add_argument("pattern", metavar="TEXT", nargs="?", default="", help="only names that contain this")
+    parser.options = {name: [o for a in part._actions for o in a.option_strings] for name, part in parts.items()}
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0; 1 if the work failed, 2 if the request was wrong, 130 after Ctrl-C. Errors are one line on stderr.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    again = "; the same command goes on from the last checkpoint" if argv[:1] in (["run"], ["extend"]) else ""
+    return explained(lambda: _parse(argv), "--debug" in argv, f"stopped{again}")
+
+
+def explained(work: Callable[[], None], debug: bool, stopped: str) -> int:
+    """Do the work; an error becomes one line on stderr and an exit code, Ctrl-C the line `stopped`. `debug`: tracebacks."""
+    warnings.showwarning = _show_warning
+    try:
+        work()
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # `janus models | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        return _fail(stopped, 130)
+    except JanusError as error:
+        if debug:
+            raise
+        return _fail(str(error), error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        return _fail(_explain(error), 1)
+
+
+def _parse(argv: list[str]) -> None:
+    parser = build_parser()
+    if not argv:
+        return parser.print_help()
+    if not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        raise unknown("command", argv[0], COMMANDS)
+    if argv[0] in COMMANDS:  # an unknown option is named before argparse misses a required one
+        options = parser.options[argv[0]]
+        for flag in (part.partition("=")[0] for part in argv[1:] if part.startswith("--")):
+            if flag not in options:
+                raise unknown(f"option of janus {argv[0]}", flag, options)
+    args = parser.parse_args(argv)
+    args.call(args)
+
+
+def _explain(error: Exception) -> str:
+    """An error nobody wrote a message for, in one line."""
+    text = (str(error).strip().splitlines() or ["no message"])[0]
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"no space left on the disk ({text}); free some and run the same command again"
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        return f"out of memory ({text}); try a smaller batch_size, or another device"
+    return f"unexpected {type(error).__name__}: {text}; the same command with --debug shows where"
+
+
+def _fail(message: str, code: int) -> int:
+    print("janus: " + " ".join(message.split("\n")), file=sys.stderr)
+    return code
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    print(f"janus: note: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _progress(args: argparse.Namespace) -> Callable[[str], None] | None:
+    from .train import print_progress
+
+    return None if args.quiet else print_progress
+
+
+def _list(entries: dict[str, str], pattern: str) -> None:
+    found = {name: text for name, text in entries.items() if pattern.lower() in name.lower()}
+    if not found:
+        raise UsageError(f"no name contains {pattern!r}; without it all are listed")
+    width = min(44, max(map(len, found)))
+    for name, text in found.items():
+        print(f"{name:{width}s}  {text}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

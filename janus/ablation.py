@@ -1,0 +1,68 @@
+"""The rows of the paper's ablation and what stands around them: which switches each one sets, and the paper's numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .errors import JanusError
+
+CHOSEN = Path(__file__).with_name("chosen.json")
+
+
+def _row(oe: bool, gr: str, dml: bool, adapter: str = "shared", init: str = "free") -> dict[str, Any]:
+    return {"method": "janus", "oe": oe, "gr": gr, "dml": dml, "adapter": adapter, "init": init}
+
+
+# What every row shares, the floors and joint included.
+PROTOCOL: dict[str, Any] = {"dataset": "icons-r", "tasks": 10, "epochs": 3, "batch_size": 16, "head_lr": 5e-3, "energy": 0.95}
+
+PAPER_ROWS: dict[str, dict[str, Any]] = {  # adapter=shared, init=free, as in the paper
+    "LoRA": _row(False, "none", False),
+    "DML": _row(False, "none", True),
+    "OE": _row(True, "none", False),
+    "GR": _row(False, "tangent", False),
+    "OE+GR": _row(True, "tangent", False),
+    "OE+DML": _row(True, "none", True),
+    "OE+GR+DML": _row(True, "tangent", True),
+}
+OTHER_ROWS: dict[str, dict[str, Any]] = {
+    "GPM": {"method": "gpm"},
+    "exact": _row(True, "exact", False, "merged", "nullspace"),
+    "exact+DML": _row(True, "exact", True, "merged", "nullspace"),
+    "frozen": {"method": "frozen"},
+    "ncm": {"method": "ncm"},
+    "joint": {"method": "joint"},
+}
+ROWS = PAPER_ROWS | OTHER_ROWS
+
+# adapter x init x gr x oe: the legal cells that are no row of the paper (exact is one already)
+CROSS: dict[str, dict[str, Any]] = {
+    f"merged {init}{' OE' if oe else ''} gr={gr}": _row(oe, gr, False, "merged", init)
+    for init in ("free", "nullspace") for oe in (False, True) for gr in ("none", "tangent")
+    if oe or init == "free"
+}
+
+PAPER: dict[str, tuple[float, float, float]] = {  # ACC, MAA, BWT on ImageNet-R, T=10 (the paper's tables 1 and 2)
+    "LoRA": (64.24, 74.68, -21.85),
+    "DML": (64.47, 75.81, -24.16),
+    "OE": (71.82, 79.28, -10.13),
+    "GR": (70.20, 78.80, -14.01),
+    "OE+GR": (74.39, 80.47, -4.43),
+    "OE+DML": (73.61, 80.68, -11.26),
+    "OE+GR+DML": (75.78, 81.64, -6.05),
+    "GPM": (71.56, 79.34, -10.95),
+}
+
+
+def settings(row: str) -> dict[str, Any]:
+    """A row's switches with the hyper-parameters that validation chose for it (`chosen.json`, written by
+    `benchmarks/icons_r.py choose`). Raises JanusError if none were chosen yet."""
+    switches = (ROWS | CROSS)[row]
+    if row == "ncm":
+        return PROTOCOL | switches  # nothing to choose: it has no learning rate
+    chosen = json.loads(CHOSEN.read_text()) if CHOSEN.exists() else {}
+    if row not in chosen:
+        raise JanusError(f"no settings were chosen for {row!r} yet: run `python benchmarks/icons_r.py tune` and `choose`")
+    return PROTOCOL | switches | chosen[row]

@@ -1,0 +1,436 @@
+"""The image sets by name: embedded, local files, folders, parquet and the Hugging Face hub, all as one `ImageSet`."""
+
+from __future__ import annotations
+
+import gzip
+import inspect
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from janus import sources
+from janus.errors import JanusError, UsageError, unknown
+from janus.images import Encoded, FileImages, Images, TensorImages
+from janus.sources import Source
+
+SPLIT_SEED = 1_000_003  # splits made here are the same for every run
+TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # data without splits: 70 % train, 10 % validation, 20 % test
+
+
+@dataclass
+class ImageSet:
+    """Labelled images in splits. `classes[label]` is a name; `styles[style]` too where the set records styles.
+
+    `transform` is the kind of augmentation that suits the images (see `janus.transforms`); `notes` say how the splits
+    came about and what was left out.
+    """
+
+    name: str
+    classes: list[str]
+    train: Images
+    val: Images | None
+    test: Images
+    styles: list[str] | None = None
+    transform: str = "photo"
+    notes: list[str] = field(default_factory=list)
+
+
+def names() -> dict[str, str]:
+    """Every data set there is and what it holds."""
+    return {name: description for name, (_, description) in SETS.items()}
+
+
+def load(
+    name: str | Path,
+    root: str | Path | None = None,
+    size: int | None = None,
+    skip_corrupt: bool = False,
+    **options: object,
+) -> ImageSet:
+    """The image set called `name` (see `names()`), or the one at a path: an image folder, parquet files, a pattern.
+
+    `root` says where local files are; without it they are looked for in $JANUS_DATA. `size` is the input side of the
+    backbone (photographs are stored a little larger, see `janus.images.Encoded`). With `skip_corrupt` every image is
+    decoded once at load time and those that cannot be are left out, counted and named. Sets without splits are split
+    here, always in the same way, class by class. UsageError: unknown set or option, a path that does not exist, a
+    class without images in train or test; JanusError: unreadable data.
+    """
+    name = str(name)
+    common = {"root": root, "size": size, "skip_corrupt": skip_corrupt}
+    if name.startswith("hf:"):
+        return _call("hf:", _hub, name[3:], common, options)
+    if name in SETS and name != "hf:":
+        return _call(name, SETS[name][0], name, common, options)
+    path = _find(name, root)
+    if path is None or not name:
+        if any(c in name for c in "/\\*?~") or name.endswith(".parquet") or name.startswith("."):
+            raise UsageError(f"no data at {name!r}: the path does not exist")
+        raise unknown("dataset", name, SETS)
+    kind = _kind(path)
+    return _call(kind, SETS[kind][0], Path(name).name or name, common | {"root": path}, options)
+
+
+def _call(kind: str, loader: Callable[..., ImageSet], name: str, common: dict, options: dict) -> ImageSet:
+    """Call a loader with the options it knows; one it does not know is refused, with the set it belongs to."""
+    known = _options(loader)
+    for option in options:
+        if option in known:
+            continue
+        owners = [n for n, (other, _) in SETS.items() if option in _options(other)]
+        mine = f"{kind} takes {', '.join(known)}" if known else f"{kind} takes no options"
+        if owners:
+            raise UsageError(f"option {option!r} belongs to dataset {', '.join(owners)}, not to {kind}; {mine}")
+        raise unknown(f"option of dataset {kind}", option, known)
+    try:
+        return loader(name, **common, **options)
+    except OSError as error:  # no rights, a disk that fails: say which file
+        raise JanusError(f"cannot read {error.filename or name} ({error.strerror or error})") from error
+
+
+def _options(loader: Callable[..., ImageSet]) -> list[str]:
+    """A loader's own options: what its signature has beyond the common name, root, size and skip_corrupt."""
+    return [p for p in inspect.signature(loader).parameters if p not in ("name", "root", "size", "skip_corrupt")]
+
+
+# ---- where local files are ------------------------------------------------------------------------------------------
+
+
+def _home() -> Path | None:
+    return Path(os.environ["JANUS_DATA"]).expanduser() if os.environ.get("JANUS_DATA") else None
+
+
+def _find(name: str, root: str | Path | None) -> Path | None:
+    """`name` as a path or pattern: as it stands, below `root`, below $JANUS_DATA; None if nothing is there."""
+    bases = [Path(root).expanduser()] if root is not None else [Path(), *([_home()] if _home() else [])]
+    for base in bases:
+        path = base / Path(name).expanduser()
+        if path.is_dir() or sources.parquet_files(path):
+            return path
+    return None
+
+
+def _kind(path: Path) -> str:
+    if not path.is_dir():
+        return "parquet"
+    return "parquet" if next(path.rglob("*.parquet"), None) else "imagefolder"
+
+
+# ---- the sets -------------------------------------------------------------------------------------------------------
+
+
+def _icons(name: str, root: object, size: object, skip_corrupt: object, strength: float | None = None) -> ImageSet:
+    """The embedded benchmark; `strength` is how far the renditions move from plain icons."""
+    if root is not None:
+        raise UsageError("icons-r is embedded in the package and takes no root")
+    if strength is not None and (isinstance(strength, bool) or not isinstance(strength, (int, float))):
+        raise UsageError(f"strength must be a number, not {strength!r}")
+    from janus import icons
+
+    classes, parts = icons.load() if strength is None else icons.load(strength=strength)
+    styles = sorted({s for _, _, names_ in parts.values() for s in names_})
+    number = {s: i for i, s in enumerate(styles)}
+    split = {
+        part: TensorImages(
+            torch.as_tensor(pixels), torch.as_tensor(labels), torch.tensor([number[s] for s in style], dtype=torch.long)
+        )
+        for part, (pixels, labels, style) in parts.items()
+    }
+    return ImageSet(name, list(classes), **split, styles=styles, transform="icons")
+
+
+FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+
+
+def _fashion(
+    name: str, root: str | Path | None, size: object, skip_corrupt: object, val_fraction: float | None = None
+) -> ImageSet:
+    """Fashion-MNIST from its four IDX files, gzipped or not; grey becomes RGB."""
+    bases = [Path(root).expanduser()] if root is not None else [_home()] if _home() else []
+    places = [b / sub for b in bases for sub in ("", "fashion-mnist", "FashionMNIST/raw", "FashionMNIST")]
+    parts = {}
+    for part, stem in (("train", "train"), ("test", "t10k")):
+        pixels = _idx(_idx_file(places, f"{stem}-images", "idx3"), dims=3)  # (N, 28, 28)
+        file = _idx_file(places, f"{stem}-labels", "idx1")
+        labels = _idx(file, dims=1)
+        if len(labels) != len(pixels):
+            raise JanusError(f"{file} has {len(labels)} labels for {len(pixels)} images; download the set again")
+        if len(labels) and int(labels.max()) >= len(FASHION):
+            raise JanusError(f"{file} has a label {int(labels.max())} of {len(FASHION)} classes; is it Fashion-MNIST?")
+        parts[part] = TensorImages(pixels[:, None].expand(-1, 3, -1, -1), labels)  # one grey plane seen three times
+    notes: list[str] = []
+    train, val, labels = torch.arange(len(parts["train"])), None, parts["train"].labels
+    if val_fraction:
+        train, val = _carve(train, labels, _fraction("val_fraction", val_fraction), FASHION)
+        notes.append(_share(val_fraction))
+    val_images = None if val is None else parts["train"].subset(val)
+    kept = parts["train"].subset(train)
+    return _complete(ImageSet(name, list(FASHION), kept, val_images, parts["test"], transform="icons", notes=notes))
+
+
+def _idx_file(places: list[Path], stem: str, kind: str) -> Path:
+    for place in places:
+        for file in (f"{stem}-{kind}-ubyte", f"{stem}.{kind}-ubyte"):
+            for ending in ("", ".gz"):
+                if (place / (file + ending)).is_file():
+                    return place / (file + ending)
+    where = f"not in {places[0]}" if places else "and neither root nor JANUS_DATA says where to look"
+    raise UsageError(f"Fashion-MNIST's {stem}-{kind}-ubyte[.gz] is {where}; give root=FOLDER with its four IDX files")
+
+
+def _idx(file: Path, dims: int) -> Tensor:
+    """An IDX file of unsigned bytes: magic 0x0000 08 dims, big-endian sizes, then the values."""
+    try:
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise JanusError(f"cannot read {file} ({error}); it is truncated or damaged, download it again") from error
+    head = 4 + 4 * dims
+    if len(data) < head or data[:4] != bytes([0, 0, 8, dims]):
+        start = data[:4].hex() or "nothing"
+        raise JanusError(f"{file} is not an IDX file of {dims}-dimensional bytes (it starts with {start})")
+    shape = struct.unpack(f">{dims}I", data[4:head])
+    expected = head + int(np.prod(shape, dtype=np.int64))
+    if len(data) != expected:
+        state = "truncated" if len(data) < expected else "too long"
+        raise JanusError(f"{file} is {state}: {len(data)} bytes, {expected} expected; download it again")
+    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8, offset=head).reshape(shape).copy())
+
+
+def _folder(
+    name: str,
+    root: str | Path | None,
+    size: int | None,
+    skip_corrupt: bool,
+    val_fraction: float | None = None,
+    test_fraction: float | None = None,
+) -> ImageSet:
+    """One folder a class, below train/, val/, test/ or directly; see `sources.folder`."""
+    source = sources.folder(_given(root, "imagefolder"))
+    return assemble(name, source, size, skip_corrupt, val_fraction, test_fraction)
+
+
+def _parquet(
+    name: str,
+    root: str | Path | None,
+    size: int | None,
+    skip_corrupt: bool,
+    val_fraction: float | None = None,
+    test_fraction: float | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    style_column: str | None = None,
+) -> ImageSet:
+    """Parquet files in the Hugging Face image layout; see `sources.parquet`."""
+    path = _given(root, "parquet")
+    if not sources.parquet_files(path):
+        raise UsageError(f"no parquet files in {path}")
+    source = sources.parquet(path, image_column, label_column, style_column)
+    return assemble(name, source, size, skip_corrupt, val_fraction, test_fraction)
+
+
+def _hub(
+    name: str,
+    root: object,
+    size: int | None,
+    skip_corrupt: bool,
+    val_fraction: float | None = None,
+    test_fraction: float | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    style_column: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+) -> ImageSet:
+    """A dataset of the Hugging Face hub; see `sources.hub`."""
+    if root is not None:
+        raise UsageError(f"hf:{name} comes from the hub and takes no root; give the folder itself as the dataset")
+    source = sources.hub(name, config, revision, image_column, label_column, style_column)
+    return assemble(name, source, size, skip_corrupt, val_fraction, test_fraction)
+
+
+def _published(hub_name: str, **defaults: object) -> Callable[..., ImageSet]:
+    """A benchmark of the paper: local files if `root` or $JANUS_DATA/<name> has them, else the hub."""
+
+    def loader(name: str, root: str | Path | None, size: int | None, skip_corrupt: bool, **options: object) -> ImageSet:
+        place = Path(root).expanduser() if root is not None else _home() / name if _home() else None
+        if root is not None and not place.exists():
+            raise UsageError(f"{name}: the folder {place} given as root does not exist")
+        if place is not None and place.is_dir():
+            kind = _kind(place)
+            local = SETS[kind][0]
+            usable = {k: v for k, v in defaults.items() if k in _options(local)}
+            common = {"root": place, "size": size, "skip_corrupt": skip_corrupt}
+            return _call(kind, local, name, common, usable | options)
+        built = _hub(hub_name, None, size, skip_corrupt, **(defaults | options))
+        built.name = name
+        return built
+
+    loader.__signature__ = inspect.signature(_hub)
+    return loader
+
+
+SETS: dict[str, tuple[Callable[..., ImageSet], str]] = {
+    "icons-r": (_icons, "100 icon concepts in artistic renditions, 32 px; embedded, works offline"),
+    "fashion-mnist": (_fashion, "10 kinds of clothing, 28 px grey; from local IDX files (root or $JANUS_DATA)"),
+    "cifar-100": (
+        _published("uoft-cs/cifar100", label_column="fine_label"),
+        "100 classes, 32 px; local or hf:uoft-cs/cifar100",
+    ),
+    "imagenet-r": (
+        _published("axiong/imagenet-r", label_column="wnid", val_fraction=0.0),
+        "200 classes in renditions, published as one split, cut 80/20; local or hf:axiong/imagenet-r",
+    ),
+    "imagenet-100": (_published("clane9/imagenet-100"), "100 classes of ImageNet; local or hf:clane9/imagenet-100"),
+    "tiny-imagenet": (_published("zh-plus/tiny-imagenet"), "200 classes, 64 px; local or hf:zh-plus/tiny-imagenet"),
+    "domainnet": (_published("wltjr1007/DomainNet"), "345 classes in 6 domains; local or hf:wltjr1007/DomainNet"),
+    "imagefolder": (_folder, "any folder with one folder per class (root=FOLDER, or its path as the name)"),
+    "parquet": (_parquet, "parquet in the Hugging Face image layout (root=FOLDER, or a path or pattern as the name)"),
+    "hf:": (_hub, "hf:<owner>/<name>: any labelled image dataset of the Hugging Face hub"),
+}
+
+
+def _given(root: str | Path | None, kind: str) -> Path:
+    if root is None:
+        raise UsageError(f"dataset {kind} needs root=PATH, or give the path itself as the dataset")
+    path = Path(root).expanduser()
+    if not path.exists() and not sources.parquet_files(path):
+        raise UsageError(f"no data at {str(root)!r}: the path does not exist")
+    if kind == "imagefolder" and not path.is_dir():
+        raise UsageError(f"{path} is not a folder")
+    return path
+
+
+# ---- from a source to splits ----------------------------------------------------------------------------------------
+
+
+def assemble(
+    name: str,
+    source: Source,
+    size: int | None = None,
+    skip_corrupt: bool = False,
+    val_fraction: float | None = None,
+    test_fraction: float | None = None,
+) -> ImageSet:
+    """Split a source's images. Its own splits stand; a missing one is carved out, deterministically and class by class.
+
+    One split only: `test_fraction` (0.2) and `val_fraction` (0.1) of all its images. Train and test: `val_fraction`
+    (none) of the training images. Train and validation: validation serves as the test split.
+    """
+    notes = list(source.notes)
+    if not source.labels:
+        raise UsageError(f"{name} holds no images")
+    hint = ", or set skip_corrupt=true to leave such images out"
+    store = Encoded(len(source.labels), source.fetch, source.name, size, hint=hint)
+    labels = torch.tensor(source.labels)
+    styles = None if source.style_of is None else torch.tensor(source.style_of)
+    rows = torch.arange(len(labels))
+    if skip_corrupt:
+        rows, bad = store.readable()
+        if bad:
+            listed = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+            notes.append(f"{len(bad)} corrupt images skipped: {listed}")
+            warnings.warn(f"{name}: {notes[-1]}", stacklevel=2)
+    labels, classes = _used(labels, source.classes, notes)
+    own = {split: rows[torch.tensor([source.splits[i] == split for i in rows.tolist()])] for split in set(source.splits)}
+    own = {split: own[split] for split in ("train", "val", "test", "") if len(own.get(split, ()))}
+    if len(own) > 1 and "" in own:
+        raise UsageError(f"{name}: only some of the files say which split they belong to; name all of them")
+    parts = dict(_divide(name, own, labels, classes, val_fraction, test_fraction, notes))
+    everything = FileImages(store, labels, styles)
+    images = {split: everything.subset(r) for split, r in parts.items()}
+    notes.append(f"images held at {store.side} x {store.side} pixels")
+    built = ImageSet(name, classes, images["train"], images.get("val"), images["test"], source.styles, notes=notes)
+    return _complete(built)
+
+
+def _divide(
+    name: str,
+    own: dict[str, Tensor],
+    labels: Tensor,
+    classes: list[str],
+    val: float | None,
+    test: float | None,
+    notes: list[str],
+) -> Iterator[tuple[str, Tensor]]:
+    """(split, rows) of train, test and perhaps val."""
+    if len(own) == 1:  # one folder, or one published split whatever it is called
+        (train,) = own.values()
+        test = _fraction("test_fraction", TEST_FRACTION if test is None else test)
+        val = VAL_FRACTION if val is None else val
+        val = _fraction("val_fraction", val) if val else 0.0
+        if test + val >= 1:
+            raise UsageError(f"test_fraction {test} and val_fraction {val} leave nothing to train on")
+        rest, tested = _carve(train, labels, test, classes)
+        yield "test", tested
+        if val:
+            rest, validated = _carve(rest, labels, val / (1 - test), classes)
+            yield "val", validated
+        yield "train", rest
+        shares = f"{1 - test - val:.0%} train, {val:.0%} validation, {test:.0%} test"
+        notes.append(f"no splits of its own: cut class by class into {shares}")
+        return
+    if "train" not in own:
+        raise UsageError(f"{name} has no training split, only {' and '.join(own)}")
+    if "test" not in own:
+        own["test"] = own.pop("val")
+        notes.append("its validation split serves as the test split")
+    if test is not None:
+        raise UsageError(f"{name} has a test split of its own; test_fraction has no use")
+    if val and "val" in own:
+        raise UsageError(f"{name} has a validation split of its own; val_fraction has no use")
+    if val:
+        own["train"], own["val"] = _carve(own["train"], labels, _fraction("val_fraction", val), classes)
+        notes.append(_share(val))
+    yield from own.items()
+
+
+def _fraction(option: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise UsageError(f"{option} must be a number between 0 and 1, not {value!r}")
+    return float(value)
+
+
+def _share(fraction: float) -> str:
+    return f"validation is {fraction:.0%} of the training images, class by class"
+
+
+def _carve(rows: Tensor, labels: Tensor, fraction: float, classes: list[str]) -> tuple[Tensor, Tensor]:
+    """(kept, taken): of each class `fraction` of its rows, at least one, never all; both in their old order."""
+    taken = []
+    for label in labels[rows].unique().tolist():
+        mine = rows[labels[rows] == label]
+        if len(mine) < 2:
+            raise UsageError(f"class {classes[label]!r} has too few images to split ({len(mine)} left to train on)")
+        count = min(max(1, round(fraction * len(mine))), len(mine) - 1)
+        shuffle = torch.randperm(len(mine), generator=torch.Generator().manual_seed(SPLIT_SEED + label))
+        taken.append(mine[shuffle[:count]])
+    away = torch.cat(taken).sort().values if taken else rows[:0]
+    return rows[~torch.isin(rows, away)], away
+
+
+def _used(labels: Tensor, classes: list[str], notes: list[str]) -> tuple[Tensor, list[str]]:
+    """Drop class names that no image has (a subset that kept its parent's list of names), and say so."""
+    present = torch.bincount(labels, minlength=len(classes)) > 0
+    if present.all():
+        return labels, list(classes)
+    notes.append(f"{int((~present).sum())} of {len(classes)} class names have no images at all and are left out")
+    return (present.cumsum(0) - 1)[labels], [c for c, there in zip(classes, present.tolist()) if there]
+
+
+def _complete(built: ImageSet) -> ImageSet:
+    """Refuse, by name, a class without training or test images."""
+    for split, images in (("training", built.train), ("test", built.test)):
+        counts = torch.bincount(images.labels, minlength=len(built.classes))
+        empty = (counts == 0).nonzero().flatten().tolist()
+        if empty:
+            more = f" (nor have {len(empty) - 1} others)" if len(empty) > 1 else ""
+            name = built.classes[empty[0]]
+            raise UsageError(f"class {name!r} of {built.name} has no {split} images{more}; add some or remove it")
+    return built

@@ -1,0 +1,26 @@
+"""Errors written for people: one line that says what was wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class JanusError(Exception):
+    """Something went wrong while working (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(JanusError):
+    """The request itself was wrong: an unknown name, a wrong type, an illegal combination (exit code 2)."""
+
+    exit_code = 2
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> UsageError:
+    """The error for a name that does not exist; it proposes the nearest one that does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return UsageError(f"unknown {kind} {name!r}: {hint}")

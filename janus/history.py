@@ -1,0 +1,181 @@
+"""Online Estimation: the input subspace of past tasks, estimated while training.
+
+Old outputs stay unchanged when a later displacement satisfies `ΔW x = 0` for every old input x of the layer.
+The inputs are not kept. A layer keeps the sum of `x xᵀ` over the tokens it sees in the training forward passes
+(n x n numbers, whatever the number of images); when the task ends, the leading eigenvectors of that second moment
+join an orthonormal basis V. GPM (Saha et al., ICLR 2021) finds the same kind of basis from an extra pass over the data;
+Janus-LoRA (Chen et al., ICML 2026, "Online Estimation") takes it from passes that are made anyway.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .lora import Pair
+
+
+def precise(t: Tensor) -> Tensor:
+    """The tensor in the best floating-point type its device has: float64, or float32 on Apple's mps."""
+    return t.float() if t.device.type == "mps" else t.double()
+
+
+def project_out(M: Tensor, basis: Tensor | None) -> Tensor:
+    """`M (I − V Vᵀ)`: the part of the rows of M (…, m, n) that lies outside span(V), V (…, n, k) orthonormal."""
+    return M if basis is None else M - (M @ basis) @ basis.mT
+
+
+class SecondMoments:
+    """Sums `Σ x xᵀ` and token counts of layer inputs, taken by forward hooks while `active`.
+
+    Args:
+        pairs: adapted matrices; those that share an input (`input_key`) are watched once.
+
+    Every token counts (CLS included), uncentred. Sums are float32 whatever the autocast type, and they add: over
+    batches, epochs and devices. Nothing that could show a sample is kept. `seconds` is the time spent in the hooks.
+    """
+
+    def __init__(self, pairs: Iterable[Pair]) -> None:
+        self.active = False
+        self.seconds = 0.0
+        self.sum: dict[str, Tensor] = {}
+        self.count: dict[str, int] = {}
+        self._hooks = []
+        for pair in pairs:
+            if pair.input_key not in self.sum:
+                n = pair.A.shape[1]
+                self.sum[pair.input_key] = torch.zeros(n, n, device=pair.A.device)
+                self.count[pair.input_key] = 0
+                self._hooks.append(pair.layer.register_forward_pre_hook(self._watch(pair.input_key)))
+
+    def _watch(self, key: str):
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if not self.active:
+                return
+            start = time.perf_counter()
+            with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
+                x = inputs[0].detach().flatten(0, -2).float()  # (tokens, n)
+                self.sum[key].addmm_(x.T, x)
+            self.count[key] += len(x)
+            self.seconds += time.perf_counter() - start
+
+        return hook
+
+    def mean(self, key: str) -> Tensor:
+        """`C = E[x xᵀ]` (n, n) of one input, in float64 where the device has it."""
+        return precise(self.sum[key]) / max(1, self.count[key])
+
+    def reset(self) -> None:
+        """Forget everything: called when a new task begins."""
+        for key in self.sum:
+            self.sum[key].zero_()
+            self.count[key] = 0
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sum": self.sum, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for key, value in state["sum"].items():
+            self.sum[key].copy_(value)
+        self.count.update(state["count"])
+
+
+def extend_basis(basis: Tensor, C: Tensor, energy: float, max_rank: int | None = None) -> Tensor:
+    """Add to an orthonormal basis the directions that a new second moment needs.
+
+    Eigenvectors of `P C P`, `P = I − VVᵀ`, join V, largest eigenvalue first, until
+    `(tr(VᵀCV) + Σλ) / tr C ≥ energy`. (GPM's rule: λ of the covariance = σ² of the inputs.)
+
+    Args:
+        basis: V, (n, k) with orthonormal columns; k = 0 is allowed.
+        C: (n, n) symmetric positive semi-definite, `E[x xᵀ]` of the new task.
+        energy: ε in [0, 1], the share of the new inputs' energy that span(V) must hold.
+        max_rank: the largest number of columns allowed (room that must stay free for later tasks).
+
+    Returns:
+        (n, k′) float64 (float32 on mps), k′ ≥ k; its first k columns are V.
+
+    Raises:
+        ValueError: energy outside [0, 1] or shapes that do not fit.
+    """
+    n = C.shape[0]
+    if not 0.0 <= energy <= 1.0:
+        raise ValueError(f"energy is a share in [0, 1], got {energy}")
+    if C.shape != (n, n) or basis.shape[0] != n:
+        raise ValueError(f"basis {tuple(basis.shape)} and second moment {tuple(C.shape)} do not fit")
+    V, C = precise(basis), precise(C)
+    total = C.trace()
+    room = (n if max_rank is None else min(n, max_rank)) - V.shape[1]
+    if total <= 0 or room <= 0:
+        return V
+    held = (V * (C @ V)).sum() / total  # tr(VᵀCV) / tr C
+    if held >= energy - 1e-12:  # so that rounding adds nothing at ε = 0, nor at ε = 1
+        return V
+    PCP = project_out(project_out(C, V).T, V)
+    values, vectors = torch.linalg.eigh((PCP + PCP.T) / 2)
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)  # largest first
+    reached = held + values.cumsum(0) / total  # (n,)
+    wanted = int((reached < energy - 1e-12).sum()) + 1
+    wanted = min(wanted, room, int((values > 1e-12 * total).sum()))
+    new = vectors[:, :wanted]
+    for _ in range(2):  # twice is enough (Kahan): orthonormal to rounding even after many tasks
+        new = torch.linalg.qr(new - V @ (V.T @ new))[0] if wanted else new
+    return torch.cat([V, new], dim=1)
+
+
+class History:
+    """What is known of past tasks: a basis V of each layer's inputs, and their mean second moment (diagnosis only).
+
+    Args:
+        pairs: adapted matrices; the layers of one `input_key` share a basis.
+        rank: LoRA's rank r. At least 2r directions stay free in every layer, or nothing more could be learned;
+            a layer that runs out is named once in a warning.
+    """
+
+    def __init__(self, pairs: Iterable[Pair], rank: int) -> None:
+        self.rank = rank
+        self.tasks = 0
+        self.basis: dict[str, Tensor] = {}  # float32, (n, k): used in every step
+        self.mean: dict[str, Tensor] = {}  # float64, (n, n): C̄ of tasks < t
+        self.full: set[str] = set()
+        for pair in pairs:
+            n, device = pair.A.shape[1], pair.A.device
+            self.basis.setdefault(pair.input_key, torch.zeros(n, 0, device=device))
+            self.mean.setdefault(pair.input_key, precise(torch.zeros(n, n, device=device)))
+
+    def end_task(self, moments: SecondMoments, energy: float) -> None:
+        """Let the task just trained join the protected past."""
+        for key, V in self.basis.items():
+            C = moments.mean(key)
+            most = max(0, len(C) - 2 * self.rank)
+            V = extend_basis(V, C, energy, max_rank=most)
+            if V.shape[1] >= most and key not in self.full:
+                self.full.add(key)
+                warnings.warn(f"{key}: the null space is used up ({V.shape[1]} of {len(C)} directions are protected, "
+                              f"2r = {2 * self.rank} stay free); later tasks are protected only in part", stacklevel=2)
+            self.basis[key] = V.float()
+            self.mean[key] = (self.mean[key] * self.tasks + C) / (self.tasks + 1)
+        self.tasks += 1
+
+    def ranks(self) -> dict[str, int]:
+        """Columns of V per layer input."""
+        return {key: V.shape[1] for key, V in self.basis.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"basis": self.basis, "mean": self.mean, "tasks": self.tasks, "full": sorted(self.full)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = {key: V.device for key, V in self.basis.items()}
+        self.basis = {key: V.to(device[key]) for key, V in state["basis"].items()}
+        self.mean = {key: M.to(device[key]) for key, M in state["mean"].items()}
+        self.tasks, self.full = state["tasks"], set(state["full"])

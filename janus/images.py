@@ -1,0 +1,206 @@
+"""Labelled images: in memory, or decoded from files and encoded bytes when they are asked for.
+
+Every image of a set has one canonical square size, so a batch is one uint8 tensor (B, 3, S, S); whatever a backbone
+needs beyond that (its input size, its normalisation, augmentation) happens later, batched, in `janus.transforms`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from janus.errors import JanusError
+
+SMALL = 96  # a shorter side up to this is kept whole (CIFAR 32, Tiny-ImageNet 64, STL-10 96); larger ones are photographs
+PHOTO_SIDE = 224  # the backbone input size photographs are prepared for when none is given
+MARGIN = 256 / 224  # photographs keep the usual border around the centre crop: 256 for a 224-pixel input
+CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory when the whole set fits below this
+
+
+class Images(Protocol):
+    """N labelled images. `labels` (N,) int64; `styles` (N,) int64 or None, an index into `ImageSet.styles`."""
+
+    labels: Tensor
+    styles: Tensor | None
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) of the images at `index` (B,) int64; JanusError names an image that cannot be decoded."""
+        ...
+
+    def subset(self, index: Tensor, labels: Tensor | None = None) -> Images:
+        """The images at `index` (M,), optionally under new `labels` (M,); pixels are shared, not copied."""
+        ...
+
+
+class _View:
+    """`rows` (N,) of a shared pixel store with the labels this view gives them; a subset copies no pixels."""
+
+    def __init__(self, store, rows: Tensor, labels: Tensor, styles: Tensor | None) -> None:
+        if len(rows) != len(labels) or (styles is not None and len(styles) != len(rows)):
+            raise ValueError(f"{len(rows)} images but {len(labels)} labels, or styles of another length")
+        self.store, self.rows, self.labels, self.styles = store, rows, labels.long(), styles
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def subset(self, index: Tensor, labels: Tensor | None = None):
+        styles = None if self.styles is None else self.styles[index]
+        view = object.__new__(type(self))
+        _View.__init__(view, self.store, self.rows[index], self.labels[index] if labels is None else labels, styles)
+        return view
+
+
+class TensorImages(_View):
+    """Images in memory: `pixels` uint8 (N, 3, H, W), `labels` (N,)."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor, styles: Tensor | None = None) -> None:
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"pixels must be uint8 (N, 3, H, W), not {pixels.dtype} {tuple(pixels.shape)}")
+        super().__init__(pixels, torch.arange(len(pixels)), labels, styles)
+
+    def batch(self, index: Tensor) -> Tensor:
+        return self.store[self.rows[index.cpu()]]  # (B, 3, H, W)
+
+
+class FileImages(_View):
+    """Images decoded on demand from paths or encoded bytes (see `Encoded`)."""
+
+    def __init__(self, store: Encoded, labels: Tensor, styles: Tensor | None = None) -> None:
+        super().__init__(store, torch.arange(len(store)), labels, styles)
+
+    def batch(self, index: Tensor) -> Tensor:
+        return self.store.read(self.rows[index.cpu()].tolist())  # (B, 3, S, S)
+
+
+class Encoded:
+    """A store of encoded images: `fetch(i)` gives a path or the bytes of image i, `name(i)` says what to call it in an
+    error, `hint` what else to do about it.
+
+    `size` is the input side of the backbone the images are meant for (default 224). The canonical side follows from
+    it and from the images: small ones (shorter side <= 96 pixels) keep their own size, photographs are resized so
+    that their shorter side is `size` * 256/224 and cropped to the central square of that side. Decoding runs in a
+    thread pool; decoded images stay in memory when all of them fit in `cache_bytes`.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        fetch: Callable[[int], Path | bytes],
+        name: Callable[[int], str],
+        size: int | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        hint: str = "",
+    ) -> None:
+        self.count, self.fetch, self.name, self.hint = count, fetch, name, hint
+        native = self._typical_side()
+        self.side = native if native <= SMALL else round((size or PHOTO_SIDE) * MARGIN)
+        fits = count * 3 * self.side**2 <= cache_bytes
+        self.pixels = torch.empty((count, 3, self.side, self.side), dtype=torch.uint8) if fits else None
+        self.decoded = torch.zeros(count, dtype=torch.bool)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _typical_side(self, probes: int = 15) -> int:
+        """Median shorter side of a few images spread over the set, from their headers; unreadable ones don't count."""
+        sides = []
+        for i in sorted({round(k * (self.count - 1) / (probes - 1)) for k in range(probes)}) if self.count else ():
+            with suppress(JanusError), self._opened(i) as image:
+                sides.append(min(image.size))
+        return sorted(sides)[len(sides) // 2] if sides else PHOTO_SIDE
+
+    @contextmanager
+    def _opened(self, i: int) -> Iterator[Image.Image]:
+        """Image i, opened; whatever goes wrong while it is open becomes one JanusError with its name."""
+        try:
+            source = self.fetch(i)
+            with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+                yield image
+        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error … on bad files
+            raise JanusError(f"cannot decode image {self.name(i)} ({error}); repair or remove it{self.hint}") from error
+
+    def decode(self, i: int) -> Tensor:
+        """uint8 (3, S, S) of image i; JanusError names it if it cannot be decoded."""
+        with self._opened(i) as image:
+            return torch.from_numpy(_square(_to_rgb(image), self.side)).permute(2, 0, 1)
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """uint8 (B, 3, S, S) of the images `rows`, decoded in parallel or taken from memory."""
+        if self.pixels is None:
+            decoded = list(_pool().map(self.decode, rows))
+            return torch.stack(decoded) if decoded else torch.empty((0, 3, self.side, self.side), dtype=torch.uint8)
+        missing = [i for i in dict.fromkeys(rows) if not self.decoded[i]]
+        for i, image in zip(missing, _pool().map(self.decode, missing)):
+            self.pixels[i] = image
+            self.decoded[i] = True
+        return self.pixels[torch.tensor(rows, dtype=torch.long)]
+
+    def readable(self) -> tuple[Tensor, list[str]]:
+        """Decode everything once (kept in memory if it fits): the rows (M,) that can be decoded, the names of the rest."""
+
+        def works(i: int) -> bool:
+            try:
+                image = self.decode(i)
+            except JanusError:
+                return False
+            if self.pixels is not None:
+                self.pixels[i] = image
+                self.decoded[i] = True
+            return True
+
+        good = torch.tensor(list(_pool().map(works, range(self.count))), dtype=torch.bool)
+        return good.nonzero().flatten(), [self.name(i) for i in (~good).nonzero().flatten().tolist()]
+
+
+def from_paths(
+    paths: Sequence[str | Path], labels: Tensor | None = None, size: int | None = None, cache_bytes: int = CACHE_BYTES
+) -> FileImages:
+    """Images from files; without `labels` every label is 0 (images to predict)."""
+    paths = [Path(p) for p in paths]
+    store = Encoded(len(paths), paths.__getitem__, lambda i: str(paths[i]), size, cache_bytes)
+    return FileImages(store, torch.zeros(len(paths), dtype=torch.long) if labels is None else labels)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="decode")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Upright RGB: EXIF orientation applied, transparency laid over white, 16-bit and float grey scaled to 8 bits."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        grey = np.asarray(image, dtype=np.float64)
+        if image.mode == "F":
+            white = 1.0 if grey.max(initial=0.0) <= 1 else 255.0
+        else:  # "I;16…" is 16-bit by name; Pillow also opens 16-bit files as 32-bit "I"
+            white = 65535.0 if ";16" in image.mode or grey.max(initial=0.0) > 255 else 255.0
+        return Image.fromarray(np.clip(np.rint(grey * (255 / white)), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _square(image: Image.Image, side: int) -> np.ndarray:
+    """(side, side, 3): shorter side resized to `side` (antialiased), then the centre."""
+    width, height = image.size
+    scale = side / min(width, height)
+    width, height = max(side, round(width * scale)), max(side, round(height * scale))
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - side) // 2, (height - side) // 2
+    return np.array(image.crop((left, top, left + side, top + side)))

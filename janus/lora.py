@@ -1,0 +1,361 @@
+"""LoRA on chosen rows of a timm ViT's linear layers: W = W0 + s·B·A, with W0 frozen (Hu et al. 2021, eq. 3).
+
+A fused `qkv` of width 3d holds three matrices; LoRA on K and V is two factor pairs on its rows d:2d and 2d:3d. All that
+the rest of the package needs to know of a model is the list of its `Pair`s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .errors import JanusError, UsageError, unknown
+from .vit import TARGETS, bypasses, example_image, input_key, join, matrices, split
+
+
+@dataclass
+class Pair:
+    """One adapted matrix: the rows `rows` of `layer`'s output are (W0 + scale·B·A)·x, x being the layer's input.
+
+    `name` is the matrix ("blocks.0.attn.k"); `input_key` is equal for the pairs that are fed by the same tensor.
+    """
+
+    name: str
+    layer: nn.Module
+    input_key: str
+    A: nn.Parameter  # (r, n)
+    B: nn.Parameter  # (m, r)
+    rows: slice
+    scale: float
+
+
+def kaiming_A(
+    rank: int,
+    features: int,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """A fresh A (rank, features): Kaiming-uniform with a = √5, that is U(−1/√n, 1/√n), as in LoRA and PEFT.
+
+    Drawn on the generator's device and moved, so that a CPU generator gives the same numbers for every device.
+    """
+    bound = 1 / math.sqrt(features)
+    A = torch.empty(rank, features, dtype=dtype, device=generator.device).uniform_(-bound, bound, generator=generator)
+    return A.to(device)
+
+
+class _ComposedLinear(torch.autograd.Function):
+    """y = x·Wᵀ + b with W = W0 + s·B·A composed first: the forward pass is one product, whatever the rank.
+
+    The backward pass never forms the dense gradient G = gᵀx: g_B = s·gᵀ(xAᵀ) and g_A = s·(gB)ᵀx are skinny products.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float, rows: tuple[slice, ...], *factors):
+        W = _compose(weight, scale, rows, factors).to(x.dtype)
+        ctx.scale, ctx.rows = scale, rows
+        ctx.save_for_backward(x, W if ctx.needs_input_grad[0] else None, *factors)
+        return F.linear(x, W, None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g: Tensor):
+        x, W, *factors = ctx.saved_tensors
+        count = len(factors) // 2
+        needs = ctx.needs_input_grad[5:]
+        g_x = g @ W if ctx.needs_input_grad[0] else None
+        As, Bs = factors[:count], factors[count:]
+        x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])  # (tokens, n), (tokens, m)
+        parts = [g[:, block] for block in ctx.rows]
+        g_A: list[Tensor | None] = [None] * count
+        g_B: list[Tensor | None] = [None] * count
+        ranks = [A.shape[0] for A in As]
+        if any(needs[count:]):
+            z = x @ torch.cat(As).to(x.dtype).mT  # (tokens, Σr): one product for K and V, they share x
+            for i, (part, z_i) in enumerate(zip(parts, z.split(ranks, dim=1))):
+                g_B[i] = (part.mT @ z_i).to(Bs[i].dtype).mul_(ctx.scale)
+        if any(needs[:count]):
+            h = torch.cat([part @ B.to(g.dtype) for part, B in zip(parts, Bs)], dim=1)  # (tokens, Σr)
+            g_A = list((h.mT @ x).to(As[0].dtype).mul_(ctx.scale).split(ranks))
+        grads = [grad if need else None for grad, need in zip((*g_A, *g_B), needs)]
+        return (g_x, None, None, None, None, *grads)
+
+
+def _compose(weight: Tensor, scale: float, rows: Iterable[slice], factors: tuple[Tensor, ...]) -> Tensor:
+    W = weight.clone()
+    count = len(factors) // 2
+    for block, A, B in zip(rows, factors[:count], factors[count:]):
+        W[block].addmm_(B, A, alpha=scale)
+    return W
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer with trainable pairs (A, B) on blocks of its output rows.
+
+    linear: the layer it stands for; its weight and bias are taken over (same state-dict names) and frozen.
+    blocks: name -> (rows, rank); the factors are the parameters `A_<name>` (r, n) and `B_<name>` (m, r), B starts at 0.
+    `weight` is the frozen part; `effective_weight()` is what the forward pass uses. Works under autocast.
+    """
+
+    def __init__(
+        self, linear: nn.Linear, blocks: dict[str, tuple[slice, int]], scale: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias, self.scale = linear.weight, linear.bias, scale
+        self.original_dtype = linear.weight.dtype
+        if self.weight.dtype in (torch.float16, torch.bfloat16):  # a half-precision merge would lose small updates
+            self.weight = nn.Parameter(self.weight.detach().float())
+        self.requires_grad_(False)
+        self.blocks = {name: rows for name, (rows, _) in blocks.items()}
+        for name, (rows, rank) in blocks.items():
+            A = kaiming_A(rank, self.in_features, generator, self.weight.device, self.weight.dtype)
+            self.register_parameter(f"A_{name}", nn.Parameter(A))
+            self.register_parameter(f"B_{name}", nn.Parameter(A.new_zeros(rows.stop - rows.start, rank)))
+            self.register_buffer(f"W0_{name}", None, persistent=False)  # the rows before the first merge
+
+    def factors(self) -> tuple[Tensor, ...]:
+        """(A_1, …, A_p, B_1, …, B_p) in the order of `blocks`."""
+        return tuple(getattr(self, f"{kind}_{name}") for kind in "AB" for name in self.blocks)
+
+    @torch.no_grad()
+    def effective_weight(self) -> Tensor:
+        """W0 + s·B·A (out, in), detached."""
+        return _compose(self.weight, self.scale, self.blocks.values(), self.factors())
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
+        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # autocast leaves float64 alone
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return _ComposedLinear.apply(
+            x, self.weight, self.bias, self.scale, tuple(self.blocks.values()), *self.factors()
+        )
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add s·B·A to the frozen rows and set B to zero; A stays. The rows before the first merge are kept as W0."""
+        for name, rows in self.blocks.items():
+            if getattr(self, f"W0_{name}") is None:
+                setattr(self, f"W0_{name}", self.weight[rows].clone())
+            B = getattr(self, f"B_{name}")
+            self.weight[rows].addmm_(B, getattr(self, f"A_{name}"), alpha=self.scale)
+            B.zero_()
+
+    def to_linear(self) -> nn.Linear:
+        """A plain frozen nn.Linear with the effective weight, in the dtype the layer came in."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        linear.weight = nn.Parameter(self.effective_weight().to(self.original_dtype), requires_grad=False)
+        linear.bias = self.bias
+        return linear.train(self.training)
+
+    def extra_repr(self) -> str:
+        ranks = {name: getattr(self, f"A_{name}").shape[0] for name in self.blocks}
+        return f"{self.in_features} -> {self.out_features}, ranks {ranks}, scale {self.scale:g}"
+
+
+def adapt(
+    model: nn.Module,
+    rank: int = 8,
+    targets: Iterable[str] = ("k", "v"),
+    scale: float = 1.0,
+    generator: torch.Generator | None = None,
+    example: Tensor | None = None,
+) -> nn.Module:
+    """Put LoRA pairs on the `targets` of every block of a timm ViT, in place, and return it.
+
+    Afterwards only the factors require gradients and the model is in eval mode (BatchNorm statistics do not move).
+    B = 0, so the features do not change; A is drawn from `generator` (seed 0 if None).
+    targets: any of q, k, v, proj, fc1, fc2 (of a SwiGLU MLP, fc1 is both of its input layers).
+    example: an input batch for the check that every adapted layer is really called; by default one black image.
+
+    Raises UsageError for an unknown target, a rank that does not fit, a model without (known) attention, a model that
+    is adapted already, and a block that bypasses its layer's forward (it would train nothing, silently).
+    """
+    targets = (targets,) if isinstance(targets, str) else tuple(targets)
+    for target in targets:
+        if target not in TARGETS:
+            raise unknown("target", target, TARGETS)
+    if not targets:
+        raise UsageError(f"no targets to adapt: choose from {', '.join(TARGETS)}")
+    if any(isinstance(m, LoRALinear) or _is_peft(m) for m in model.modules()):
+        raise UsageError("the model is adapted already: janus.unadapt(model) first, or create a fresh one")
+    plan = list(matrices(model, targets))
+    ranks = {}
+    for path, linear, blocks in plan:
+        for rows in blocks.values():
+            largest = min(rows.stop - rows.start, linear.in_features)
+            if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
+                raise UsageError(f"rank {rank} does not fit {path}: choose a whole number from 1 to {largest}")
+        ranks[path] = {name: (rows, rank) for name, rows in blocks.items()}
+    return install(model, ranks, scale, generator, example)
+
+
+def install(
+    model: nn.Module,
+    blocks: dict[str, dict[str, tuple[slice, int]]],
+    scale: float | dict[str, float],
+    generator: torch.Generator | None = None,
+    example: Tensor | None = None,
+) -> nn.Module:
+    """Replace the linear layers named in `blocks` (path -> block -> rows, rank) by LoRALinear; what `adapt` ends with.
+
+    scale: one for all, or by path.
+    """
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    model.requires_grad_(False).eval()
+    for path, layer_blocks in blocks.items():
+        parent, leaf = split(path)
+        owner = model.get_submodule(parent)
+        s = scale[path] if isinstance(scale, dict) else scale
+        setattr(owner, leaf, LoRALinear(getattr(owner, leaf), layer_blocks, s, generator).eval())
+        if bypasses(owner, leaf):
+            owner.qkv_bias_separate = True
+            owner.qkv_bias_was_fused = True
+    try:
+        _check_called(model, example)
+    except Exception:
+        unadapt(model)
+        raise
+    return model
+
+
+def pairs(model: nn.Module) -> list[Pair]:
+    """The adapted matrices in forward order, K before V; empty for a plain model.
+
+    Also reads a PEFT-wrapped model: one pair per LoRA linear layer and active adapter, on all rows, with its own
+    input key. Raises UsageError for PEFT variants whose weight is not W0 + s·B·A (DoRA) or that are no linear layers.
+    """
+    found = []
+    for path, module in model.named_modules():
+        if isinstance(module, LoRALinear):
+            parent = split(path)[0]
+            for name, rows in module.blocks.items():
+                A, B = getattr(module, f"A_{name}"), getattr(module, f"B_{name}")
+                found.append(Pair(join(parent, name), module, input_key(path), A, B, rows, module.scale))
+        elif _is_peft(module):
+            found += _peft_pairs(model, path, module)
+    return found
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """W0 ← W0 + s·B·A and B ← 0 in every adapted layer, in place: same function, room for a new task. A is kept."""
+    for module in _layers(model).values():
+        module.merge()
+    return model
+
+
+@torch.no_grad()
+def reset(target: nn.Module | Pair, generator: torch.Generator) -> None:
+    """Fresh factors for one pair or a whole model: A Kaiming-uniform from `generator`, B = 0 (merge first to keep)."""
+    for pair in [target] if isinstance(target, Pair) else pairs(target):
+        r, n = pair.A.shape
+        pair.A.copy_(kaiming_A(r, n, generator, pair.A.device, pair.A.dtype))
+        pair.B.zero_()
+
+
+def unadapt(model: nn.Module) -> nn.Module:
+    """Back to the plain timm model, in place: every adapted layer becomes an nn.Linear with the effective weight."""
+    for path, module in _layers(model).items():
+        parent, leaf = split(path)
+        owner = model.get_submodule(parent)
+        setattr(owner, leaf, module.to_linear())
+        if getattr(owner, "qkv_bias_was_fused", False):
+            owner.qkv_bias_separate = False
+            del owner.qkv_bias_was_fused
+    return model
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """What adaptation has changed, for a checkpoint: the factors and, once merged, the frozen rows. Tensors by name."""
+    tensors = {}
+    for path, module in _layers(model).items():
+        for name, rows in module.blocks.items():
+            tensors |= {f"{path}.{kind}_{name}": getattr(module, f"{kind}_{name}").detach() for kind in "AB"}
+            if getattr(module, f"W0_{name}") is not None:
+                tensors[f"{path}.W_{name}"] = module.weight[rows].detach()
+    return tensors
+
+
+@torch.no_grad()
+def load_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put what `state` returned into a freshly adapted model (same backbone, rank and targets).
+
+    Raises JanusError naming tensors that are missing, foreign or of another shape; the model is then unchanged.
+    """
+    todo: list[tuple[Tensor, Tensor]] = []
+    merged: list[tuple[LoRALinear, str, Tensor]] = []
+    rest = dict(tensors)
+    for path, module in _layers(model).items():
+        for name, rows in module.blocks.items():
+            for key, own in ((f"A_{name}", getattr(module, f"A_{name}")), (f"B_{name}", getattr(module, f"B_{name}"))):
+                value = rest.pop(f"{path}.{key}", None)
+                if value is None or value.shape != own.shape:
+                    raise JanusError(f"{path}.{key} is missing or of another shape: saved from another adaptation?")
+                todo.append((own, value))
+            if (value := rest.pop(f"{path}.W_{name}", None)) is not None:
+                if value.shape != module.weight[rows].shape:
+                    raise JanusError(f"{path}.W_{name} is of another shape: saved from another backbone?")
+                merged.append((module, name, value))
+    if rest:
+        raise JanusError(f"{next(iter(rest))} belongs to no adapted layer here: saved from another adaptation?")
+    for module, name, value in merged:
+        rows = module.weight[module.blocks[name]]
+        if getattr(module, f"W0_{name}") is None:
+            setattr(module, f"W0_{name}", rows.clone())
+        rows.copy_(value)
+    for own, value in todo:
+        own.copy_(value)
+
+
+def _layers(model: nn.Module) -> dict[str, LoRALinear]:
+    return {path: m for path, m in model.named_modules() if isinstance(m, LoRALinear)}
+
+
+@torch.no_grad()
+def _check_called(model: nn.Module, example: Tensor | None) -> None:
+    """One forward pass in which every adapted layer must run: one that is bypassed would silently learn nothing."""
+    layers = _layers(model)
+    called: set[str] = set()
+    handles = [m.register_forward_hook(lambda *_, path=path: called.add(path)) for path, m in layers.items()]
+    try:
+        model(example_image(model) if example is None else example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if missing := [path for path in layers if path not in called]:
+        owner = type(model.get_submodule(split(missing[0])[0]))
+        raise UsageError(
+            f"{owner.__module__}.{owner.__name__} uses the weight of {missing[0]} without calling the layer: LoRA "
+            "would have no effect there; choose another backbone or other targets"
+        )
+
+
+def _is_peft(module: nn.Module) -> bool:
+    """A PEFT LoRA layer, known by its parts so that PEFT need not be installed."""
+    return all(hasattr(module, name) for name in ("lora_A", "lora_B", "scaling", "base_layer"))
+
+
+def _peft_pairs(model: nn.Module, path: str, module: nn.Module) -> list[Pair]:
+    owner = model.get_submodule(split(path)[0])
+    if bypasses(owner, split(path)[1]):
+        raise UsageError(
+            f"{type(owner).__name__} at {path} never calls its qkv layer, so PEFT's LoRA has no effect there: "
+            "set qkv_bias_separate = True on every attention first"
+        )
+    found = []
+    for adapter in module.active_adapters:
+        if adapter not in module.lora_A:
+            continue
+        A, B = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+        if A.dim() != 2 or not isinstance(module.get_base_layer(), nn.Linear):
+            raise UsageError(f"{path}: LoRA on a {type(module.get_base_layer()).__name__} is not supported")
+        if getattr(module, "use_dora", {}).get(adapter):
+            raise UsageError(f"{path}: DoRA rescales W0 + s·B·A, which the closed forms do not cover; use plain LoRA")
+        found.append(Pair(path, module, path, A, B, slice(0, B.shape[0]), float(module.scaling[adapter])))
+    return found

@@ -1,0 +1,63 @@
+"""What every method has: hooks around a task, a loss, an optimiser for the factors, and scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ..stream import Task
+    from ..train import Run
+
+
+class Method:
+    """Heads only: the hooks a method may override. `run` gives it the model, heads, history and config.
+
+    name: how it is called. paper: where it comes from. fixed: config values it implies. switches: which of
+    `oe, gr, dml, adapter, init` may be set. defaults: config values unless given. joint: it sees all classes at once.
+    """
+
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    fixed: ClassVar[dict[str, Any]] = {}
+    switches: ClassVar[tuple[str, ...]] = ()
+    defaults: ClassVar[dict[str, Any]] = {}
+    trains_factors: ClassVar[bool] = False
+    trains_heads: ClassVar[bool] = True
+    joint: ClassVar[bool] = False
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def begin_task(self, task: Task) -> None:
+        """Before the first batch of a task (not repeated on resume)."""
+
+    def factor_optimizer(self, task: Task) -> torch.optim.Optimizer | None:
+        """The optimiser of the LoRA factors for this task; fresh each task."""
+        return None
+
+    def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """features (b, d), logits over the current task's classes (b, c), labels (b,) in 0…c−1. Local cross-entropy."""
+        return F.cross_entropy(logits.float(), labels)
+
+    def end_task(self, task: Task) -> None:
+        """After the last batch of a task; the history and the prototypes of the task are not yet updated."""
+
+    def basis(self) -> dict[str, Tensor]:
+        """The input subspaces (input_key → V) this method protects; the violation is measured against them."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method itself keeps between tasks (tensors and JSON values)."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(N, d) → (N, classes seen): higher is likelier. No task identity is used."""
+        return torch.cat([head(features) for head in self.run.heads], dim=1)

@@ -1,0 +1,31 @@
+"""The floors: what the pre-trained features are worth without any adaptation."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import Method
+
+_NO_SWITCHES = {"oe": False, "gr": "none", "dml": False, "adapter": "shared", "init": "free"}
+
+
+class Frozen(Method):
+    """Linear heads on a frozen backbone, trained like every other method's. A method below it has only forgotten."""
+
+    name = "frozen"
+    summary = "heads only, the backbone never changes"
+    fixed = _NO_SWITCHES
+
+
+class NearestClassMean(Method):
+    """The nearest class mean of frozen features, by cosine. Nothing is trained."""
+
+    name = "ncm"
+    summary = "nearest class mean on the frozen backbone"
+    paper = "Mensink et al., Distance-Based Image Classification, TPAMI 2013"
+    fixed = _NO_SWITCHES
+    trains_heads = False
+
+    def scores(self, features: Tensor) -> Tensor:
+        return F.normalize(features.float(), dim=1) @ F.normalize(self.run.prototypes.old, dim=1).T

@@ -1,0 +1,47 @@
+"""LoRA-GPM: the factor gradient of A projected off a basis that a separate pass over each task's data finds."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ..history import History, SecondMoments
+from ..stream import Task
+from .janus import Janus
+
+
+class GPM(Janus):
+    """Gradient Projection Memory on LoRA: `ΔA ← ΔA (I − VVᵀ)`; B is not protected. `gr` may be put on top (plug-in).
+
+    No public code of "LoRA-GPM" exists; this is its natural specification. After each task one extra forward pass over
+    the task's training images (test transform) gives the second moment from which V grows.
+    """
+
+    name = "gpm"
+    summary = "LoRA-GPM: project A's update off a basis from an extra pass"
+    paper = "Saha et al., Gradient Projection Memory, ICLR 2021"
+    fixed = {"oe": True, "dml": False}
+    switches = ("gr", "adapter", "init")
+    defaults = {"gr": "none", "adapter": "shared", "init": "free"}
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        self.memory = History(run.pairs, run.config.rank)
+
+    def basis(self) -> dict[str, Any]:
+        return self.memory.basis
+
+    def end_task(self, task: Task) -> None:
+        start = time.perf_counter()
+        moments = SecondMoments(self.run.pairs)
+        moments.active = True
+        self.run.features(task.train)
+        moments.remove()
+        self.memory.end_task(moments, self.run.energy(task.index))
+        self.run.seconds["oe"] += time.perf_counter() - start
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.memory.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.memory.load_state_dict(state)

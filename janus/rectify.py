@@ -1,0 +1,239 @@
+"""Gradient Rectification: factor updates whose *product* respects the past.
+
+LoRA does not move W directly. One step moves it by `ΔW = s(BΔA + ΔB·A + ΔB·ΔA)`, and ΔB has no input side that could be
+projected: even if both factor gradients are computed from a safe gradient `GP`, `ΔW V = s·ΔB·A·V ≠ 0` unless `A V = 0`.
+
+Two cures, both here:
+
+* `tangent` (Janus-LoRA, Chen et al., ICML 2026): choose the safe full-weight step `Z = ZP` first, then the factor updates
+  whose first-order product `BΔA + ΔB·A` comes closest to it. The closed form is LoRA-Pro's (Wang et al., 2024).
+  What cannot be reached is left over: `(I − P_B) Z P_A V`.
+* `exact`: start each task from `A V = 0`, B = 0 and keep `ΔA V = 0`. Then every term of ΔW vanishes on V, second order
+  included. The start is InfLoRA's (Liang & Li, CVPR 2024), whose A is frozen; here A is trained too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import JanusError, UsageError, unknown
+from .history import precise, project_out
+from .lora import Pair
+
+MODES = ("none", "tangent", "exact")
+
+
+def gram_pinv(gram: Tensor, cutoff: float = 1e-10, ridge: float = 0.0) -> Tensor:
+    """Pseudo-inverse of symmetric positive semi-definite matrices (…, r, r) by eigen-decomposition.
+
+    Eigenvalues below `cutoff` x the largest are treated as zero, so a zero matrix has the pseudo-inverse zero.
+    `ridge` adds `ridge` x the largest eigenvalue to those that are kept.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    top = values[..., -1:].clamp(min=0)
+    keep = values > cutoff * top
+    inverse = torch.where(keep, 1.0 / torch.where(keep, values + ridge * top, 1.0), 0.0)
+    return (vectors * inverse.unsqueeze(-2)) @ vectors.mT
+
+
+def tangent_update(target: Tensor, A: Tensor, B: Tensor, scale: float = 1.0, ridge: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The factor updates whose first-order product is closest to a wanted full-weight step.
+
+    Minimises `‖Z − s(B ΔA + ΔB A)‖_F`. The closest reachable step is `Z_T = P_B Z + (I − P_B) Z P_A`, reached by
+    `ΔA = s⁻¹ B⁺ Z (I − ½P_A)`, `ΔB = s⁻¹ (I − ½P_B) Z A⁺`: the symmetric one of all equivalent solutions
+    (`ΔA + XA, ΔB − BX` has the same product for every X).
+
+    Args:
+        target: Z, (…, m, n). A: (…, r, n). B: (…, m, r); leading dimensions are batches (layers).
+        scale: LoRA's s. ridge: relative Tikhonov term in both pseudo-inverses, 0 = the exact minimiser.
+
+    Returns:
+        ΔA (…, r, n) and ΔB (…, m, r) in the type of A. For B = 0: `ΔA = 0`, `ΔB = s⁻¹ Z A⁺`.
+    """
+    dtype = A.dtype
+    Z, A, B = precise(target), precise(A), precise(B)
+    B_plus = gram_pinv(B.mT @ B, ridge=ridge) @ B.mT  # (…, r, m)
+    A_plus = A.mT @ gram_pinv(A @ A.mT, ridge=ridge)  # (…, n, r)
+    left, right = B_plus @ Z, Z @ A_plus  # (…, r, n), (…, m, r)
+    both = left @ A_plus  # B⁺ Z A⁺  (…, r, r)
+    dA = (left - 0.5 * both @ A) / scale
+    dB = (right - 0.5 * B @ both) / scale
+    return dA.to(dtype), dB.to(dtype)
+
+
+def cap_step(dA: Tensor, A: Tensor, limit: float) -> Tensor:
+    """Scale ΔA (…, r, n) down where `‖ΔA‖_F > limit · ‖A‖_F`.
+
+    Needed right after B = 0: B is tiny then, B⁺ huge, and an uncapped ΔA would outgrow A itself.
+    """
+    norm = torch.linalg.matrix_norm(dA, keepdim=True)
+    most = limit * torch.linalg.matrix_norm(A, keepdim=True)
+    return dA * (most / norm.clamp(min=torch.finfo(dA.dtype).tiny)).clamp(max=1.0)
+
+
+def nullspace_start(A: Tensor, basis: Tensor | None) -> Tensor:
+    """A fresh A (r, n) moved into the null space of the past: `A V = 0`, at the norm it had before.
+
+    Raises:
+        JanusError: V spans everything; what is left of A would be rounding noise, scaled up.
+    """
+    if basis is None or basis.shape[1] == 0:
+        return A
+    if basis.shape[1] >= A.shape[1]:
+        raise JanusError(f"no direction is left for A: all {A.shape[1]} are protected; protect fewer (a smaller energy)")
+    V = precise(basis)
+    safe = project_out(project_out(precise(A), V), V)  # twice: V is orthonormal only to float32 rounding
+    return (safe * (torch.linalg.norm(precise(A)) / torch.linalg.norm(safe))).to(A.dtype)
+
+
+class DenseGradient:
+    """Collects `G = ∂L/∂W = Σ g xᵀ` (m, n) of one adapted matrix, by hooks on its layer: any `y = W x`, PEFT's too."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.value: Tensor | None = None
+        self._rows, self._dtype = pair.rows, pair.A.dtype
+        self._hook = pair.layer.register_forward_hook(self._watch)
+
+    def _watch(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not output.requires_grad:
+            return
+        x = inputs[0].detach().flatten(0, -2)  # (tokens, n)
+
+        def collect(grad: Tensor) -> None:
+            g = grad[..., self._rows].flatten(0, -2)  # (tokens, m)
+            G = (g.T @ x.to(g.dtype)).to(self._dtype)
+            self.value = G if self.value is None else self.value + G
+
+        output.register_hook(collect)
+
+    def remove(self) -> None:
+        self._hook.remove()
+
+
+class RectifiedAdam(torch.optim.Optimizer):
+    """Adam on LoRA factors whose *update*, not only its gradient, is made safe. An ordinary torch optimiser.
+
+    Adam rescales element by element, and a rescaled vector leaves the subspace its gradient lay in. So what is projected
+    here is the step, last. Layers of equal shape are computed as one batch.
+
+    Args:
+        pairs: factor pairs, from `janus.lora.pairs(model)`; a PEFT model works too.
+        lr, betas, eps, weight_decay: as in AdamW. With `tangent`, lr is the step in full-weight space.
+        gr: `none`: Adam on the factors, ΔA projected off V. `exact`: the gradient of A is projected as well; the product is
+            safe if `A V = 0` at the start (`nullspace_start`) and B = 0 or safe. `tangent`: Adam on the full-weight gradient
+            `GP` (keeps two dense m x n moments a matrix), the step projected again, then `tangent_update`.
+        basis: input_key → V (n, k), the protected inputs; None or k = 0: nothing is protected (`P = I`).
+        cap: with `tangent`, the largest `‖ΔA‖/‖A‖` of one step. ridge: see `tangent_update`.
+
+    With `tangent`, gradients accumulate from backward to `zero_grad`, like `.grad` does. A GradScaler and gradient clipping do
+    not know the dense gradient: use bf16, or `exact`.
+
+    Raises:
+        UsageError: unknown `gr`.
+    """
+
+    def __init__(self, pairs: Iterable[Pair], lr: float = 1e-3, *, gr: str = "exact",
+                 basis: Mapping[str, Tensor] | None = None, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.0, cap: float = 0.1, ridge: float = 0.0) -> None:
+        if gr not in MODES:
+            raise unknown("gr", gr, MODES)
+        self.pairs = list(pairs)
+        self.gr = gr
+        params = [p for pair in self.pairs for p in (pair.A, pair.B)]
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, cap=cap, ridge=ridge))
+        self._taps = {id(pair): DenseGradient(pair) for pair in self.pairs} if gr == "tangent" else {}
+        alike: dict[tuple, list[Pair]] = {}
+        for pair in self.pairs:
+            alike.setdefault((pair.A.shape, pair.B.shape, pair.scale, pair.A.device, pair.A.dtype), []).append(pair)
+        self._batches = list(alike.values())
+        self.protect(basis)
+
+    def protect(self, basis: Mapping[str, Tensor] | None) -> None:
+        """Set the protected input subspaces (input_key → V). Raises UsageError for a key that no pair has."""
+        if foreign := set(basis or ()) - {pair.input_key for pair in self.pairs}:
+            raise UsageError(f"the basis of {min(foreign)!r} belongs to no adapted layer, so it would protect nothing; "
+                             f"the layers are {', '.join(dict.fromkeys(pair.input_key for pair in self.pairs))}")
+        self._basis = [_stack_bases([(basis or {}).get(p.input_key) for p in batch], batch[0].A) for batch in self._batches]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for tap in self._taps.values():
+            tap.value = None
+
+    def remove(self) -> None:
+        """Take the gradient hooks off the model (only `tangent` has them)."""
+        for tap in self._taps.values():
+            tap.remove()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for batch, V in zip(self._batches, self._basis):
+            if all(pair.A.grad is None and pair.B.grad is None for pair in batch):
+                continue
+            A = torch.stack([pair.A for pair in batch])  # (L, r, n)
+            B = torch.stack([pair.B for pair in batch])  # (L, m, r)
+            dA, dB = (self._tangent if self.gr == "tangent" else self._factors)(batch, A, B, V)
+            torch._foreach_add_([pair.A for pair in batch], list(dA.unbind()))
+            torch._foreach_add_([pair.B for pair in batch], list(dB.unbind()))
+        return loss
+
+    def _factors(self, batch: list[Pair], A: Tensor, B: Tensor, V: Tensor | None) -> tuple[Tensor, Tensor]:
+        group = self.param_groups[0]
+        gA, gB = _stack_grads([pair.A for pair in batch]), _stack_grads([pair.B for pair in batch])
+        if self.gr == "exact":
+            gA = project_out(gA, V)
+        state = self.state[batch[0].A]
+        dA = project_out(self._adam(state, "A", gA), V)
+        dB = self._adam(state, "B", gB)
+        decay = group["lr"] * group["weight_decay"]  # shrinking A keeps A V = 0
+        return dA - decay * A, dB - decay * B
+
+    def _tangent(self, batch: list[Pair], A: Tensor, B: Tensor, V: Tensor | None) -> tuple[Tensor, Tensor]:
+        group = self.param_groups[0]
+        found = [self._taps[id(pair)].value for pair in batch]
+        like = next((G for G in found if G is not None), None)
+        if like is None:
+            raise JanusError("gr=tangent saw no forward pass: make the optimiser before the forward pass of its first step")
+        G = torch.stack([torch.zeros_like(like) if G is None else G for G in found])  # (L, m, n)
+        Z = project_out(self._adam(self.state[batch[0].A], "W", project_out(G, V)), V)
+        dA, dB = tangent_update(Z, A, B, batch[0].scale, group["ridge"])
+        decay = group["lr"] * group["weight_decay"]
+        return cap_step(dA, A, group["cap"]) - decay * A, dB - decay * B
+
+    def _adam(self, state: dict[str, Any], which: str, grad: Tensor) -> Tensor:
+        """One Adam step (L, …) for the layers of a batch; its moments live in the state of the batch's first parameter."""
+        group = self.param_groups[0]
+        b1, b2 = group["betas"]
+        if f"exp_avg_{which}" not in state:
+            state[f"exp_avg_{which}"], state[f"exp_avg_sq_{which}"] = torch.zeros_like(grad), torch.zeros_like(grad)
+            state[f"step_{which}"] = torch.zeros(())
+        state[f"step_{which}"] += 1
+        t = state[f"step_{which}"].item()
+        m = state[f"exp_avg_{which}"].lerp_(grad, 1 - b1)
+        v = state[f"exp_avg_sq_{which}"].mul_(b2).addcmul_(grad, grad, value=1 - b2)
+        return -(group["lr"] / (1 - b1**t)) * m / ((v / (1 - b2**t)).sqrt_().add_(group["eps"]))
+
+
+def _stack_grads(factors: list[Tensor]) -> Tensor:
+    """Gradients of equal factors, stacked; a layer that the loss did not reach (a skipped block) has the gradient zero."""
+    return torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in factors])
+
+
+def _stack_bases(bases: list[Tensor | None], like: Tensor) -> Tensor | None:
+    """V of several layers as one (L, n, k) tensor; missing columns are zero and project nothing."""
+    width = max((V.shape[1] for V in bases if V is not None), default=0)
+    if width == 0:
+        return None
+    stacked = torch.zeros(len(bases), like.shape[1], width, device=like.device, dtype=like.dtype)
+    for row, V in zip(stacked, bases):
+        if V is not None:
+            row[:, : V.shape[1]] = V
+    return stacked

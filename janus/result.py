@@ -1,0 +1,141 @@
+"""What a run found out, as one JSON file: config, numbers, and where they come from."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import metrics
+from .errors import JanusError
+
+if TYPE_CHECKING:
+    from .train import Run
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run. Accuracies in per cent; `accuracy[t][i]` is the accuracy on task i after task t (None: the images of
+    task i were not there any more; means are over what could be evaluated).
+
+    violation, past_output_norm: per layer and task (`tasks`), and means over both, K and V apart (`mean`).
+    drift: mean relative change of old test features from the end of their task to the end of the stream.
+    danger: mean largest cosine of a task's test features to an old prototype, per task and mean.
+    """
+
+    config: dict[str, Any]
+    hash: str
+    acc: float
+    maa: float
+    bwt: float | None
+    forgetting: float | None
+    learning_acc: float
+    acc_task_mean: float
+    task_aware_acc: float
+    accuracy: list[list[float]]
+    task_aware: list[list[float]]
+    violation: dict[str, Any]
+    violation_step: dict[str, Any]
+    past_output_norm: dict[str, Any]
+    drift: float | None
+    danger: dict[str, Any]
+    basis_rank: list[dict[str, int]]
+    seconds: dict[str, float]
+    stream: dict[str, Any]
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    date: str
+    format: int = FORMAT
+
+    @classmethod
+    def from_run(cls, run: Run) -> Result:
+        r, tasks = run.records, run.stream.tasks
+        sizes = [len(task.evaluation) for task in tasks]
+        aware = metrics.over_samples(r["task_aware"][-1], sizes)
+        steps = [s["sum"] / s["steps"] for s in r["violation_step"] if s["steps"]]
+        return cls(
+            config=run.config.to_dict() | {"class_seed": run.stream.seed}, hash=run.config.hash(),
+            **metrics.summary(r["accuracy"], sizes), task_aware_acc=aware, accuracy=r["accuracy"], task_aware=r["task_aware"],
+            violation=_by_matrix(r["violation"]), past_output_norm=_by_matrix(r["past_output_norm"]),
+            violation_step={"tasks": steps, "mean": _mean(steps)}, drift=r["drift"],
+            danger={"tasks": r["danger"], "mean": _mean(r["danger"])}, basis_rank=r["basis_rank"],
+            seconds={k: round(v, 3) for k, v in run.seconds.items()}, stream=run.stream.to_json(), versions=versions(),
+            hardware=hardware(run.device), date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Result:
+        """Read `folder/result.json` (or the file itself).
+
+        Raises:
+            JanusError: missing, not JSON, or of another format; the file is named.
+        """
+        path = Path(folder)
+        path = path / "result.json" if path.is_dir() else path
+        try:
+            values = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise JanusError(f"{path}: no result there; the run has not finished") from None
+        except (OSError, ValueError) as error:
+            raise JanusError(f"{path}: not a readable result ({error}); delete it and run again") from None
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise JanusError(f"{path}: result format {values.get('format') if isinstance(values, dict) else None!r} is not "
+                             f"{FORMAT}, which this version reads; run it again")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise JanusError(f"{path}: not a complete result ({error}); delete it and run again") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def line(self) -> str:
+        """The result in one line."""
+        c = self.config
+        back = "" if self.bwt is None else f"  bwt {self.bwt:+.2f}"
+        return f"{c['method']} on {c['dataset']}, T={len(self.accuracy)}: acc {self.acc:.2f}  maa {self.maa:.2f}{back}"
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _by_matrix(tasks: list[dict[str, float]]) -> dict[str, Any]:
+    """Scores of each task by matrix name, and their means over tasks and layers: all, and apart (k, v, …)."""
+    means: dict[str, float | None] = {"all": _mean([v for task in tasks for v in task.values()])}
+    for kind in sorted({name.rpartition(".")[2] for task in tasks for name in task}):
+        means[kind] = _mean([v for task in tasks for name, v in task.items() if name.rpartition(".")[2] == kind])
+    return {"tasks": tasks, "mean": means}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("janus-lora", "torch", "timm", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Processor or card, and how many threads."""
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"device": device.type, "card": card, "cpu": _cpu_name(), "threads": torch.get_num_threads()}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

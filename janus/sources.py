@@ -1,0 +1,313 @@
+"""Where encoded images come from: a folder, parquet in the Hugging Face image layout, the Hugging Face hub."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from janus.errors import JanusError, UsageError
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "fine_label", "labels")
+STYLE_COLUMNS = ("style", "domain")
+
+
+@dataclass
+class Source:
+    """N encoded images before they are split: image i is `fetch(i)` (a path or bytes), called `name(i)` in errors.
+
+    `labels[i]` indexes `classes`, `style_of[i]` indexes `styles`; `splits[i]` is "train", "val", "test", or "" where
+    the source has no splits.
+    """
+
+    fetch: Callable[[int], Path | bytes]
+    name: Callable[[int], str]
+    labels: list[int]
+    splits: list[str]
+    classes: list[str]
+    styles: list[str] | None = None
+    style_of: list[int] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def folder(root: Path) -> Source:
+    """One folder a class, its images at any depth; either below train/, val/ and test/ or directly in `root`.
+
+    Class names are the folder names, sorted; hidden files are ignored. UsageError: no class folders, a class without
+    images.
+    """
+    named = {SPLITS[f.name.lower()]: f for f in _folders(root) if f.name.lower() in SPLITS}
+    parts = named or {"": root}
+    found: list[tuple[Path, str, str]] = []  # path, class name, split
+    notes, ignored = [], 0
+    for split, part in parts.items():
+        classes = _folders(part)
+        if not classes:
+            raise UsageError(f"no class folders in {part}: put the images into one folder per class")
+        for folder_ in classes:
+            files = [f for f in _files(folder_)]
+            images = [f for f in files if f.suffix.lower() in EXTENSIONS]
+            ignored += len(files) - len(images)
+            if not images:
+                raise UsageError(f"class folder {folder_} has no images ({' '.join(sorted(EXTENSIONS))}); fill or remove it")
+            found += [(f, folder_.name, split) for f in images]
+    beside = [f.name for f in _folders(root) if f not in named.values()] if named else []
+    if beside:
+        notes.append(f"only {', '.join(sorted(f.name for f in named.values()))} are used, not {', '.join(beside)} beside them")
+    if ignored:
+        notes.append(f"{ignored} files without an image extension ignored")
+    names = sorted({name for _, name, _ in found})
+    number = {name: i for i, name in enumerate(names)}
+    return Source(
+        fetch=lambda i: found[i][0],
+        name=lambda i: str(found[i][0]),
+        labels=[number[name] for _, name, _ in found],
+        splits=[split for _, _, split in found],
+        classes=names,
+        notes=notes,
+    )
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def _files(root: Path) -> Iterable[Path]:
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _files(entry)
+        else:
+            yield entry
+
+
+def parquet_files(pattern: Path) -> list[Path]:
+    """The parquet files meant by a file, a folder (at any depth) or a pattern such as data/tiny-*.parquet; sorted."""
+    if pattern.is_dir():
+        return sorted(f for f in pattern.rglob("*.parquet") if not f.name.startswith("."))
+    if pattern.is_file():
+        return [pattern]
+    return sorted(Path(f) for f in glob.glob(str(pattern)) if f.endswith(".parquet"))
+
+
+def split_of(file: Path, root: Path | None = None) -> str:
+    """ "train", "val" or "test" from the words of a file's name, else of its folders below `root`, else ""."""
+    below = file.parent.relative_to(root).parts if root is not None and root in file.parents else ()
+    for name in (file.stem, *reversed(below)):
+        found = {SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLITS}
+        if len(found) > 1:
+            raise UsageError(f"the name {name!r} of {file} speaks of two splits, {' and '.join(sorted(found))}; rename it")
+        if found:
+            return found.pop()
+    return ""
+
+
+def parquet(
+    pattern: Path, image_column: str | None = None, label_column: str | None = None, style_column: str | None = None
+) -> Source:
+    """Local parquet files in the Hugging Face image layout: an image column {bytes, path} and a label column.
+
+    Split by file name (train-00000-of-00001.parquet). The encoded bytes are held in memory. JanusError: unreadable
+    file.
+    """
+    import pyarrow.parquet as pq
+
+    files = parquet_files(pattern)
+    root = pattern if pattern.is_dir() else None
+    wanted = {"image_column": image_column, "label_column": label_column, "style_column": style_column}
+    tables = []
+    for file in files:
+        try:
+            with pq.ParquetFile(file) as opened:
+                schema = opened.schema_arrow
+                columns = [c for c in _columns(schema, str(file), **wanted) if c]
+                table = opened.read(columns=columns)
+        except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
+            raise JanusError(f"cannot read parquet file {file} ({_first_line(error)}); is it complete?") from error
+        tables.append((table, _features(schema), split_of(file, root), str(file), file.parent))
+    return _tables(tables, **wanted)
+
+
+def hub(
+    name: str,
+    config: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    style_column: str | None = None,
+) -> Source:
+    """A dataset of the Hugging Face hub by `datasets.load_dataset`. JanusError: not installed, offline, no such set."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise JanusError(f"hf:{name} needs the package 'datasets': pip install datasets") from error
+    try:
+        loaded = datasets.load_dataset(name, config, revision=revision)
+    except Exception as error:  # the hub's client raises a dozen different types when offline, gated or misspelt
+        raise JanusError(
+            f"cannot load {name!r} from the Hugging Face hub ({_first_line(error)}); "
+            "check its name and the network, or download it and give the folder of parquet files or images"
+        ) from error
+    tables = []
+    for split, part in loaded.items():
+        names = {c: f.names for c, f in part.features.items() if isinstance(f, datasets.ClassLabel)}
+        table = part.with_format("arrow")[:]  # encoded as stored, memory-mapped
+        tables.append((table, names, split_of(Path(split)), f"hf:{name} {split}", Path(".")))
+    return _tables(tables, image_column=image_column, label_column=label_column, style_column=style_column)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _features(schema) -> dict[str, list[str]]:
+    """Class names by column, from the `huggingface` entry of the schema's metadata; empty where there is none."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    if text is None:
+        return {}
+    try:
+        features = json.loads(text)["info"]["features"]
+        return {column: list(f["names"]) for column, f in features.items() if isinstance(f, dict) and f.get("names")}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _columns(schema, where: str, image_column, label_column, style_column) -> tuple[str, str, str | None]:
+    """The names of the image, label and style columns; UsageError lists the columns there are."""
+    chosen = []
+    for kind, asked, usual in (
+        ("image", image_column, IMAGE_COLUMNS),
+        ("label", label_column, LABEL_COLUMNS),
+        ("style", style_column, STYLE_COLUMNS),
+    ):
+        found = [c for c in ([asked] if asked else usual) if c in schema.names]
+        if not found and (asked or kind != "style"):
+            raise UsageError(
+                f"{where} has no {kind} column {asked or ' or '.join(usual)!r}; "
+                f"its columns: {', '.join(schema.names)}; set {kind}_column"
+            )
+        chosen.append(found[0] if found else None)
+    return tuple(chosen)
+
+
+def _tables(tables: list[tuple], **wanted: str | None) -> Source:
+    """One source from arrow tables: (table, class names by column, split, what to call it, folder of its paths) each."""
+    images, labels, styles, splits, starts, notes = [], [], [], [], [0], []
+    label_names: list[str] = []
+    style_names: list[str] = []
+    for table, names, split, where, base in tables:
+        image, label, style = _columns(table.schema, where, **wanted)
+        values = _values(table.column(label), where, label)
+        missing = sum(v is None or v == -1 for v in values)  # -1: how hub datasets publish a test split without labels
+        if missing == len(values) and split == "test":
+            notes.append(f"{where} has no labels and is not used")
+            continue
+        if missing:
+            raise JanusError(f"{where}: {missing} of {len(values)} rows have no label; remove them")
+        labels += _named(values, names.get(label), label_names, f"{where}, column {label!r}")
+        if style:
+            values = _values(table.column(style), where, style)
+            styles += _named(values, names.get(style), style_names, f"{where}, column {style!r}")
+        images.append((_encoded(table.column(image), where, image), where, base))
+        splits += [split] * len(table)
+        starts.append(len(splits))
+    if styles and len(styles) != len(labels):
+        raise UsageError("some of the files have a style column and some have not")
+    offsets = starts[:-1]
+
+    def place(i: int) -> tuple[int, int]:
+        k = bisect_right(offsets, i) - 1
+        return k, i - offsets[k]
+
+    def fetch(i: int) -> Path | bytes:
+        k, row = place(i)
+        get, _, base = images[k]
+        return get(row, base)
+
+    def name(i: int) -> str:
+        k, row = place(i)
+        return f"{images[k][1]} row {row}"
+
+    classes, label_of = _numbered(labels, label_names)
+    style_list, style_of = _numbered(styles, style_names)
+    return Source(fetch, name, label_of, splits, classes, style_list or None, style_of if styles else None, notes)
+
+
+def _values(column, where: str, name: str) -> list:
+    """A column of whole numbers or strings as Python values."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+        column = column.cast(kind)
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise UsageError(f"{where}: column {name!r} holds {kind}, not whole numbers or strings; choose another column")
+    return column.to_pylist()
+
+
+def _named(values: list, names: list[str] | None, order: list[str], where: str) -> list:
+    """Numbers become the schema's names (collected in `order`); without names they stay what they are."""
+    if not names or not all(isinstance(v, int) for v in values):
+        return values
+    repeated = {n for n in names if names.count(n) > 1}
+    names = [f"{n} ({i})" if n in repeated else n for i, n in enumerate(names)]
+    wrong = [v for v in values if not 0 <= v < len(names)]
+    if wrong:
+        raise JanusError(f"{where}: label {wrong[0]} has no name, the schema lists {len(names)}")
+    order += [n for n in names if n not in set(order)]
+    return [names[v] for v in values]
+
+
+def _numbered(values: list, order: list[str]) -> tuple[list[str], list[int]]:
+    """Class names (the schema's order first, then numbers by size and strings by alphabet) and each row's index."""
+    rest = sorted(set(values) - set(order), key=lambda v: (isinstance(v, str), v))
+    names = list(order) + rest
+    if order and any(not isinstance(v, str) for v in rest):
+        raise JanusError(f"some files name their classes and some only number them ({rest[0]}); give all of them a schema")
+    number = {value: i for i, value in enumerate(names)}
+    return [str(n) for n in names], [number[v] for v in values]
+
+
+def _encoded(column, where: str, name: str) -> Callable[[int, Path], Path | bytes]:
+    """get(row, base) -> an image's bytes, or its path below `base`; from struct{bytes, path}, binary or string columns."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return lambda row, base: _bytes(column[row].as_py())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return lambda row, base: base / column[row].as_py()
+    if pa.types.is_struct(kind) and "bytes" in [kind.field(i).name for i in range(kind.num_fields)]:
+
+        def get(row: int, base: Path) -> Path | bytes:
+            value = column[row].as_py() or {}
+            if value.get("bytes") is None and value.get("path"):
+                return base / value["path"]
+            return _bytes(value.get("bytes"))
+
+        return get
+    raise UsageError(f"{where}: column {name!r} holds {kind}, not encoded images; set image_column")
+
+
+def _bytes(value: bytes | None) -> bytes:
+    if value is None:
+        raise ValueError("no bytes and no path")
+    return value
