@@ -1,0 +1,191 @@
+"""What a finished run is for: predictions equal the run's own, and new classes join it without the old images."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from toys import write_image_folder
+
+import janus
+from janus import Result, checkpoint, extend, load
+from janus.errors import JanusError, UsageError
+from janus.train import CHECKPOINT, RESULT
+
+TINY: dict[str, Any] = {"weights": "random", "augment": "icons", "epochs": 2, "tasks": 3, "batch_size": 16, "lr": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_image_folder(tmp_path_factory.mktemp("old") / "old", classes=5, train=16, test=6)
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return named(tmp_path_factory.mktemp("new") / "new", ["anchor", "bell"], seed=1)
+
+
+@pytest.fixture(scope="module")
+def finished(old: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    janus.run(folder, dataset=str(old), **TINY)
+    return folder
+
+
+def named(root: Path, names: list[str], seed: int) -> Path:
+    """An image folder with these class names."""
+    write_image_folder(root, classes=len(names), train=12, test=5, seed=seed)
+    for split in ("train", "test"):
+        for c, name in enumerate(names):
+            (root / split / f"class{c}").rename(root / split / name)
+    return root
+
+
+def numbers(result: Result) -> dict[str, Any]:
+    """Everything that must not depend on how a run was interrupted or carried on."""
+    return {k: v for k, v in result.to_dict().items() if k not in ("seconds", "date", "hardware", "versions")}
+
+
+@pytest.mark.parametrize("method", ["janus", "gpm", "ncm"])
+def test_predictions_are_those_of_the_run(method: str, old: Path, finished: Path, tmp_path: Path) -> None:
+    folder = finished
+    if method != "janus":
+        folder = tmp_path / "run"
+        janus.run(folder, dataset=str(old), method=method, **TINY)
+    result, predictor = Result.load(folder), load(folder)
+    paths = [p for t in result.stream["class_names"] for p in sorted((old / "test" / t).iterdir())]
+    assert predictor.class_names == result.stream["class_names"]
+    answers = predictor.predict(paths, top=5)
+    right = [answer[0][0] == path.parent.name for path, answer in zip(paths, answers)]
+    assert 100 * sum(right) / len(right) == pytest.approx(result.acc, abs=1e-4)
+    scores = torch.tensor([[score for _, score in answer] for answer in answers])
+    assert (scores.diff(dim=1) <= 0).all()
+    if method == "ncm":
+        assert predictor.score == "cosine" and scores.abs().max() <= 1 + 1e-6
+    else:
+        assert predictor.score == "probability"
+        torch.testing.assert_close(scores.sum(1), torch.ones(len(paths)))
+
+
+def test_paths_pil_images_and_tensors_give_the_same_answers(old: Path, finished: Path) -> None:
+    predictor = load(str(finished))
+    paths = sorted((old / "test" / "class1").iterdir())[:3]
+    pictures = [Image.open(p) for p in paths]
+    pixels = torch.stack([torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1)
+                          for i in pictures])
+    expected = predictor.scores(paths)
+    for images in (pictures, [str(paths[0]), pictures[1], paths[2]], pixels):
+        torch.testing.assert_close(predictor.scores(images), expected)
+    alone = torch.cat([predictor.scores(p) for p in paths])  # an answer does not depend on the other images
+    torch.testing.assert_close(alone, expected, rtol=1e-5, atol=1e-6)
+    assert predictor.predict([]) == []
+    assert predictor.scores(Image.new("RGBA", (300, 200), (255, 0, 0, 40))).shape == (1, 5)
+    with pytest.raises(UsageError, match="uint8"):
+        predictor.predict(pixels.float())
+    with pytest.raises(UsageError, match="paths, PIL images"):
+        predictor.predict([1])
+
+
+def test_only_a_finished_undamaged_run_is_loaded(finished: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    (copy / RESULT).unlink()
+    with pytest.raises(JanusError, match="not finished"):
+        load(copy)
+    shutil.copy(finished / RESULT, copy)
+    data = bytearray((copy / CHECKPOINT).read_bytes())
+    data[-5] ^= 1
+    (copy / CHECKPOINT).write_bytes(data)
+    with pytest.raises(JanusError, match=f"{CHECKPOINT}.*changed after it was written"):
+        load(copy)
+    with pytest.raises(JanusError, match="changed after it was written"):
+        extend(copy, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["janus", "gpm"])
+def test_extending_equals_knowing_from_the_start(method: str, old: Path, new: Path, finished: Path, tmp_path: Path) -> None:
+    folder = finished
+    if method != "janus":
+        folder = tmp_path / "run"
+        janus.run(folder, dataset=str(old), method=method, **TINY)
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    extended = extend(folder, new, tmp_path / "extended")
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+    assert extended.stream["class_names"] == [*Result.load(folder).stream["class_names"], "anchor", "bell"]
+    assert [len(row) for row in extended.accuracy] == [1, 2, 3, 4] and None not in extended.accuracy[-1]
+    assert extended.accuracy[:3] == Result.load(folder).accuracy
+    at_once = janus.run(dataset=str(old), method=method, extended=[str(new)], **TINY)
+    assert numbers(at_once) == numbers(extended)
+    assert load(tmp_path / "extended").class_names[-2:] == ["anchor", "bell"]
+
+
+def test_old_images_are_not_needed(old: Path, new: Path, finished: Path, tmp_path: Path) -> None:
+    full = extend(finished, new, tmp_path / "full")
+    hidden = old.rename(old.with_name("hidden"))
+    try:
+        lines: list[str] = []
+        blind = extend(finished, new, tmp_path / "blind", progress=lines.append)
+        assert blind.accuracy[:3] == full.accuracy[:3]
+        assert blind.accuracy[3] == [None, None, None, full.accuracy[3][3]]
+        assert blind.acc == full.accuracy[3][3] and blind.bwt is None and blind.drift is None
+        assert blind.violation == full.violation  # the same training, whether old images are there or not
+        assert "cannot be read any more" in blind.stream["note"] and any("cannot be read any more" in line for line in lines)
+        assert blind.stream["class_names"] == full.stream["class_names"]
+        assert [t["train"] for t in blind.stream["tasks"]] == [t["train"] for t in full.stream["tasks"]]
+        # and again, on top of the extension, with all of the older images gone
+        third = named(tmp_path / "third", ["cup"], seed=2)
+        twice = extend(tmp_path / "blind", third, progress=lines.append)
+        assert twice.accuracy[4][:3] == [None, None, None] and twice.accuracy[4][3] is not None
+        assert twice.bwt == pytest.approx(twice.accuracy[4][3] - twice.accuracy[3][3])
+        assert load(tmp_path / "blind-extended").class_names[-3:] == ["anchor", "bell", "cup"]
+    finally:
+        hidden.rename(old)
+
+
+def test_extension_resumes_and_finds_its_folder(new: Path, finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    unbroken = extend(folder, new, tmp_path / "unbroken")
+
+    def stop(line: str) -> None:
+        if line.startswith("task 4/4 epoch 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extend(folder, new, progress=stop, save_every=0.0)
+    assert (tmp_path / "run-extended" / CHECKPOINT).exists() and not (tmp_path / "run-extended" / RESULT).exists()
+    lines: list[str] = []
+    assert numbers(extend(folder, new, progress=lines.append))["accuracy"] == unbroken.accuracy
+    assert lines[0].startswith("resumed at task 4/4") and "step 0" not in lines[0]
+    other = named(tmp_path / "other", ["cup"], seed=2)
+    extend(folder, other)  # another extension of the same run goes beside the first
+    assert Result.load(tmp_path / "run-extended-2").stream["class_names"][-1] == "cup"
+    assert Result.load(tmp_path / "run-extended").stream["class_names"][-1] == "bell"
+
+
+def test_what_an_extension_refuses(old: Path, new: Path, finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'class0'.*already known"):
+        extend(finished, old, tmp_path / "x")
+    with pytest.raises(UsageError, match="unknown setting of an extension"):
+        extend(finished, new, tmp_path / "x", lr=1.0)
+    janus.run(tmp_path / "joint", dataset=str(old), method="joint", **TINY)
+    with pytest.raises(UsageError, match="all classes at once"):
+        extend(tmp_path / "joint", new)
+    assert not (tmp_path / "x").exists() and not (tmp_path / "joint-extended").exists()
+
+
+def test_data_that_changed_under_a_broken_run_is_noticed(tmp_path: Path) -> None:
+    data = write_image_folder(tmp_path / "data", classes=4, train=6, test=3)
+
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt
+
+    config = TINY | {"dataset": str(data), "tasks": 2}
+    with pytest.raises(KeyboardInterrupt):
+        janus.run(tmp_path / "r", progress=stop, **config)
+    assert checkpoint.load(tmp_path / "r" / CHECKPOINT)["task"] == 1
+    (data / "train" / "class2" / "0.png").unlink()
+    with pytest.raises(JanusError, match="the data changed since this run began.*train images"):
+        janus.run(tmp_path / "r", **config)

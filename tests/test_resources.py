@@ -1,0 +1,28 @@
+"""The resolver of packaged files."""
+
+from __future__ import annotations
+
+import pytest
+
+from janus import resources
+from janus.errors import JanusError
+
+
+def test_finds_what_is_there() -> None:
+    assert resources.path("icons-r/test.parquet").is_file()
+    assert resources.path("icons-r").is_dir()
+
+
+def test_names_what_is_missing() -> None:
+    with pytest.raises(JanusError, match="icons-r/nothing.parquet"):
+        resources.path("icons-r/nothing.parquet")
+
+
+def test_the_installed_package_comes_first(tmp_path, monkeypatch) -> None:
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout" / "a").write_text("checkout")
+    monkeypatch.setattr(resources, "ROOTS", (tmp_path / "installed", tmp_path / "checkout"))
+    assert resources.path("a").read_text() == "checkout"
+    (tmp_path / "installed" / "a").write_text("installed")
+    assert resources.path("a").read_text() == "installed"

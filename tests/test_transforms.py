@@ -1,0 +1,191 @@
+"""Batched transforms against torch's own antialiased resize, image by image, and against the rules they follow."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from janus import transforms
+from janus.errors import UsageError
+from janus.transforms import by_matrices, random_boxes, resample, train_transform
+
+plain = transforms.test_transform
+
+
+def config(size: int = 32, interpolation: str = "bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)) -> SimpleNamespace:
+    return SimpleNamespace(size=size, mean=mean, std=std, interpolation=interpolation)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pixels(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=seeded(seed))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data(), st.integers(2, 40), st.integers(2, 40), st.integers(1, 48), st.sampled_from(["bilinear", "bicubic"]))
+def test_resample_equals_torchs_antialiased_resize_of_each_crop(data, height, width, size, interpolation):
+    images = pixels(3, height, width)
+    boxes = []
+    for _ in range(3):
+        h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+        boxes.append([data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w)), h, w])
+    for way in (resample, by_matrices):  # what a CPU does, what an accelerator does
+        ours = way(images, torch.tensor(boxes), size, interpolation)
+        for i, (top, left, h, w) in enumerate(boxes):
+            crop = images[i : i + 1, :, top : top + h, left : left + w].float()
+            reference = F.interpolate(crop, size=(size, size), mode=interpolation, antialias=True).clamp(0, 255)[0]
+            assert (ours[i] - reference).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("resample", [resample, by_matrices])
+def test_resample_mirrors_only_the_images_it_is_told_to(resample):
+    images, boxes = pixels(2, 9, 9), torch.tensor([[1, 2, 5, 6], [1, 2, 5, 6]])
+    straight = resample(images, boxes, 7)
+    mixed = resample(images, boxes, 7, mirror=torch.tensor([False, True]))
+    assert torch.equal(mixed[0], straight[0])
+    assert torch.allclose(mixed[1], straight[1].flip(-1), atol=1e-3)
+    assert not torch.allclose(mixed[1], straight[1], atol=1.0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(8, 60), st.integers(8, 60), st.integers(0, 2**31))
+def test_random_boxes_lie_inside_and_keep_area_and_ratio(height, width, seed):
+    boxes = random_boxes(200, height, width, (0.2, 0.6), (3 / 4, 4 / 3), seeded(seed))
+    top, left, h, w = boxes.unbind(1)
+    assert (top >= 0).all() and (left >= 0).all() and (h >= 1).all() and (w >= 1).all()
+    assert (top + h <= height).all() and (left + w <= width).all()
+    # whole pixels: each side is off by at most half a pixel
+    assert ((w + 0.5) / (h - 0.5) >= 3 / 4).all() and ((w - 0.5) / (h + 0.5) <= 4 / 3).all()
+    fits_always = 0.6 * height * width * 4 / 3 <= min(height, width) ** 2  # no proposal can be too large: no fallback
+    if fits_always:
+        assert ((w + 0.5) * (h + 0.5) >= 0.2 * height * width).all()
+        assert ((w - 0.5) * (h - 0.5) <= 0.6 * height * width).all()
+
+
+def test_random_boxes_reach_every_corner_and_the_whole_range_of_areas():
+    boxes = random_boxes(4000, 64, 64, (0.08, 1.0), (3 / 4, 4 / 3), seeded(0))
+    top, left, h, w = boxes.unbind(1)
+    share = (h * w).float() / 64**2
+    assert share.min() < 0.1 and share.max() > 0.95
+    assert (top == 0).any() and (left == 0).any() and (top + h == 64).any() and (left + w == 64).any()
+    assert 0.45 < share.mean() < 0.55  # uniform in area; the largest ones that don't fit are drawn again
+
+
+def test_random_boxes_fall_back_to_the_centre_when_nothing_fits():
+    boxes = random_boxes(5, 40, 40, (1.0, 1.0), (2.0, 2.0), seeded(0))  # the whole area at ratio 2 never fits a square
+    assert boxes.tolist() == [[10, 0, 20, 40]] * 5
+    boxes = random_boxes(2, 10, 100, (1.0, 1.0), (1.0, 1.0), seeded(0))
+    assert boxes.tolist() == [[0, 45, 10, 10]] * 2
+
+
+def test_icons_shift_by_whole_pixels_with_repeated_edges_and_never_flip():
+    images = pixels(400, 8, 8)
+    out = train_transform("icons", config(8))(images, seeded(3)) * 255
+    padded = F.pad(images.float(), (2, 2, 2, 2), mode="replicate")
+    shifts = set()
+    for i in range(len(images)):
+        windows = {(dy, dx): padded[i, :, 2 - dy : 10 - dy, 2 - dx : 10 - dx] for dy in range(-2, 3) for dx in range(-2, 3)}
+        matches = [s for s, window in windows.items() if torch.allclose(out[i], window, atol=1e-3)]
+        assert len(matches) == 1  # exactly one shift explains it
+        shifts.add(matches[0])
+    assert len(shifts) == 25  # each of the 5 x 5 shifts happens
+
+
+def test_icons_without_shift_is_the_test_transform():
+    images = pixels(4, 32, 32)
+    assert torch.equal(train_transform("icons", config(), shift=0)(images, seeded(0)), plain("icons", config())(images))
+
+
+@pytest.mark.parametrize("kind", ["icons", "photo"])
+def test_only_the_generator_drives_the_augmentation(kind):
+    images, transform = pixels(16, 40, 40), train_transform(kind, config())
+    before = torch.get_rng_state()
+    first = transform(images, seeded(5))
+    assert torch.equal(torch.get_rng_state(), before)  # the global generator is not touched
+    torch.manual_seed(99)
+    assert torch.equal(transform(images, seeded(5)), first)
+    assert not torch.equal(transform(images, seeded(6)), first)
+
+
+def test_the_generator_moves_on_between_batches():
+    images, transform, generator = pixels(8, 32, 32), train_transform("icons", config()), seeded(0)
+    assert not torch.equal(transform(images, generator), transform(images, generator))
+
+
+def test_photo_flips_about_half_and_not_at_all_when_told_so():
+    images = torch.zeros(400, 3, 16, 16, dtype=torch.uint8)
+    images[..., 8:] = 200  # bright right half
+
+    def mirrored(flip):
+        transform = train_transform("photo", config(16), scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=flip)
+        out = transform(images, seeded(1))
+        return (out[..., :8].mean((1, 2, 3)) > out[..., 8:].mean((1, 2, 3))).float().mean()
+
+    assert mirrored(0.0) == 0 and mirrored(1.0) == 1 and 0.4 < mirrored(0.5) < 0.6
+
+
+def test_normalisation_comes_last_and_per_channel():
+    images = torch.full((2, 3, 32, 32), 51, dtype=torch.uint8)
+    cfg = config(mean=(0.1, 0.2, 0.5), std=(0.5, 0.25, 0.1))
+    wanted = torch.tensor([(0.2 - 0.1) / 0.5, 0.0, (0.2 - 0.5) / 0.1])[:, None, None].expand(2, 3, 32, 32)
+    for kind in transforms.KINDS:
+        assert torch.allclose(plain(kind, cfg)(images), wanted, atol=1e-5)
+        assert torch.allclose(train_transform(kind, cfg)(images, seeded(0)), wanted, atol=1e-4)
+
+
+def test_photo_test_transform_is_the_central_224_of_256():
+    images = pixels(2, 256, 256)
+    out = plain("photo", config(224))(images) * 255
+    assert torch.allclose(out, images[:, :, 16:240, 16:240].float(), atol=0.01)
+
+
+def test_photo_test_transform_keeps_small_images_whole_unless_told():
+    images = pixels(2, 32, 32)
+    whole = F.interpolate(images.float(), size=(48, 48), mode="bilinear", antialias=True)
+    assert torch.allclose(plain("photo", config(48))(images) * 255, whole, atol=0.01)
+    cropped = F.interpolate(images[:, :, 8:24, 8:24].float(), size=(48, 48), mode="bilinear", antialias=True)
+    assert torch.allclose(plain("photo", config(48), crop=0.5)(images) * 255, cropped, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["icons", "photo", "none"])
+def test_shapes_and_types_for_a_backbone_of_another_size(kind):
+    images = pixels(3, 28, 28)
+    for out in (train_transform(kind, config(20))(images, seeded(0)), plain(kind, config(20))(images)):
+        assert out.shape == (3, 3, 20, 20) and out.dtype == torch.float32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["icons", "photo"])
+def test_a_gpu_batch_sees_the_same_augmentation(kind):
+    images, transform = pixels(8, 40, 40), train_transform(kind, config())
+    on_gpu = transform(images.cuda(), seeded(2))
+    assert on_gpu.is_cuda
+    assert torch.allclose(on_gpu.cpu(), transform(images, seeded(2)), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: train_transform("foto", config()), "did you mean 'photo'"),
+        (lambda: plain("icon", config()), "did you mean 'icons'"),
+        (lambda: train_transform("photo", config(), scale=(0.0, 1.0)), "scale"),
+        (lambda: train_transform("photo", config(), scale=(0.9, 0.5)), "scale"),
+        (lambda: train_transform("photo", config(), ratio=(2.0, 1.0)), "ratio"),
+        (lambda: train_transform("icons", config(), shift=-1), "shift"),
+        (lambda: train_transform("photo", config(), flip=1.5), "flip"),
+        (lambda: plain("photo", config(), crop=0.0), "crop"),
+        (lambda: train_transform("none", config(interpolation="lanczos")), "interpolation 'lanczos'"),
+    ],
+)
+def test_impossible_settings_are_refused_in_one_line(call, said):
+    with pytest.raises(UsageError) as caught:
+        call()
+    assert said in str(caught.value) and "\n" not in str(caught.value)
