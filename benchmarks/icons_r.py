@@ -1,0 +1,183 @@
+"""The Icons-R experiments: every number of the README, each group of runs one command.
+
+    python benchmarks/icons_r.py tune      # every row on validation, the same learning rates for each
+    python benchmarks/icons_r.py choose    # the best setting of each row → janus/chosen.json
+    python benchmarks/icons_r.py dml       # forms of the margin loss on top of OE+GR, on validation
+    python benchmarks/icons_r.py choose    # its best form too; then `tune` and `choose` again for the rows with DML
+    python benchmarks/icons_r.py rows      # the chosen settings on test: the paper's rows, gpm, exact, the floors, joint
+    python benchmarks/icons_r.py cross     # adapter x init x gr x oe on test
+    python benchmarks/report.py            # tables and figures from benchmarks/results/
+
+One JSON a run in `benchmarks/results/<group>/`; a run that is there with the same config is not repeated. Runs that are
+killed resume from `runs/`. `--jobs` processes of one thread each: on few cores faster than threads within one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from janus.ablation import CHOSEN, CROSS, PROTOCOL, ROWS, settings
+from janus.config import Config
+
+HERE = Path(__file__).parent
+RESULTS, RUNS = HERE / "results", HERE.parent / "runs"
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # of the factors; every row that trains factors is tried at each
+HEAD_RATES = (2e-3, 5e-3, 1e-2, 2e-2)  # what a row without factors has to choose: as many trials
+SEEDS = (0, 1, 2)  # class order, initialisation and batches
+DML_FORM = "form of DML"  # its key in chosen.json
+TUNE_SEED = 100  # never one of SEEDS
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: where its result goes, and what is set."""
+
+    group: str
+    name: str
+    config: dict[str, Any]
+
+    @property
+    def path(self) -> Path:
+        return RESULTS / self.group / f"{self.name}.json"
+
+    def done(self) -> bool:
+        if not self.path.exists():
+            return False
+        return json.loads(self.path.read_text())["hash"] == Config.create(**self.config).hash()
+
+
+def tune_jobs() -> list[Job]:
+    jobs = []
+    for row, switches in (ROWS | CROSS).items():
+        if row == "ncm":
+            continue
+        if switches.get("dml"):
+            if not (form := chosen().get(DML_FORM)):
+                continue  # its form is searched first
+            switches = switches | form
+        key, rates = ("head_lr", HEAD_RATES) if row == "frozen" else ("lr", RATES)
+        for rate in rates:
+            config = PROTOCOL | switches | {key: rate, "evaluate": "val", "seed": TUNE_SEED}
+            jobs.append(Job("tune", f"{slug(row)}__{key}={rate:g}", config))
+    return jobs
+
+
+def dml_jobs() -> list[Job]:
+    """Forms of the margin loss, one thing changed at a time, at the rate chosen for OE+GR."""
+    pull_only = {"dml_push": 0.0, "dml_pull": 1.0}
+    tried: dict[str, dict[str, Any]] = {"none": {"dml": False}, "pull": pull_only, "pull-weak": pull_only | {"dml_pull": 0.2}}
+    for form in ("hinge", "squared", "logsumexp", "softmax"):
+        margin = {"dml_push_margin": 0.1} if form == "softmax" else {}
+        for push in (0.1, 0.5):
+            tried[f"{form}-push{push:g}"] = {"dml_form": form, "dml_push": push, "dml_pull": 0.0, **margin}
+    tried["hinge-all-push0.5"] = {"dml_form": "hinge", "dml_nearest": False, "dml_push": 0.5, "dml_pull": 0.0}
+    tried["hinge-push0.5-pull0.2"] = {"dml_form": "hinge", "dml_push": 0.5, "dml_pull": 0.2}
+    tried["logsumexp-push0.1-pull0.2"] = {"dml_form": "logsumexp", "dml_push": 0.1, "dml_pull": 0.2}
+    base = settings("OE+GR") | {"dml": True, "evaluate": "val", "seed": TUNE_SEED}
+    return [Job("dml", name, base | change) for name, change in tried.items()]
+
+
+def chosen() -> dict[str, dict[str, Any]]:
+    return json.loads(CHOSEN.read_text()) if CHOSEN.exists() else {}
+
+
+def test_jobs(group: str, rows: dict[str, Any]) -> list[Job]:
+    return [Job(group, f"{slug(row)}__seed={seed}", settings(row) | {"seed": seed}) for seed in SEEDS for row in rows]
+
+
+def slug(row: str) -> str:
+    return row.replace(" ", "_").replace("+", "-").replace("=", "-")
+
+
+def work(job: Job, threads: int) -> str | None:
+    """Run one job in a process of its own; None, or what went wrong."""
+    folder = RUNS / job.group / job.name
+    for stale in [folder] if _holds_another(folder, job) else []:
+        shutil.rmtree(stale)
+    command = [sys.executable, "-m", "janus", "run", "--out", str(folder), "--quiet"]
+    for key, value in (job.config | {"threads": threads}).items():
+        command += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parent)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["no message"])[-1]
+    job.path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "result.json", job.path)
+    shutil.rmtree(folder)
+    return None
+
+
+def _holds_another(folder: Path, job: Job) -> bool:
+    """A folder left by a run of other settings (a result of an older choice)."""
+    result = folder / "result.json"
+    return result.exists() and json.loads(result.read_text())["hash"] != Config.create(**job.config).hash()
+
+
+def run_all(jobs: list[Job], parallel: int, threads: int) -> int:
+    """Run what is not done yet; the number of failures."""
+    todo = [job for job in jobs if not job.done()]
+    print(f"{len(jobs)} runs, {len(jobs) - len(todo)} done already", flush=True)
+    began, failures = time.monotonic(), 0
+    with ThreadPoolExecutor(parallel) as pool:
+        for count, (job, error) in enumerate(zip(todo, pool.map(lambda j: work(j, threads), todo)), 1):
+            left = (time.monotonic() - began) / count * (len(todo) - count)
+            if error:
+                failures += 1
+                print(f"{count}/{len(todo)} {job.name}: FAILED: {error}", flush=True)
+            else:
+                r = json.loads(job.path.read_text())
+                print(f"{count}/{len(todo)} {job.group} {job.name}: acc {r['acc']:.2f} maa {r['maa']:.2f} "
+                      f"bwt {r['bwt'] or 0:+.2f} learning {r['learning_acc']:.2f}  {left / 60:.0f} min left", flush=True)
+    return failures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["tune", "choose", "dml", "rows", "cross"])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=1, help="threads a run")
+    parser.add_argument("--only", help="only runs whose name contains this")
+    parser.add_argument("--skip", help="no runs whose name contains this")
+    args = parser.parse_args()
+    if args.what == "choose":
+        return choose()
+    groups = {"tune": tune_jobs, "dml": dml_jobs, "rows": lambda: test_jobs("rows", ROWS),
+              "cross": lambda: test_jobs("cross", CROSS)}
+    jobs = groups[args.what]()
+    jobs = [job for job in jobs if (not args.only or args.only in job.name) and not (args.skip and args.skip in job.name)]
+    return run_all(jobs, args.jobs, args.threads) and 1
+
+
+def choose() -> int:
+    """The setting with the highest validation accuracy, of each row and of the margin loss → `chosen.json`."""
+    best: dict[str, dict[str, Any]] = {}
+    for row, switches in (ROWS | CROSS).items():
+        jobs = [job for job in tune_jobs() if job.name.startswith(f"{slug(row)}__")]
+        if pick := _best(row, jobs):
+            best[row] = {k: v for k, v in pick.config.items() if (PROTOCOL | switches).get(k) != v and k not in ("evaluate", "seed")}
+    if CHOSEN.exists() and "OE+GR" in chosen() and (pick := _best(DML_FORM, [j for j in dml_jobs() if j.name != "none"])):
+        best[DML_FORM] = {k: v for k, v in pick.config.items() if k.startswith("dml_")}
+    CHOSEN.write_text(json.dumps(best, indent=1) + "\n")
+    return 0
+
+
+def _best(what: str, jobs: list[Job]) -> Job | None:
+    found = [(json.loads(job.path.read_text())["acc"], job) for job in jobs if job.done()]
+    if not found:
+        return None
+    print(f"{what:28s} validation ACC: " + ", ".join(f"{job.name.rpartition('__')[2]} {acc:.1f}" for acc, job in found))
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

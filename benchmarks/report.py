@@ -1,0 +1,144 @@
+"""Tables and figures of the Icons-R experiments, from `benchmarks/results/` alone.
+
+    python benchmarks/report.py          # prints the tables, writes figures/, puts the tables into README.md
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from janus import plots
+from janus.ablation import CROSS, OTHER_ROWS, PAPER, PAPER_ROWS
+
+HERE = Path(__file__).parent
+README, FIGURES = HERE.parent / "README.md", HERE.parent / "figures"
+STUDENT_95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}  # two-sided 95 % of Student's t, by degrees of freedom
+Runs = dict[str, list[dict[str, Any]]]
+
+
+def read(group: str) -> Runs:
+    """name before `__` → its results, by seed."""
+    runs: Runs = defaultdict(list)
+    for path in sorted((HERE / "results" / group).glob("*.json")):
+        runs[path.stem.partition("__")[0]].append(json.loads(path.read_text()))
+    return runs
+
+
+def slug(row: str) -> str:
+    return row.replace(" ", "_").replace("+", "-").replace("=", "-")
+
+
+def spread(values: list[float | None], digits: int = 1) -> str:
+    """mean ± standard deviation over seeds; — where there is no value."""
+    kept = [v for v in values if v is not None]
+    if not kept:
+        return "—"
+    mean = statistics.fmean(kept)
+    if mean and abs(mean) < 10 ** -digits / 2:
+        return f"{mean:.0e}"
+    return f"{mean:.{digits}f}" + (f" ± {statistics.stdev(kept):.{digits}f}" if len(kept) > 1 else "")
+
+
+def rows_table(runs: Runs) -> str:
+    """The paper's rows and what stands around them, ours beside the paper's."""
+    lines = ["| row | ACC | MAA | BWT | learning acc. | task-aware acc. | violation | drift | danger "
+             "| paper, ImageNet-R: ACC/MAA/BWT |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
+    for row in [*PAPER_ROWS, *OTHER_ROWS]:
+        found = runs.get(slug(row))
+        if not found:
+            continue
+        columns = [spread([r["acc"] for r in found]), "—" if row == "joint" else spread([r["maa"] for r in found])]
+        columns += [spread([r[k] for r in found]) for k in ("bwt", "learning_acc", "task_aware_acc")]
+        columns += [spread([r["violation"]["mean"]["all"] for r in found], 2), spread([r["drift"] for r in found], 2),
+                    spread([r["danger"]["mean"] for r in found], 2)]
+        columns += ["/".join(f"{v:.2f}" for v in PAPER[row]).replace("-", "−") if row in PAPER else ""]
+        lines.append(f"| {row} | " + " | ".join(columns) + " |")
+    return "\n".join(lines)
+
+
+def differences(runs: Runs, steps: list[tuple[str, str]]) -> str:
+    """Paired over seeds: ACC of the second minus ACC of the first, with the 95 % interval of the mean."""
+    lines = ["| from → to | ACC difference, each seed | mean, 95 % interval |", "|---|---|---|"]
+    for a, b in steps:
+        first = {r["config"]["seed"]: r["acc"] for r in runs.get(slug(a), [])}
+        second = {r["config"]["seed"]: r["acc"] for r in runs.get(slug(b), [])}
+        pairs = [second[s] - first[s] for s in sorted(first.keys() & second.keys())]
+        if len(pairs) < 2:
+            continue
+        half = STUDENT_95[len(pairs) - 1] * statistics.stdev(pairs) / math.sqrt(len(pairs))
+        lines.append(f"| {a} → {b} | {', '.join(f'{d:+.1f}' for d in pairs)} | {statistics.fmean(pairs):+.1f} ± {half:.1f} |")
+    return "\n".join(lines)
+
+
+def cross_table(rows: Runs, cross: Runs) -> str:
+    """adapter x init x gr x oe, DML off."""
+    cells = {"LoRA": "shared, free, gr=none", "OE": "shared, free, OE, gr=none", "GR": "shared, free, gr=tangent",
+             "OE+GR": "shared, free, OE, gr=tangent"}
+    lines = ["| adapter, init, oe, gr | ACC | MAA | BWT | learning acc. | violation | drift |", "|---|---|---|---|---|---|---|"]
+    named = [(label, rows.get(slug(row))) for row, label in cells.items()]
+    named += [(row.replace(" ", ", "), cross.get(slug(row))) for row in CROSS]
+    named.append(("merged, nullspace, OE, gr=exact", rows.get("exact")))
+    for label, found in named:
+        if found:
+            columns = [spread([r[k] for r in found]) for k in ("acc", "maa", "bwt", "learning_acc")]
+            columns += [spread([r["violation"]["mean"]["all"] for r in found], 2), spread([r["drift"] for r in found], 2)]
+            lines.append(f"| {label} | " + " | ".join(columns) + " |")
+    return "\n".join(lines)
+
+
+def correlation(x: list[float], y: list[float]) -> float:
+    return statistics.correlation(x, y)
+
+
+def scatter(rows: Runs, cross: Runs) -> str:
+    """Violation, drift and BWT of every protected or unprotected run with factors: the figure and its sentence."""
+    points = [(name, r) for runs in (rows, cross) for name, found in runs.items() for r in found
+              if r["drift"] is not None and name not in ("frozen", "ncm")]
+    x = [r["violation"]["mean"]["all"] for _, r in points]
+    y = [r["drift"] for _, r in points]
+    z = [r["bwt"] for _, r in points]
+    plots.predictors([name for name, _ in points], x, y, z, FIGURES / "violation_drift_bwt")
+    norm = [r["past_output_norm"]["mean"]["all"] for _, r in points]
+    return (f"Over {len(points)} runs (Pearson): violation with drift r = {correlation(x, y):+.2f}; the absolute score with drift "
+            f"r = {correlation(norm, y):+.2f}; drift with BWT r = {correlation(y, z):+.2f}; "
+            f"violation with BWT r = {correlation(x, z):+.2f}.")
+
+
+def provenance(runs: Runs) -> str:
+    some = next(iter(runs.values()))[0]
+    seeds = sorted({r["config"]["seed"] for found in runs.values() for r in found})
+    return (f"Seeds {', '.join(map(str, seeds))} (class order, initialisation and batches; mean ± standard deviation), "
+            f"{some['hardware']['cpu']}, {some['hardware']['threads']} thread a run, torch {some['versions']['torch']}.")
+
+
+def blocks() -> dict[str, str]:
+    rows, cross = read("rows"), read("cross")
+    steps = [("LoRA", "GPM"), ("LoRA", "OE"), ("GPM", "OE"), ("OE", "OE+GR"), ("GPM", "OE+GR"), ("OE+GR", "OE+GR+DML"),
+             ("OE+GR", "exact"), ("exact", "exact+DML"), ("frozen", "LoRA"), ("frozen", "GPM"), ("frozen", "OE+GR"),
+             ("frozen", "exact"), ("frozen", "exact+DML"), ("frozen", "joint")]
+    found = {"rows": f"{rows_table(rows)}\n\n{provenance(rows)}", "differences": differences(rows, steps)}
+    if cross:
+        found["cross"] = cross_table(rows, cross)
+        found["predictors"] = scatter(rows, cross)
+    return found
+
+
+def main() -> None:
+    text = README.read_text()
+    for name, block in blocks().items():
+        print(f"\n{name}\n{block}")
+        opening, closing = f"<!-- report:{name} -->", f"<!-- /report:{name} -->"
+        if opening in text:
+            before, _, rest = text.partition(opening)
+            text = f"{before}{opening}\n{block}\n{closing}{rest.partition(closing)[2]}"
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What a Janus training step costs beside plain LoRA: paired steps in one process, ratios with their spread.
+
+    python benchmarks/step_cost.py                       # embedded ViT, batch 64, and ViT-S/16, batch 32
+    python benchmarks/step_cost.py --model vit_base_patch16_224 --batch 8 --out benchmarks/results/step_cost.json
+
+The reference is PEFT's LoRA on the fused `qkv` at the same rank, with torch's AdamW. Every round takes one step of each
+variant in turn, in changing order, on the same images; the ratio is taken round by round, so a machine whose speed drifts
+does not matter. A protected past (`--basis` directions a layer, 20 old prototypes) is in place, as in the middle of a stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+import janus
+from janus import backbones
+from janus.checkpoint import write_json
+from janus.history import SecondMoments
+from janus.lora import pairs
+from janus.rectify import RectifiedAdam, nullspace_start
+from janus.result import hardware, versions
+from janus.separation import Prototypes, decoupled_margin_loss
+
+CASES = [("icons-vit", 64), ("vit_small_patch16_224", 32)]
+
+
+def build(name: str) -> nn.Module:
+    return backbones.create(name, weights="random")[0]
+
+
+def peft_step(name: str, rank: int, classes: int) -> Callable[[Tensor, Tensor], None]:
+    """LoRA as its users run it: PEFT on qkv, AdamW, cross-entropy."""
+    model = build(name)
+    head = nn.Linear(model.num_features, classes)
+    model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv"])).eval()
+    optimizer = torch.optim.AdamW([p for p in [*model.parameters(), *head.parameters()] if p.requires_grad], lr=1e-4)
+
+    def step(x: Tensor, y: Tensor) -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(head(model(x)), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def janus_step(name: str, rank: int, classes: int, directions: int, gr: str, oe: bool, dml: bool) -> Callable:
+    """The same step with this package's LoRA on K and V, and the parts asked for."""
+    generator = torch.Generator().manual_seed(0)
+    model = janus.adapt(build(name), rank)
+    head = nn.Linear(model.num_features, classes)
+    found = pairs(model)
+    basis = {}
+    for pair in found:
+        n = pair.A.shape[1]
+        basis.setdefault(pair.input_key, torch.linalg.qr(torch.randn(n, min(directions, n - 2 * rank), generator=generator))[0])
+        if gr == "exact":
+            pair.A.data = nullspace_start(pair.A.data, basis[pair.input_key])
+    factors = RectifiedAdam(found, 1e-4, gr=gr, basis=basis if gr != "none" else None)
+    heads = torch.optim.AdamW(head.parameters(), lr=1e-4)
+    moments = SecondMoments(found)
+    moments.active = oe
+    prototypes = Prototypes(model.num_features)
+    prototypes.old = torch.randn(20, model.num_features, generator=generator)
+    prototypes.begin_task(classes)
+
+    def step(x: Tensor, y: Tensor) -> None:
+        factors.zero_grad(), heads.zero_grad()
+        features = model(x)
+        loss = F.cross_entropy(head(features), y)
+        if dml:
+            prototypes.observe(features, y)
+            loss = loss + decoupled_margin_loss(features, y, prototypes.old, prototypes.centres)
+        loss.backward()
+        heads.step(), factors.step()
+
+    return step
+
+
+def measure(name: str, batch: int, rank: int, directions: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Ratio to PEFT's step of each variant: median, and the quarter points of the rounds."""
+    classes = 10
+    steps = {
+        "peft LoRA on qkv": peft_step(name, rank, classes),
+        "janus LoRA on k, v": janus_step(name, rank, classes, directions, "none", oe=False, dml=False),
+        "exact + DML": janus_step(name, rank, classes, directions, "exact", oe=False, dml=True),
+        "exact + OE + DML": janus_step(name, rank, classes, directions, "exact", oe=True, dml=True),
+        "tangent + OE + DML": janus_step(name, rank, classes, directions, "tangent", oe=True, dml=True),
+    }
+    size = 32 if name == backbones.EMBEDDED else 224
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(batch, 3, size, size, generator=generator), torch.arange(batch) % classes
+    names, seconds = list(steps), {key: [] for key in steps}
+    for r in range(rounds + 2):  # two rounds of warm-up
+        for key in names[r % len(names):] + names[: r % len(names)]:
+            start = time.perf_counter()
+            steps[key](x, y)
+            seconds[key].append(time.perf_counter() - start)
+    reference = seconds[names[0]][2:]
+    report = {}
+    for key in names:
+        ratios = [t / ref for t, ref in zip(seconds[key][2:], reference)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        report[key] = {"ratio": middle, "low": low, "high": high, "ms": 1e3 * statistics.median(seconds[key][2:])}
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a timm ViT (random weights) or icons-vit; default: both cases of the README")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--basis", type=int, default=64, help="protected directions per layer")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", help="write the numbers to this JSON file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    results = []
+    for name, batch in [(args.model, args.batch)] if args.model else CASES:
+        report = measure(name, batch, args.rank, args.basis, args.rounds)
+        results.append({"model": name, "batch": batch, "rank": args.rank, "basis": args.basis, "rounds": args.rounds,
+                        "variants": report})
+        print(f"\n{name}, batch {batch}, rank {args.rank}, {args.basis} protected directions, {args.rounds} rounds, "
+              f"{args.threads} threads: time of a step / PEFT's (quarter points)")
+        for key, row in report.items():
+            print(f"  {key:20s} {row['ratio']:.3f}  ({row['low']:.3f} … {row['high']:.3f})   {row['ms']:7.1f} ms")
+    if args.out:
+        from pathlib import Path
+
+        write_json(Path(args.out), {"cases": results, "versions": versions(), "hardware": hardware(torch.device("cpu"))})
+
+
+if __name__ == "__main__":
+    main()
