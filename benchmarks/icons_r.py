@@ -1,5 +1,6 @@
 """The Icons-R experiments: every number of the README, each group of runs one command.
 
+    python benchmarks/icons_r.py strength  # frozen against joint, on validation, at three strengths of the renditions
     python benchmarks/icons_r.py tune      # every row on validation, the same learning rates for each
     python benchmarks/icons_r.py choose    # the best setting of each row → janus/chosen.json
     python benchmarks/icons_r.py dml       # forms of the margin loss on top of OE+GR, on validation
@@ -28,6 +29,7 @@ from typing import Any
 
 from janus.ablation import CHOSEN, CROSS, PROTOCOL, ROWS, settings
 from janus.config import Config
+from janus.demo import as_text
 
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE / "results", HERE.parent / "runs"
@@ -74,21 +76,27 @@ def tune_jobs() -> list[Job]:
 
 def dml_jobs() -> list[Job]:
     """Forms of the margin loss, one thing changed at a time, at the rate chosen for OE+GR."""
-    pull_only = {"dml_push": 0.0, "dml_pull": 1.0}
-    tried: dict[str, dict[str, Any]] = {"none": {"dml": False}, "pull": pull_only, "pull-weak": pull_only | {"dml_pull": 0.2}}
-    for form in ("hinge", "squared", "logsumexp", "softmax"):
-        margin = {"dml_push_margin": 0.1} if form == "softmax" else {}
-        for push in (0.1, 0.5):
-            tried[f"{form}-push{push:g}"] = {"dml_form": form, "dml_push": push, "dml_pull": 0.0, **margin}
+    tried: dict[str, dict[str, Any]] = {"none": {"dml": False}}
+    for form, margin in (("hinge", 0.3), ("logsumexp", 0.3), ("softmax", 0.1), ("squared", 0.3)):
+        for push in (0.5, 0.1):
+            tried[f"{form}-push{push:g}"] = {"dml_form": form, "dml_push": push, "dml_pull": 0.0, "dml_push_margin": margin}
+    tried["pull-only"] = {"dml_push": 0.0, "dml_pull": 0.5}
+    tried["hinge-push0.5-pull0.5"] = {"dml_form": "hinge", "dml_push": 0.5, "dml_pull": 0.5}
     tried["hinge-all-push0.5"] = {"dml_form": "hinge", "dml_nearest": False, "dml_push": 0.5, "dml_pull": 0.0}
-    tried["hinge-push0.5-pull0.2"] = {"dml_form": "hinge", "dml_push": 0.5, "dml_pull": 0.2}
-    tried["logsumexp-push0.1-pull0.2"] = {"dml_form": "logsumexp", "dml_push": 0.1, "dml_pull": 0.2}
+    tried["logsumexp-push0.1-pull0.5"] = {"dml_form": "logsumexp", "dml_push": 0.1, "dml_pull": 0.5}
     base = settings("OE+GR") | {"dml": True, "evaluate": "val", "seed": TUNE_SEED}
     return [Job("dml", name, base | change) for name, change in tried.items()]
 
 
 def chosen() -> dict[str, dict[str, Any]]:
     return json.loads(CHOSEN.read_text()) if CHOSEN.exists() else {}
+
+
+def strength_jobs() -> list[Job]:
+    """How much there is to learn at each strength of the renditions: frozen against joint, before any method is compared."""
+    return [Job("strength", f"{row}__strength={strength:g}", settings(row) | {"data": {"strength": strength}, "evaluate": "val",
+                                                                           "seed": TUNE_SEED})
+            for strength in (0.5, 0.75, 1.0) for row in ("frozen", "joint")]
 
 
 def test_jobs(group: str, rows: dict[str, Any]) -> list[Job]:
@@ -105,8 +113,7 @@ def work(job: Job, threads: int) -> str | None:
     for stale in [folder] if _holds_another(folder, job) else []:
         shutil.rmtree(stale)
     command = [sys.executable, "-m", "janus", "run", "--out", str(folder), "--quiet"]
-    for key, value in (job.config | {"threads": threads}).items():
-        command += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
+    command += ["--set", *as_text(job.config | {"threads": threads})]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parent)
     if done.returncode:
@@ -143,7 +150,7 @@ def run_all(jobs: list[Job], parallel: int, threads: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["tune", "choose", "dml", "rows", "cross"])
+    parser.add_argument("what", choices=["strength", "tune", "choose", "dml", "rows", "cross"])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--threads", type=int, default=1, help="threads a run")
     parser.add_argument("--only", help="only runs whose name contains this")
@@ -151,7 +158,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.what == "choose":
         return choose()
-    groups = {"tune": tune_jobs, "dml": dml_jobs, "rows": lambda: test_jobs("rows", ROWS),
+    groups = {"strength": strength_jobs, "tune": tune_jobs, "dml": dml_jobs, "rows": lambda: test_jobs("rows", ROWS),
               "cross": lambda: test_jobs("cross", CROSS)}
     jobs = groups[args.what]()
     jobs = [job for job in jobs if (not args.only or args.only in job.name) and not (args.skip and args.skip in job.name)]
@@ -159,14 +166,22 @@ def main() -> int:
 
 
 def choose() -> int:
-    """The setting with the highest validation accuracy, of each row and of the margin loss → `chosen.json`."""
+    """The setting with the highest validation accuracy, of each row and of the margin loss → `chosen.json`.
+
+    A row with DML that was not tuned itself takes the rate of the same row without DML; that is said.
+    """
     best: dict[str, dict[str, Any]] = {}
+    form: dict[str, Any] = {}
+    if "OE+GR" in chosen() and (pick := _best(DML_FORM, [j for j in dml_jobs() if j.name != "none"])):
+        form = best[DML_FORM] = {k: v for k, v in pick.config.items() if k.startswith("dml_")}
     for row, switches in (ROWS | CROSS).items():
         jobs = [job for job in tune_jobs() if job.name.startswith(f"{slug(row)}__")]
+        shared = PROTOCOL | switches | {"evaluate": "val", "seed": TUNE_SEED}
         if pick := _best(row, jobs):
-            best[row] = {k: v for k, v in pick.config.items() if (PROTOCOL | switches).get(k) != v and k not in ("evaluate", "seed")}
-    if CHOSEN.exists() and "OE+GR" in chosen() and (pick := _best(DML_FORM, [j for j in dml_jobs() if j.name != "none"])):
-        best[DML_FORM] = {k: v for k, v in pick.config.items() if k.startswith("dml_")}
+            best[row] = {k: v for k, v in pick.config.items() if shared.get(k) != v}
+        elif form and switches.get("dml") and (without := "LoRA" if row == "DML" else row.removesuffix("+DML")) in best:
+            best[row] = best[without] | form
+            print(f"{row:28s} not tuned itself: the rate of {without}")
     CHOSEN.write_text(json.dumps(best, indent=1) + "\n")
     return 0
 

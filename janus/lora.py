@@ -148,9 +148,10 @@ class LoRALinear(nn.Module):
             B.zero_()
 
     def to_linear(self) -> nn.Linear:
-        """A plain frozen nn.Linear with the effective weight, in the dtype the layer came in."""
+        """A plain frozen nn.Linear with the effective weight; half precision that was held as float32 is half again."""
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        linear.weight = nn.Parameter(self.effective_weight().to(self.original_dtype), requires_grad=False)
+        dtype = self.original_dtype if self.weight.dtype == torch.float32 else self.weight.dtype
+        linear.weight = nn.Parameter(self.effective_weight().to(dtype), requires_grad=False)
         linear.bias = self.bias
         return linear.train(self.training)
 

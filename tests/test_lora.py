@@ -122,6 +122,13 @@ def test_half_precision_weights_are_merged_in_float32_and_given_back_in_half():
     assert module.to_linear().weight.dtype == torch.bfloat16
 
 
+def test_unadapt_after_double_gives_a_double_layer():
+    module = layer(dtype=torch.float32).double()
+    linear, x = module.to_linear(), torch.randn(3, 6, dtype=torch.float64)
+    assert linear.weight.dtype == linear.bias.dtype == torch.float64
+    torch.testing.assert_close(linear(x), module(x))
+
+
 @pytest.mark.parametrize("family", [*FAMILIES, "icons-vit"])
 def test_families(family):
     """adapt leaves the features; only factors require grad, and each gets one; merge and unadapt change nothing."""

@@ -1,0 +1,53 @@
+"""What the frozen embedded backbone is worth on Icons-R, on validation, at several strengths of the renditions.
+
+    python data/scripts/probe_backbone.py --out benchmarks/results/probe.json
+
+All 100 classes at once, no adaptation: the nearest class mean by cosine, and a ridge classifier (scikit-learn; its penalty
+from leave-one-out on the training images). Test images are not read.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.preprocessing import StandardScaler
+
+from janus import backbones, icons
+from janus.checkpoint import write_json
+from janus.separation import class_means
+
+
+@torch.no_grad()
+def features(model: torch.nn.Module, images: np.ndarray) -> torch.Tensor:
+    """uint8 (N, 3, 32, 32) -> (N, d)."""
+    return torch.cat([model(torch.from_numpy(part).float() / 127.5 - 1) for part in np.array_split(images, len(images) // 250)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.0, 0.5, 1.0])
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    model, _ = backbones.create(backbones.EMBEDDED)
+    found = {}
+    for strength in args.strengths:
+        classes, parts = icons.load(strength)
+        (x, y, _), (v, z, _) = parts["train"], parts["val"]
+        train, val = features(model, x), features(model, v)
+        means = torch.nn.functional.normalize(class_means(train, torch.from_numpy(y), len(classes)), dim=1)
+        nearest = (torch.nn.functional.normalize(val, dim=1) @ means.T).argmax(1).numpy()
+        scale = StandardScaler().fit(train)
+        ridge = RidgeClassifierCV(alphas=np.logspace(0, 4, 9)).fit(scale.transform(train), y)
+        found[f"{strength:g}"] = {"nearest_mean": round(100 * float((nearest == z).mean()), 1),
+                                  "ridge": round(100 * float(ridge.score(scale.transform(val), z)), 1)}
+        print(f"strength {strength:g}: {found[f'{strength:g}']}", flush=True)
+    if args.out:
+        write_json(args.out, found)
+
+
+if __name__ == "__main__":
+    main()
