@@ -153,15 +153,15 @@ def main() -> int:
     parser.add_argument("what", choices=["strength", "tune", "choose", "dml", "rows", "cross"])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--threads", type=int, default=1, help="threads a run")
-    parser.add_argument("--only", help="only runs whose name contains this")
-    parser.add_argument("--skip", help="no runs whose name contains this")
+    parser.add_argument("--only", nargs="+", default=[""], help="only runs whose name contains one of these")
+    parser.add_argument("--skip", nargs="+", default=[], help="no runs whose name contains one of these")
     args = parser.parse_args()
     if args.what == "choose":
         return choose()
     groups = {"strength": strength_jobs, "tune": tune_jobs, "dml": dml_jobs, "rows": lambda: test_jobs("rows", ROWS),
               "cross": lambda: test_jobs("cross", CROSS)}
     jobs = groups[args.what]()
-    jobs = [job for job in jobs if (not args.only or args.only in job.name) and not (args.skip and args.skip in job.name)]
+    jobs = [job for job in jobs if any(part in job.name for part in args.only) and not any(part in job.name for part in args.skip)]
     return run_all(jobs, args.jobs, args.threads) and 1
 
 

@@ -12,12 +12,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from icons_r import slug
+from scipy import stats
+
 from janus import plots
-from janus.ablation import CROSS, OTHER_ROWS, PAPER, PAPER_ROWS
+from janus.ablation import CHOSEN, CROSS, OTHER_ROWS, PAPER, PAPER_ROWS
 
 HERE = Path(__file__).parent
 README, FIGURES = HERE.parent / "README.md", HERE.parent / "figures"
-STUDENT_95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}  # two-sided 95 % of Student's t, by degrees of freedom
 Runs = dict[str, list[dict[str, Any]]]
 
 
@@ -27,10 +29,6 @@ def read(group: str) -> Runs:
     for path in sorted((HERE / "results" / group).glob("*.json")):
         runs[path.stem.partition("__")[0]].append(json.loads(path.read_text()))
     return runs
-
-
-def slug(row: str) -> str:
-    return row.replace(" ", "_").replace("+", "-").replace("=", "-")
 
 
 def spread(values: list[float | None], digits: int = 1) -> str:
@@ -71,7 +69,7 @@ def differences(runs: Runs, steps: list[tuple[str, str]]) -> str:
         pairs = [second[s] - first[s] for s in sorted(first.keys() & second.keys())]
         if len(pairs) < 2:
             continue
-        half = STUDENT_95[len(pairs) - 1] * statistics.stdev(pairs) / math.sqrt(len(pairs))
+        half = stats.t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))  # Student, two-sided 95 %
         lines.append(f"| {a} → {b} | {', '.join(f'{d:+.1f}' for d in pairs)} | {statistics.fmean(pairs):+.1f} ± {half:.1f} |")
     return "\n".join(lines)
 
@@ -92,22 +90,43 @@ def cross_table(rows: Runs, cross: Runs) -> str:
     return "\n".join(lines)
 
 
-def correlation(x: list[float], y: list[float]) -> float:
-    return statistics.correlation(x, y)
-
-
 def scatter(rows: Runs, cross: Runs) -> str:
     """Violation, drift and BWT of every protected or unprotected run with factors: the figure and its sentence."""
-    points = [(name, r) for runs in (rows, cross) for name, found in runs.items() for r in found
-              if r["drift"] is not None and name not in ("frozen", "ncm")]
-    x = [r["violation"]["mean"]["all"] for _, r in points]
-    y = [r["drift"] for _, r in points]
-    z = [r["bwt"] for _, r in points]
+    points = [(name, result) for runs in (rows, cross) for name, found in runs.items() for result in found
+              if result["drift"] is not None and name not in ("frozen", "ncm")]
+    x = [result["violation"]["mean"]["all"] for _, result in points]
+    y = [result["drift"] for _, result in points]
+    z = [result["bwt"] for _, result in points]
     plots.predictors([name for name, _ in points], x, y, z, FIGURES / "violation_drift_bwt")
-    norm = [r["past_output_norm"]["mean"]["all"] for _, r in points]
-    return (f"Over {len(points)} runs (Pearson): violation with drift r = {correlation(x, y):+.2f}; the absolute score with drift "
-            f"r = {correlation(norm, y):+.2f}; drift with BWT r = {correlation(y, z):+.2f}; "
-            f"violation with BWT r = {correlation(x, z):+.2f}.")
+    norm = [result["past_output_norm"]["mean"]["all"] for _, result in points]
+    r = statistics.correlation
+    return (f"Over {len(points)} runs (Pearson): violation with drift r = {r(x, y):+.2f}; the absolute score with drift "
+            f"r = {r(norm, y):+.2f}; drift with BWT r = {r(y, z):+.2f}; violation with BWT r = {r(x, z):+.2f}.")
+
+
+def dml_table(runs: Runs, without: dict[str, Any] | None) -> str:
+    """Forms of the margin loss on validation, on top of OE+GR."""
+    found = sorted(((name, r[0]) for name, r in runs.items()), key=lambda item: -item[1]["acc"])
+    lines = ["Forms of the margin loss on top of OE+GR, on validation, one seed:", "",
+             "| form | ACC | MAA | BWT | danger |", "|---|---|---|---|---|"]
+    if without:
+        lines.append(f"| no margin loss | {without['acc']:.1f} | {without['maa']:.1f} | {without['bwt']:.1f} | "
+                     f"{without['danger']['mean']:.2f} |")
+    lines += [f"| {name} | {r['acc']:.1f} | {r['maa']:.1f} | {r['bwt']:.1f} | {r['danger']['mean']:.2f} |" for name, r in found]
+    return "\n".join(lines)
+
+
+def cost_table(results: dict[str, Any]) -> str:
+    """Time of a training step beside PEFT's LoRA on qkv."""
+    lines = ["Time of a training step as a multiple of PEFT's LoRA on `qkv` (same model, batch and rank; paired steps in one "
+             "process, median and quarter points):", "", "| model, batch | " + " | ".join(results["cases"][0]["variants"]) + " |"]
+    lines.append("|---" * (1 + len(results["cases"][0]["variants"])) + "|")
+    for case in results["cases"]:
+        cells = [f"{v['ratio']:.2f} ({v['low']:.2f} … {v['high']:.2f})" for v in case["variants"].values()]
+        lines.append(f"| {case['model']}, {case['batch']} | " + " | ".join(cells) + " |")
+    hardware = results["hardware"]
+    return "\n".join([*lines, "", f"{hardware['cpu']}, {hardware['threads']} thread(s), torch {results['versions']['torch']}, "
+                      "a machine shared with other work."])
 
 
 def provenance(runs: Runs) -> str:
@@ -123,9 +142,15 @@ def blocks() -> dict[str, str]:
              ("OE+GR", "exact"), ("exact", "exact+DML"), ("frozen", "LoRA"), ("frozen", "GPM"), ("frozen", "OE+GR"),
              ("frozen", "exact"), ("frozen", "exact+DML"), ("frozen", "joint")]
     found = {"rows": f"{rows_table(rows)}\n\n{provenance(rows)}", "differences": differences(rows, steps)}
-    if cross:
-        found["cross"] = cross_table(rows, cross)
-        found["predictors"] = scatter(rows, cross)
+    found["cross"] = cross_table(rows, cross)
+    found["predictors"] = scatter(rows, cross)
+    if dml := read("dml"):
+        tuned = {path.stem: json.loads(path.read_text()) for path in (HERE / "results" / "tune").glob("OE-GR__*.json")}
+        chosen = json.loads(CHOSEN.read_text())["OE+GR"]
+        base = [r for r in tuned.values() if all(r["config"][k] == v for k, v in chosen.items())]
+        found["dml"] = dml_table(dml, base[0] if base else None)
+    if (cost := HERE / "results" / "step_cost.json").exists():
+        found["cost"] = cost_table(json.loads(cost.read_text()))
     return found
 
 
