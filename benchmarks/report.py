@@ -44,14 +44,14 @@ def spread(values: list[float | None], digits: int = 1) -> str:
 
 def rows_table(runs: Runs) -> str:
     """The paper's rows and what stands around them, ours beside the paper's."""
-    lines = ["| row | ACC | MAA | BWT | learning acc. | task-aware acc. | violation | drift | danger "
+    lines = ["| row | seeds | ACC | MAA | BWT | learning acc. | task-aware acc. | violation | drift | danger "
              "| paper, ImageNet-R: ACC/MAA/BWT |",
-             "|---|---|---|---|---|---|---|---|---|---|"]
+             "|---|---|---|---|---|---|---|---|---|---|---|"]
     for row in [*PAPER_ROWS, *OTHER_ROWS]:
         found = runs.get(slug(row))
         if not found:
             continue
-        columns = [spread([r["acc"] for r in found]), "—" if row == "joint" else spread([r["maa"] for r in found])]
+        columns = [str(len(found)), spread([r["acc"] for r in found]), "—" if row == "joint" else spread([r["maa"] for r in found])]
         columns += [spread([r[k] for r in found]) for k in ("bwt", "learning_acc", "task_aware_acc")]
         columns += [spread([r["violation"]["mean"]["all"] for r in found], 2), spread([r["drift"] for r in found], 2),
                     spread([r["danger"]["mean"] for r in found], 2)]
@@ -67,7 +67,10 @@ def differences(runs: Runs, steps: list[tuple[str, str]]) -> str:
         first = {r["config"]["seed"]: r["acc"] for r in runs.get(slug(a), [])}
         second = {r["config"]["seed"]: r["acc"] for r in runs.get(slug(b), [])}
         pairs = [second[s] - first[s] for s in sorted(first.keys() & second.keys())]
-        if len(pairs) < 2:
+        if not pairs:
+            continue
+        if len(pairs) == 1:
+            lines.append(f"| {a} → {b} | {pairs[0]:+.1f} | one seed only |")
             continue
         half = stats.t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))  # Student, two-sided 95 %
         lines.append(f"| {a} → {b} | {', '.join(f'{d:+.1f}' for d in pairs)} | {statistics.fmean(pairs):+.1f} ± {half:.1f} |")
@@ -132,8 +135,9 @@ def cost_table(results: dict[str, Any]) -> str:
 def provenance(runs: Runs) -> str:
     some = next(iter(runs.values()))[0]
     seeds = sorted({r["config"]["seed"] for found in runs.values() for r in found})
-    return (f"Seeds {', '.join(map(str, seeds))} (class order, initialisation and batches; mean ± standard deviation), "
-            f"{some['hardware']['cpu']}, {some['hardware']['threads']} thread a run, torch {some['versions']['torch']}.")
+    return (f"Seeds {', '.join(map(str, seeds))} (class order, initialisation and batches; mean ± standard deviation where there "
+            f"are several), {some['hardware']['cpu']}, {some['hardware']['threads']} thread a run, "
+            f"torch {some['versions']['torch']}.")
 
 
 def blocks() -> dict[str, str]:
