@@ -132,7 +132,7 @@ def table(results: dict[str, Result]) -> str:
         "compare orders, not numbers. ACC, MAA, BWT in per cent; violation: the share of a task's weight change that acts",
         "on past inputs, mean over layers and tasks.",
         f"One seed, {some.hardware['cpu']}, {some.hardware['threads']} thread a run, torch {some.versions['torch']}.",
-        "Three seeds with their spread: README.md and benchmarks/results/.",
+        "More seeds, as far as they were run: README.md and benchmarks/results/.",
     ]
     return "\n".join(lines)
 
