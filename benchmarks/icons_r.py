@@ -27,14 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from janus.ablation import CHOSEN, CROSS, PROTOCOL, ROWS, settings
+from janus.ablation import CHOSEN, CROSS, PROTOCOL, ROWS, settings, slug
 from janus.config import Config
 from janus.demo import as_text
 
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE / "results", HERE.parent / "runs"
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # of the factors; every row that trains factors is tried at each
-HEAD_RATES = (2e-3, 5e-3, 1e-2, 2e-2)  # what a row without factors has to choose: as many trials
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # of the factors; every row that trains factors is tried at each (towards 0 each is `frozen`)
+HEAD_RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)  # what a row without factors has to choose: as many trials
 SEEDS = (0, 1, 2)  # class order, initialisation and batches
 DML_FORM = "form of DML"  # its key in chosen.json
 TUNE_SEED = 100  # never one of SEEDS
@@ -101,10 +101,6 @@ def strength_jobs() -> list[Job]:
 
 def test_jobs(group: str, rows: dict[str, Any]) -> list[Job]:
     return [Job(group, f"{slug(row)}__seed={seed}", settings(row) | {"seed": seed}) for seed in SEEDS for row in rows]
-
-
-def slug(row: str) -> str:
-    return row.replace(" ", "_").replace("+", "-").replace("=", "-")
 
 
 def work(job: Job, threads: int) -> str | None:

@@ -56,6 +56,11 @@ PAPER: dict[str, tuple[float, float, float]] = {  # ACC, MAA, BWT on ImageNet-R,
 }
 
 
+def slug(row: str) -> str:
+    """A row's name as a file name."""
+    return row.replace(" ", "_").replace("+", "-").replace("=", "-")
+
+
 def settings(row: str) -> dict[str, Any]:
     """A row's switches with the hyper-parameters that validation chose for it (`chosen.json`, written by
     `benchmarks/icons_r.py choose`). Raises JanusError if none were chosen yet."""

@@ -120,13 +120,18 @@ class Config:
 
     def hash(self) -> str:
         """Twelve hex digits over everything that can change the numbers."""
-        kept = {k: v for k, v in self.to_dict().items() if k not in FREE}
-        kept["class_seed"] = self.seed if self.class_seed is None else self.class_seed
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(deciding(self.to_dict()), sort_keys=True).encode()).hexdigest()[:12]
 
 
 SWITCHES = ("oe", "gr", "dml", "adapter", "init")
 FREE = ("device", "threads", "save_every", "root")  # what may differ between two parts of one run
+
+
+def deciding(config: dict[str, Any]) -> dict[str, Any]:
+    """Those values of a config (`Config.to_dict`) that can change a run's numbers: without `FREE`, without the margin loss's
+    settings where it is off, and with the class order's seed spelt out."""
+    kept = {k: v for k, v in config.items() if k not in FREE and (config["dml"] or not k.startswith("dml_"))}
+    return kept | {"class_seed": config["seed"] if config["class_seed"] is None else config["class_seed"]}
 
 
 def from_text(pairs: list[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from . import plots
 from .__main__ import explained
-from .ablation import PAPER, PAPER_ROWS, settings
+from .ablation import PAPER, PAPER_ROWS, settings, slug
 from .config import Config, from_text
 from .errors import JanusError
 from .result import Result
@@ -148,10 +148,6 @@ def as_text(values: dict[str, Any]) -> list[str]:
         else:
             pairs.append(f"{key}={value}")
     return pairs
-
-
-def slug(row: str) -> str:
-    return row.lower().replace("+", "-")
 
 
 def _number(value: float | None, width: int) -> str:

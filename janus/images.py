@@ -135,7 +135,7 @@ class Encoded:
     def decode(self, i: int) -> Tensor:
         """uint8 (3, S, S) of image i; JanusError names it if it cannot be decoded."""
         with self._opened(i) as image:
-            return torch.from_numpy(_square(_to_rgb(image), self.side)).permute(2, 0, 1)
+            return torch.from_numpy(square(to_rgb(image), self.side)).permute(2, 0, 1)
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """uint8 (B, 3, S, S) of the images `rows`, decoded in parallel or taken from memory."""
@@ -179,7 +179,7 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="decode")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Upright RGB: EXIF orientation applied, transparency laid over white, 16-bit and float grey scaled to 8 bits."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
@@ -195,7 +195,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _square(image: Image.Image, side: int) -> np.ndarray:
+def square(image: Image.Image, side: int) -> np.ndarray:
     """(side, side, 3): shorter side resized to `side` (antialiased), then the centre."""
     width, height = image.size
     scale = side / min(width, height)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import checkpoint, datasets, lora, methods, transforms
 from .config import FREE, Config
 from .errors import JanusError, UsageError, unknown
-from .images import MARGIN, SMALL, _square, _to_rgb, from_paths
+from .images import MARGIN, SMALL, from_paths, square, to_rgb
 from .result import Result
 from .separation import Prototypes
 from .train import CHECKPOINT, RESULT, Progress, augmentation, build_model, execute, lock, pick_device
@@ -100,9 +100,9 @@ class Predictor:
         """uint8 (1, 3, S, S), sized as the images of a data set are."""
         size = self.preprocess.size
         if isinstance(image, Image.Image):
-            image = _to_rgb(image)
+            image = to_rgb(image)
             side = min(image.size) if min(image.size) <= SMALL else round(size * MARGIN)
-            return torch.from_numpy(_square(image, side)).permute(2, 0, 1)[None]
+            return torch.from_numpy(square(image, side)).permute(2, 0, 1)[None]
         if not isinstance(image, (str, Path)):
             raise UsageError(f"images are paths, PIL images or one uint8 tensor (B, 3, H, W), got {type(image).__name__}")
         if not Path(image).is_file():

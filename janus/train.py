@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from . import backbones, checkpoint, datasets, lora, methods, metrics, recall, stream, transforms
-from .config import FREE, Config
+from .config import Config, deciding
 from .errors import JanusError, UsageError
 from .history import History, SecondMoments
 from .images import Images
@@ -424,10 +424,8 @@ def clock(seconds: float) -> str:
 
 
 def _same_run(config: Config, other: dict[str, Any], folder: Path) -> None:
-    mine, other = config.to_dict(), dict(other)
-    for values in (mine, other):
-        values["class_seed"] = values["seed"] if values["class_seed"] is None else values["class_seed"]
-    differs = sorted(k for k in {*mine, *other} if k not in FREE and mine.get(k) != other.get(k))
+    mine, other = deciding(config.to_dict()), deciding(other)
+    differs = sorted(k for k in {*mine, *other} if mine.get(k) != other.get(k))
     if differs:
         raise UsageError(f"{folder} holds another run (it differs in {', '.join(differs)}); choose another --out")
 

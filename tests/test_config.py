@@ -131,6 +131,8 @@ def test_hash_is_about_the_numbers():
     hashes = {create(**{key: value}).hash() for key, value in others.items()}
     assert len(hashes) == len(others) and c.hash() not in hashes
     assert create(seed=4).hash() == create(seed=4, class_seed=4).hash() != create(seed=4, class_seed=0).hash()
+    assert create(dml_push=0.3).hash() != c.hash()
+    assert create(dml=False, dml_push=0.3).hash() == create(dml=False).hash()  # a loss that is off has no settings
 
 
 def test_a_config_survives_its_own_json():
