@@ -33,7 +33,7 @@ from janus.demo import as_text
 
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE / "results", HERE.parent / "runs"
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # of the factors; every row that trains factors is tried at each (towards 0 each is `frozen`)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # of the factors: tried for every row that trains them (towards 0 each is `frozen`)
 HEAD_RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)  # what a row without factors has to choose: as many trials
 SEEDS = (0, 1, 2)  # class order, initialisation and batches
 DML_FORM = "form of DML"  # its key in chosen.json

@@ -100,7 +100,7 @@ def scatter(rows: Runs, cross: Runs) -> str:
     x = [result["violation"]["mean"]["all"] for _, result in points]
     y = [result["drift"] for _, result in points]
     z = [result["bwt"] for _, result in points]
-    plots.predictors([name for name, _ in points], x, y, z, FIGURES / "violation_drift_bwt")
+    plots.predictors([name for name, _ in points], x, y, z).save(FIGURES / "violation_drift_bwt")
     norm = [result["past_output_norm"]["mean"]["all"] for _, result in points]
     r = statistics.correlation
     return (f"Over {len(points)} runs (Pearson): violation with drift r = {r(x, y):+.2f}; the absolute score with drift "

@@ -27,7 +27,7 @@ _HOME = {  # name → module; imported when first used, so that `janus --help` d
     "export_peft": "peft_io", "import_peft": "peft_io", "Predictor": "predict", "extend": "predict", "load": "predict",
     "Result": "result", "run": "train",
 }
-_MODULES = ("datasets", "history", "lora", "metrics", "plots", "rectify", "separation", "stream")
+_MODULES = ("datasets", "history", "lessons", "lora", "metrics", "plots", "rectify", "separation", "stream")
 __all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605
 
 

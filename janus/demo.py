@@ -56,8 +56,8 @@ def demo(runs: Path, figures: Path, jobs: int, common: dict[str, Any]) -> None:
     train_all(todo, values, folders, jobs)
     results = {row: Result.load(folder) for row, folder in folders.items()}
     print(f"\n{table(results)}\n\n{clock(time.monotonic() - began)} minutes this time; the runs are kept in {_short(runs)}")
-    plots.violation({label: results[row].violation["tasks"] for row, label in FIGURE.items()}, figures / "violation")
-    print(f"violation per layer, K and V: {_short(figures / 'violation.html')}, violation.png")
+    written = plots.violation({label: results[row].violation["tasks"] for row, label in FIGURE.items()}).save(figures / "violation")
+    print(f"violation per layer, K and V: {', '.join(map(_short, written))}")
 
 
 def train_all(rows: list[str], values: dict[str, dict[str, Any]], folders: dict[str, Path], jobs: int) -> None:

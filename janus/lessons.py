@@ -1,0 +1,69 @@
+"""What the notebooks share: short runs that are kept, so that a second look costs nothing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .ablation import CROSS, PROTOCOL, ROWS, slug
+from .config import Config
+from .errors import UsageError
+from .result import Result
+from .train import run
+
+REPOSITORY = Path(__file__).parents[1]
+STREAM: dict[str, Any] = {"tasks": 5, "per_class": 30, "lr": 1e-3}  # half the data of the benchmark, in five tasks
+TINY: dict[str, Any] = {"tasks": 2, "per_class": 2, "epochs": 1}  # for the tests: does it run?
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The settings of one notebook.
+
+    fast: tiny streams, whose numbers mean nothing. runs: the folder of finished runs.
+    """
+
+    fast: bool
+    runs: Path
+
+    def config(self, row: str, **settings: Any) -> dict[str, Any]:
+        """What a row of the ablation ("LoRA", "GPM", "OE+GR", "exact", "frozen", …) is set to in the lessons."""
+        rows = ROWS | CROSS
+        if row not in rows:
+            raise UsageError(f"no row {row!r}; rows are {', '.join(rows)}")
+        values = PROTOCOL | STREAM | rows[row] | settings | (TINY if self.fast else {})
+        if rows[row]["method"] in ("frozen", "ncm"):
+            values.pop("lr")
+        return values
+
+    def folder(self, row: str, **settings: Any) -> Path:
+        """Where that run is kept: its name has the config's hash."""
+        return self.runs / f"{slug(row)}-{Config.create(**self.config(row, **settings)).hash()[:8]}"
+
+    def run(self, row: str, **settings: Any) -> Result:
+        """Train a row on the lessons' stream, or read the run if it is there; a run that was stopped goes on."""
+        return run(self.folder(row, **settings), **self.config(row, **settings))
+
+
+def setup(fast: bool | str = False) -> Lesson:
+    """Take a notebook's FAST parameter (papermill may give it as text) or JANUS_FAST=1 from the environment.
+
+    Runs are kept in JANUS_RUNS, or in `runs/lessons` of the repository, or, where janus is installed without one, in the
+    user's cache folder.
+
+    Raises:
+        UsageError: `fast` is neither true nor false.
+    """
+    text = str(fast).lower()
+    if text not in ("true", "false"):
+        raise UsageError(f"FAST is true or false, got {fast!r}")
+    fast = text == "true" or os.environ.get("JANUS_FAST", "0") not in ("", "0")
+    if folder := os.environ.get("JANUS_RUNS"):
+        runs = Path(folder)
+    elif (REPOSITORY / "notebooks").is_dir():
+        runs = REPOSITORY / "runs" / "lessons"
+    else:
+        runs = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "janus" / "lessons"
+    return Lesson(fast, runs)

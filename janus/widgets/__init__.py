@@ -1,0 +1,3 @@
+"""Explorers with knobs (ipywidgets), three lines in a notebook; each recomputes within 100 ms and has a static figure beside it."""
+
+from __future__ import annotations

@@ -1,0 +1,65 @@
+"""Figures: what they show, and that they show it live, static and in words."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import plotly.graph_objects as go
+import pytest
+
+from janus import plots
+from janus.plots import figure as module
+from janus.plots import runs
+
+
+def line() -> plots.Figure:
+    return plots.Figure(go.Figure(go.Scatter(x=[1, 2], y=[3, 5])), "a line that\n   rises")
+
+
+@pytest.fixture
+def no_chrome(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_kaleido", lambda: None)
+
+
+def test_a_figure_shows_itself_live_and_in_words(no_chrome: None) -> None:
+    data, _ = line()._repr_mimebundle_()
+    assert data["text/plain"] == "a line that rises" and "image/png" not in data
+    assert data["application/vnd.plotly.v1+json"]["data"][0]["y"] == [3, 5]
+    assert "plotly" in data["text/html"]  # so that a page without plotly's own type is not empty
+    json.dumps(data)
+
+
+def test_with_chrome_there_is_a_png() -> None:
+    if module._kaleido() is None:
+        pytest.skip("no Chrome on this machine")
+    data, metadata = line()._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG") and "text/html" not in data
+    assert metadata["image/png"] == {"alt": "a line that rises", "width": 900}
+
+
+def test_saving_without_chrome_says_what_is_missing(no_chrome: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = line().save(tmp_path / "new" / "rise")
+    assert [path.name for path in written] == ["rise.html", "rise.json"] and all(path.exists() for path in written)
+    assert "rise.png was not written" in capsys.readouterr().err
+
+
+def test_violation_per_layer_is_the_mean_over_tasks() -> None:
+    tasks = [{"blocks.0.attn.k": 0.1, "blocks.0.attn.v": 0.5, "blocks.1.attn.k": 0.2, "blocks.1.attn.v": 0.6},
+             {"blocks.0.attn.k": 0.3, "blocks.0.attn.v": 0.7, "blocks.1.attn.k": 0.6, "blocks.1.attn.v": 0.8}]
+    assert runs.per_layer(tasks, "k") == pytest.approx([0.2, 0.4])
+    assert runs.per_layer(tasks, "v") == pytest.approx([0.6, 0.7])
+    assert runs.per_layer([], "k") == []
+
+
+def test_what_protects_a_row() -> None:
+    names = {"LoRA": "nothing", "merged_free_gr-none": "nothing", "OE-DML": "OE", "GR": "GR", "OE-GR-DML": "OE + GR",
+             "GPM": "GPM", "merged_nullspace_OE_gr-tangent": "OE + GR", "merged_nullspace_OE_gr-none": "OE",
+             "exact-DML": "exact"}
+    assert {name: runs.protection(name) for name in names} == names
+
+
+def test_labels_are_kept_apart() -> None:
+    placed = runs.apart([0.0, 0.01, 0.5], 0.1)
+    assert placed[1] - placed[0] >= 0.1 - 1e-6 and placed[2] == 0.5
