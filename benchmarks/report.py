@@ -12,11 +12,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from icons_r import slug
 from scipy import stats
 
 from janus import plots
-from janus.ablation import CHOSEN, CROSS, OTHER_ROWS, PAPER, PAPER_ROWS
+from janus.ablation import CROSS, OTHER_ROWS, PAPER, PAPER_ROWS, ROWS, slug
 
 HERE = Path(__file__).parent
 README, FIGURES = HERE.parent / "README.md", HERE.parent / "figures"
@@ -107,29 +106,75 @@ def scatter(rows: Runs, cross: Runs) -> str:
             f"r = {r(norm, y):+.2f}; drift with BWT r = {r(y, z):+.2f}; violation with BWT r = {r(x, z):+.2f}.")
 
 
-def dml_table(runs: Runs, without: dict[str, Any] | None) -> str:
+def dml_table(runs: Runs, without: dict[str, Any]) -> str:
     """Forms of the margin loss on validation, on top of OE+GR."""
     found = sorted(((name, r[0]) for name, r in runs.items()), key=lambda item: -item[1]["acc"])
     lines = ["Forms of the margin loss on top of OE+GR, on validation, one seed:", "",
              "| form | ACC | MAA | BWT | danger |", "|---|---|---|---|---|"]
-    if without:
-        lines.append(f"| no margin loss | {without['acc']:.1f} | {without['maa']:.1f} | {without['bwt']:.1f} | "
-                     f"{without['danger']['mean']:.2f} |")
-    lines += [f"| {name} | {r['acc']:.1f} | {r['maa']:.1f} | {r['bwt']:.1f} | {r['danger']['mean']:.2f} |" for name, r in found]
+    lines += [f"| {name} | {r['acc']:.1f} | {r['maa']:.1f} | {r['bwt']:.1f} | {r['danger']['mean']:.2f} |"
+              for name, r in [("no margin loss", without), *found]]
     return "\n".join(lines)
 
 
 def cost_table(results: dict[str, Any]) -> str:
     """Time of a training step beside PEFT's LoRA on qkv."""
     lines = ["Time of a training step as a multiple of PEFT's LoRA on `qkv` (same model, batch and rank; paired steps in one "
-             "process, median and quarter points):", "", "| model, batch | " + " | ".join(results["cases"][0]["variants"]) + " |"]
+             "process, median and quarter points):", "",
+             "| model, batch, threads | " + " | ".join(results["cases"][0]["variants"]) + " |"]
     lines.append("|---" * (1 + len(results["cases"][0]["variants"])) + "|")
     for case in results["cases"]:
         cells = [f"{v['ratio']:.2f} ({v['low']:.2f} … {v['high']:.2f})" for v in case["variants"].values()]
-        lines.append(f"| {case['model']}, {case['batch']} | " + " | ".join(cells) + " |")
-    hardware = results["hardware"]
-    return "\n".join([*lines, "", f"{hardware['cpu']}, {hardware['threads']} thread(s), torch {results['versions']['torch']}, "
-                      "a machine shared with other work."])
+        lines.append(f"| {case['model']}, {case['batch']}, {case['threads']} | " + " | ".join(cells) + " |")
+    made_by = f"{results['hardware']['cpu']}, torch {results['versions']['torch']}, a machine shared with other work."
+    return "\n".join([*lines, "", made_by])
+
+
+def tune_table(runs: dict[str, dict[str, float]]) -> str:
+    """Validation accuracy of each row at each learning rate."""
+    rates = sorted({rate for found in runs.values() for rate in found}, key=float)
+    lines = ["ACC on validation (one seed) by learning rate of the factors; the best of each row was taken:", "",
+             "| row | " + " | ".join(rates) + " |", "|---" * (1 + len(rates)) + "|"]
+    for row, found in runs.items():
+        best = max(found.values())
+        cells = [f"**{found[r]:.1f}**" if found[r] == best else f"{found[r]:.1f}" for r in rates if r in found]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def tuned() -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """row → rate → validation ACC, of the rows with factors; and head rate → ACC of `frozen`."""
+    factors: dict[str, dict[str, float]] = {}
+    heads: dict[str, float] = {}
+    for row in ROWS | CROSS:
+        for path in (HERE / "results" / "tune").glob(f"{slug(row)}__*.json"):
+            result = json.loads(path.read_text())
+            key = "head_lr" if row == "frozen" else "lr"
+            (heads if row == "frozen" else factors.setdefault(row, {}))[f"{result['config'][key]:g}"] = result["acc"]
+    return factors, dict(sorted(heads.items(), key=lambda item: float(item[0])))
+
+
+def strength_table(runs: Runs) -> str:
+    """frozen against joint on validation, by strength of the renditions."""
+    found = {(name, r["config"]["data"]["strength"]): r["acc"] for name, results in runs.items() for r in results}
+    strengths = sorted({s for _, s in found})
+    lines = ["ACC on validation (one seed) by strength of the renditions:", "",
+             "| strength | frozen | joint | between them |", "|---|---|---|---|"]
+    lines += [f"| {s:g} | {found['frozen', s]:.1f} | {found['joint', s]:.1f} | {found['joint', s] - found['frozen', s]:+.1f} |"
+              for s in strengths]
+    return "\n".join(lines)
+
+
+def bases_table(results: dict[str, Any]) -> str:
+    """Online Estimation's basis against GPM's, after the first and the last task."""
+    lines = ["Online Estimation's basis against GPM's, same run, same ε: rank, and principal angles between them (degrees):", "",
+             "| layer input | after task 1: rank OE, GPM | mean, largest angle | after the last: rank OE, GPM "
+             "| mean, largest angle |",
+             "|---|---|---|---|---|"]
+    for key in results["tasks"][0]:
+        cells = [f"{row['rank_oe']}, {row['rank_gpm']} | {row['mean_angle']:.1f}, {row['largest_angle']:.1f}"
+                 for row in (results["tasks"][0][key], results["tasks"][-1][key])]
+        lines.append(f"| {key} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def provenance(runs: Runs) -> str:
@@ -149,10 +194,14 @@ def blocks() -> dict[str, str]:
     found["cross"] = cross_table(rows, cross)
     found["predictors"] = scatter(rows, cross)
     if dml := read("dml"):
-        tuned = {path.stem: json.loads(path.read_text()) for path in (HERE / "results" / "tune").glob("OE-GR__*.json")}
-        chosen = json.loads(CHOSEN.read_text())["OE+GR"]
-        base = [r for r in tuned.values() if all(r["config"][k] == v for k, v in chosen.items())]
-        found["dml"] = dml_table(dml, base[0] if base else None)
+        found["dml"] = dml_table({name: r for name, r in dml.items() if name != "none"}, dml["none"][0])
+    factors, heads = tuned()
+    found["tune"] = (tune_table(factors) + "\n\n`frozen`, by learning rate of its heads: "
+                     + ", ".join(f"{rate}: {acc:.1f}" for rate, acc in heads.items()) + ".")
+    if strength := read("strength"):
+        found["strength"] = strength_table(strength)
+    if (bases := HERE / "results" / "oe_vs_gpm.json").exists():
+        found["bases"] = bases_table(json.loads(bases.read_text()))
     if (cost := HERE / "results" / "step_cost.json").exists():
         found["cost"] = cost_table(json.loads(cost.read_text()))
     return found

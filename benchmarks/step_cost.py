@@ -11,9 +11,11 @@ does not matter. A protected past (`--basis` directions a layer, 20 old prototyp
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -120,22 +122,23 @@ def main() -> None:
     parser.add_argument("--basis", type=int, default=64, help="protected directions per layer")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", help="write the numbers to this JSON file")
+    parser.add_argument("--out", type=Path, help="write the numbers to this JSON file; cases measured before stay in it")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     results = []
     for name, batch in [(args.model, args.batch)] if args.model else CASES:
         report = measure(name, batch, args.rank, args.basis, args.rounds)
         results.append({"model": name, "batch": batch, "rank": args.rank, "basis": args.basis, "rounds": args.rounds,
-                        "variants": report})
+                        "threads": args.threads, "variants": report})
         print(f"\n{name}, batch {batch}, rank {args.rank}, {args.basis} protected directions, {args.rounds} rounds, "
               f"{args.threads} threads: time of a step / PEFT's (quarter points)")
         for key, row in report.items():
             print(f"  {key:20s} {row['ratio']:.3f}  ({row['low']:.3f} … {row['high']:.3f})   {row['ms']:7.1f} ms")
     if args.out:
-        from pathlib import Path
-
-        write_json(Path(args.out), {"cases": results, "versions": versions(), "hardware": hardware(torch.device("cpu"))})
+        kept = json.loads(args.out.read_text())["cases"] if args.out.exists() else []
+        new = {(case["model"], case["batch"]) for case in results}
+        results = [case for case in kept if (case["model"], case["batch"]) not in new] + results
+        write_json(args.out, {"cases": results, "versions": versions(), "hardware": hardware(torch.device("cpu"))})
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ class Config:
     ridge: float = 0.0
     dml_form: Literal["hinge", "squared", "logsumexp", "softmax"] = "hinge"
     dml_nearest: bool = True
-    dml_push: float = 1.0
-    dml_pull: float = 1.0
+    dml_push: float = 0.5
+    dml_pull: float = 0.5
     dml_push_margin: float = 0.3
     dml_pull_margin: float = 0.7
     dml_temperature: float = 0.1
