@@ -189,8 +189,10 @@ def blocks() -> dict[str, str]:
     rows, cross = read("rows"), read("cross")
     steps = [("LoRA", "GPM"), ("LoRA", "OE"), ("GPM", "OE"), ("OE", "OE+GR"), ("GPM", "OE+GR"), ("OE+GR", "OE+GR+DML"),
              ("OE+GR", "exact"), ("exact", "exact+DML"), ("frozen", "LoRA"), ("frozen", "GPM"), ("frozen", "OE+GR"),
-             ("frozen", "exact"), ("frozen", "exact+DML"), ("frozen", "joint")]
-    found = {"rows": f"{rows_table(rows)}\n\n{provenance(rows)}", "differences": differences(rows, steps)}
+             ("frozen", "exact"), ("frozen", "exact+DML"), ("frozen", "joint"),
+             ("OE+GR", "merged free OE gr=tangent"), ("merged free OE gr=tangent", "exact"),
+             ("frozen", "merged free OE gr=tangent")]
+    found = {"rows": f"{rows_table(rows)}\n\n{provenance(rows)}", "differences": differences(rows | cross, steps)}
     found["cross"] = cross_table(rows, cross)
     found["predictors"] = scatter(rows, cross)
     if dml := read("dml"):
