@@ -1,38 +1,53 @@
-# make demo   the paper's ablation on the embedded benchmark, and the violation figure
-# make test   what .ci/run runs
-# make lint   ruff alone
-# make clean  the environment, caches and demo runs
-# Each target makes its own environment in .venv; PYTHON chooses the interpreter it is made with.
+# make lab           the lessons, in JupyterLab
+# make demo          the paper's ablation on the embedded benchmark, and the violation figure
+# make test          what .ci/run runs: lint, unit tests, every cell of every lesson on tiny streams
+# make test-browser  the lessons in a real browser: JupyterLab and exported pages (needs Chromium); pictures in runs/browser
+# make lessons       execute the lessons in full mode and keep their outputs (needs Chrome or Chromium for the PNGs)
+# make lint          ruff alone
+# make clean         the environment, caches and demo runs
+# Each target makes its own environment in .venv; PYTHON chooses the interpreter it is made with, LAB adds options of
+# JupyterLab (LAB="--no-browser --port 8890"), LESSONS chooses notebooks (LESSONS=notebooks/02*.ipynb).
 
 PYTHON ?= python3
 BIN := .venv/bin
-NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+LAB ?=
+LESSONS ?=
 
-.PHONY: demo test lint clean
+.PHONY: lab demo test test-browser lessons lint clean
+
+lab: .venv/.notebooks
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB) notebooks/00_start_here.ipynb
 
 demo: .venv/.plots
 	$(BIN)/python -m janus.demo
 
 test: .venv/.dev
 	$(BIN)/ruff check
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest tests $(if $(NOTEBOOKS),--nbval-lax $(NOTEBOOKS))
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=2 $(BIN)/python tests/run_notebooks.py
+
+test-browser: .venv/.browser
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m browser tests/browser
+
+lessons: .venv/.notebooks
+	$(BIN)/python notebooks/build.py headers
+	$(BIN)/python notebooks/build.py execute $(LESSONS)
+	$(BIN)/python notebooks/build.py check
 
 lint: .venv/.dev
 	$(BIN)/ruff check
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist runs/demo
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist runs/demo runs/browser
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.plots: pyproject.toml | .venv/bin/python
+.venv/.plots .venv/.notebooks .venv/.dev .venv/.browser: pyproject.toml | .venv/bin/python
 	@echo "setting up .venv (some minutes the first time: torch is large)"
-	@$(BIN)/python -m pip install --quiet --editable '.[plots]'
-	@touch $@
+	@$(BIN)/python -m pip install --quiet --editable '.[$(patsubst .%,%,$(notdir $@))]'
+	@touch $@ $(COVERED)
 
-.venv/.dev: pyproject.toml | .venv/bin/python
-	@echo "setting up .venv (some minutes the first time: torch is large)"
-	@$(BIN)/python -m pip install --quiet --editable '.[dev,notebooks]'
-	@touch $@ .venv/.plots
+.venv/.notebooks: COVERED = .venv/.plots
+.venv/.dev .venv/.browser: COVERED = .venv/.plots .venv/.notebooks
 
 .venv/bin/python:
 	@$(PYTHON) -m venv .venv

@@ -87,16 +87,23 @@ class Figure:
         return [html, text, png]
 
 
+def can_draw() -> bool:
+    """Are kaleido and a Chrome there? Starts neither."""
+    try:
+        import kaleido  # noqa: F401
+        from choreographer.browsers.chromium import Chromium
+    except ImportError:
+        return False
+    return bool(Chromium.find_browser(skip_local=False))
+
+
 @cache
 def _kaleido() -> Any | None:
     """kaleido with one Chrome that stays up; None where either is missing."""
-    try:
-        import kaleido
-        from choreographer.browsers.chromium import Chromium
-    except ImportError:
+    if not can_draw():  # asked first: kaleido's server would wait for a Chrome without end
         return None
-    if not Chromium.find_browser(skip_local=False):  # asked first: kaleido's server would wait for it without end
-        return None
+    import kaleido
+
     kaleido.start_sync_server(silence_warnings=True)
     atexit.register(kaleido.stop_sync_server, silence_warnings=True)
     return kaleido

@@ -1,0 +1,68 @@
+"""Does every cell of every lesson run? Tiny streams under nbval, then one lesson through papermill.
+
+One temporary folder of runs for all, so that lessons use each other's. nbval does not say which cells it left out, and papermill
+needs its parameter, not the environment, to be in fast mode: both are looked at here.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_RUN: dict[str, str] = {}  # notebook → why it is left out
+PAPERMILL = "07_benchmark.ipynb"
+CELL_SECONDS = 240
+
+
+def main() -> str | int:
+    """Nothing, or pytest's exit code, or what is wrong."""
+    paths = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    for name, reason in NOT_RUN.items():
+        print(f"left out: {name}: {reason}")
+    paths = [path for path in paths if path.name not in NOT_RUN]
+    if not paths:
+        return 0
+    figures = stamps()
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"JANUS_RUNS": f"{folder}/runs"}
+        report = Path(folder, "report.xml")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "--nbval-lax", f"--nbval-cell-timeout={CELL_SECONDS}", "-p", "no:cacheprovider",
+             f"--junitxml={report}", "-o", "junit_family=xunit1", "--durations=5", *map(str, paths)],
+            env=environment | {"JANUS_FAST": "1"}, cwd=ROOT)
+        if done.returncode:
+            return done.returncode
+        passed = passed_cells(report)
+        for path in paths:
+            cells = sum(cell.cell_type == "code" for cell in nbformat.read(path, as_version=4).cells)
+            if passed[path.name] != cells:
+                return f"{path.name}: {passed[path.name]} of {cells} code cells were run"
+        for path in (path for path in paths if path.name == PAPERMILL):
+            done = subprocess.run([sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "WARNING",
+                                   "-p", "FAST", "true", str(path), f"{folder}/out.ipynb"], env=environment, cwd=ROOT)
+            if done.returncode:
+                return f"{path.name}: papermill could not run it"
+    return "fast mode wrote to figures/, whose numbers are those of full runs" if stamps() != figures else 0
+
+
+def passed_cells(report: Path) -> Counter[str]:
+    """Notebook → code cells that were run and passed, from pytest's JUnit report."""
+    passed = [case for case in ElementTree.parse(report).iter("testcase")
+              if not any(part.tag in ("skipped", "failure", "error") for part in case)]
+    return Counter(Path(case.get("file", "")).name for case in passed)
+
+
+def stamps() -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (ROOT / "figures").glob("*")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

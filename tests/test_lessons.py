@@ -1,0 +1,68 @@
+"""What the notebooks share: fast mode, and runs that are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from janus import lessons, train
+from janus.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JANUS_FAST", raising=False)
+    monkeypatch.delenv("JANUS_RUNS", raising=False)
+
+
+@pytest.mark.parametrize(("parameter", "variable", "fast"), [
+    (False, None, False), (True, None, True), ("true", None, True), ("False", None, False), (False, "1", True), (False, "0", False),
+    (True, "0", True), (False, "", False),
+])
+def test_fast_mode_is_asked_for_by_parameter_or_variable(
+        parameter: bool | str, variable: str | None, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if variable is not None:
+        monkeypatch.setenv("JANUS_FAST", variable)
+    assert lessons.setup(parameter).fast is fast
+
+
+def test_a_fast_that_is_neither_is_refused() -> None:
+    with pytest.raises(UsageError, match="FAST is true or false, got 'yes'"):
+        lessons.setup("yes")
+
+
+def test_where_runs_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(lessons, "REPOSITORY", tmp_path)  # installed: no notebooks beside it
+    assert lessons.setup().runs == tmp_path / "cache" / "janus" / "lessons"
+    (tmp_path / "notebooks").mkdir()
+    assert lessons.setup().runs == tmp_path / "runs" / "lessons"
+    monkeypatch.setenv("JANUS_RUNS", str(tmp_path / "mine"))
+    assert lessons.setup().runs == tmp_path / "mine"
+
+
+def test_a_row_sets_its_switches_on_the_stream_of_the_lessons(tmp_path: Path) -> None:
+    lesson = lessons.Lesson(False, tmp_path)
+    assert lesson.config("exact").items() >= (lessons.STREAM | {"gr": "exact", "adapter": "merged", "dataset": "icons-r"}).items()
+    assert lesson.config("GPM", seed=3, lr=0.01).items() >= {"method": "gpm", "seed": 3, "lr": 0.01}.items()
+    assert "lr" not in lesson.config("frozen") and "lr" not in lesson.config("ncm")  # they have none
+    assert lessons.Lesson(True, tmp_path).config("LoRA", tasks=10).items() >= lessons.TINY.items()
+    with pytest.raises(UsageError, match="no row 'lora'; rows are LoRA"):
+        lesson.config("lora")
+
+
+def test_each_setting_has_its_own_folder(tmp_path: Path) -> None:
+    full, tiny = lessons.Lesson(False, tmp_path), lessons.Lesson(True, tmp_path)
+    folders = [full.folder("OE+GR"), full.folder("OE+GR", seed=1), tiny.folder("OE+GR"), full.folder("GR")]
+    assert len(set(folders)) == 4 and all(folder.parent == tmp_path for folder in folders)
+    assert full.folder("OE+GR", threads=2) == folders[0]  # it does not change the numbers
+
+
+def test_a_finished_run_is_read_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lesson = lessons.Lesson(True, tmp_path)
+    first = lesson.run("frozen")
+    monkeypatch.setattr(train, "Run", None)  # nothing can be trained any more
+    assert lesson.run("frozen").acc == first.acc and len(first.accuracy) == lessons.TINY["tasks"]
+    with pytest.raises(TypeError):
+        lesson.run("frozen", seed=1)
