@@ -425,7 +425,8 @@ def clock(seconds: float) -> str:
 
 def _same_run(config: Config, other: dict[str, Any], folder: Path) -> None:
     mine, other = deciding(config.to_dict()), deciding(other)
-    differs = sorted(k for k in {*mine, *other} if mine.get(k) != other.get(k))
+    differs = sorted(k for k in {*mine, *other} if mine.get(k) != other.get(k)
+                     and (mine["dml"] == other["dml"] or not k.startswith("dml_")))  # they go with the switch
     if differs:
         raise UsageError(f"{folder} holds another run (it differs in {', '.join(differs)}); choose another --out")
 
