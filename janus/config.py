@@ -83,7 +83,7 @@ class Config:
         for key in values:
             if key not in known:
                 raise unknown("setting", key, known)
-        values = {key: _coerce(key, value, hints[key]) for key, value in values.items()}
+        values = {key: coerce(key, value, hints[key]) for key, value in values.items()}
         method = methods.get(values.get("method", "janus"))
         for key, value in method.fixed.items():
             if key in values and values[key] != value:
@@ -159,13 +159,13 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _coerce(key: str, value: Any, hint: Any) -> Any:
+def coerce(key: str, value: Any, hint: Any) -> Any:
     """Turn text into the field's type; refuse what is not of that type."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
             return None
-        return _coerce(key, value, next(o for o in options if o is not type(None)))
+        return coerce(key, value, next(o for o in options if o is not type(None)))
     if origin is Literal:
         if value not in options:
             raise unknown(f"value for {key}:", value, options)

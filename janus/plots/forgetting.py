@@ -13,7 +13,7 @@ from PIL import Image
 from plotly.subplots import make_subplots
 
 from .figure import COLOURS, FONT, MARKERS, Figure
-from .runs import apart
+from .runs import end_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,8 +118,7 @@ def accuracy_curves(R: Matrix, title: str = "Each task's accuracy from the momen
     highest = max((y for points in series.values() for _, y in points if y is not None), default=1.0) or 1.0
     ends = sorted((points[-1][1], label, colour) for (label, points), (colour, _) in zip(series.items(), looks)
                   if points[-1][1] is not None)
-    for y, (_, label, colour) in zip(apart([end[0] for end in ends], 0.065 * highest), ends):
-        figure.add_annotation(text=label, x=T, xshift=16, y=y, xanchor="left", showarrow=False, font={"color": colour})
+    end_labels(figure, ends, T, 0.065 * highest, xshift=16)
     figure.update_xaxes(title="after task …", dtick=1, range=[0.85, T + 0.1])
     figure.update_yaxes(title="accuracy (%)", range=[-0.03 * highest, 1.08 * highest])
     figure.update_layout(title=title, width=900, height=520, margin={"r": 215})

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from .figure import COLOURS, MARKERS, Figure
-from .runs import KINDS, PROTECTIONS, Violations, apart, per_layer, protection
+from .runs import KINDS, PROTECTIONS, Violations, end_labels, per_layer, protection
 
 GREY = "#7A7A7A"
 TURN, TILT = 14.0, 18.0  # degrees: the viewer's place beside the plane and above it
@@ -207,9 +207,7 @@ def absolute_score(rows: Mapping[str, Violations]) -> Figure:
                 marker={"symbol": marker, "color": colour}, hovertemplate=f"{label}, layer %{{x}}: %{{y:.3g}}<extra></extra>"),
                 1, column)
         ends = sorted((v[-1] if v else 0.0, label, colour) for (label, v), colour in zip(series.items(), COLOURS))
-        for y, (_, label, colour) in zip(apart([end[0] for end in ends], 0.075 * top), ends):
-            figure.add_annotation(text=label, x=count + 0.2, y=y, xanchor="left", showarrow=False, font={"color": colour},
-                                  row=1, col=column)
+        end_labels(figure, ends, count + 0.2, 0.075 * top, row=1, col=column)
         figure.update_xaxes(title="layer", dtick=1, range=[0.7, count + 0.3], row=1, col=column)
         figure.update_yaxes(range=[-0.04 * top, 1.1 * top], row=1, col=column)
     figure.update_yaxes(title="‖ΔW·X<sub>past</sub>‖ (units of the output)", row=1, col=1)

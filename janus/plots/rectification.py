@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from .figure import COLOURS, FONT, MARKERS, Figure
-from .runs import apart
+from .runs import apart, end_labels
 
 FLOOR = 1e-16  # where an exact zero is drawn on a logarithmic axis
 
@@ -93,8 +93,7 @@ def along(series: Mapping[str, Sequence[float]]) -> Figure:
                                     marker={"symbol": marker, "color": colour}, name=label))
         ends.append((math.log10(shown[-1]), label, colour))
     ends.sort()
-    for y, (_, label, colour) in zip(apart([end[0] for end in ends], 0.75), ends):
-        figure.add_annotation(text=label, x=length * 1.02, y=y, xanchor="left", showarrow=False, font={"color": colour})
+    end_labels(figure, ends, length * 1.02, 0.75)
     low = min(min(max(v, FLOOR) for v in y) for y in series.values())
     figure.update_xaxes(title="step", range=[0, length * 1.03])
     figure.update_yaxes(title="violation of the displacement (log)", type="log", exponentformat="power", dtick=2,

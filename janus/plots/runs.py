@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .figure import COLOURS, MARKERS, Figure
+from .figure import COLOURS, FONT, MARKERS, Figure
 
 KINDS = {"k": "keys (K)", "v": "values (V)"}
 FLOOR = 1e-9  # where an exact zero is drawn on a logarithmic axis
@@ -38,9 +39,7 @@ def violation(rows: dict[str, Violations]) -> Figure:
                     hovertemplate=f"{label}, layer %{{x}}: %{{customdata:.3g}}<extra></extra>"), row, column)
         ends = sorted((values[-1] if values else 0.0, label, colour)
                       for (label, values), colour in zip(series[kind].items(), COLOURS))
-        for y, (_, label, colour) in zip(apart([end[0] for end in ends], 0.09 * top), ends):
-            figure.add_annotation(text=label, x=count + 0.15, y=y, xanchor="left", showarrow=False, font={"color": colour},
-                                  row=1, col=column)
+        end_labels(figure, ends, count + 0.15, 0.09 * top, row=1, col=column)
         figure.update_xaxes(dtick=1, range=[0.7, count + 0.3], row=1, col=column)
         figure.update_xaxes(title="layer", dtick=1, range=[0.7, count + 0.3], row=2, col=column)
         figure.update_yaxes(range=[-0.04 * top, 1.1 * top], row=1, col=column)
@@ -106,3 +105,13 @@ def apart(values: list[float], gap: float) -> list[float]:
             if short > 1e-12:
                 placed[i], placed[i + 1] = placed[i] - short / 2, placed[i + 1] + short / 2
     return placed
+
+
+def end_labels(figure: go.Figure, ends: Sequence[tuple[float, str, str]], x: float, gap: float, **where: Any) -> None:
+    """Names beside line ends (y, name, colour), kept `gap` apart; on a logarithmic axis x and y are powers of ten.
+
+    where: the subplot (`row`, `col`), or a shift in pixels (`xshift`).
+    """
+    ends = sorted(ends)
+    for y, (_, label, colour) in zip(apart([end[0] for end in ends], gap), ends):
+        figure.add_annotation(text=label, x=x, y=y, xanchor="left", showarrow=False, font={"color": colour, "size": FONT}, **where)

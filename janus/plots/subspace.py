@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..history import precise
 from .figure import COLOURS, FONT, MARKERS, Figure
-from .runs import apart
+from .runs import end_labels
 
 ENERGIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 FLOAT32 = 4  # bytes
@@ -83,7 +83,7 @@ def ranks(moments: Mapping[str, Tensor], energy: float) -> Figure:
         figure.add_trace(go.Scatter(x=x, y=y, mode="lines+markers", name=label, line={"color": colour},
                                     marker={"symbol": marker, "color": colour}, customdata=list(ENERGIES),
                                     hovertemplate=f"{label}, ε = %{{customdata}}: rank %{{y}}<extra></extra>"))
-    _end_labels(figure, [(y[-1], label, colour) for (label, y), colour in zip(lines.items(), COLOURS)],
+    end_labels(figure, [(y[-1], label, colour) for (label, y), colour in zip(lines.items(), COLOURS)],
                 x[-1] + 0.04, 0.065 * max(max(y) for y in lines.values()))
     figure.add_vline(x=-math.log10(1 - energy), line={"dash": "dash", "color": "#555555"})
     figure.add_annotation(text=f"ε = {energy:g}", x=-math.log10(1 - energy), y=1, yref="paper", xanchor="right", yanchor="top",
@@ -148,7 +148,7 @@ def growth(basis_rank: Sequence[Mapping[str, int]], most: int) -> Figure:
                                     marker={"symbol": marker, "color": colour},
                                     hovertemplate=f"{block(key)}, after task %{{x}}: rank %{{y}}<extra></extra>"))
         ends.append((y[-1], f"{block(key)}: {y[0]} → {y[-1]}", colour))
-    _end_labels(figure, ends, x[-1] + 0.12, 0.075 * top)
+    end_labels(figure, ends, x[-1] + 0.12, 0.075 * top)
     figure.update_xaxes(title="after task", dtick=1, range=[0.8, x[-1] + 0.15])
     figure.update_yaxes(title="rank of V", range=[0, 1.15 * top])
     figure.update_layout(title=f"How fast does the room fill up? (at most n − 2r = {most} directions)", showlegend=False,
@@ -177,7 +177,7 @@ def angles(bases: Mapping[str, Mapping[str, Tensor]], layers: Sequence[str]) -> 
         figure.update_xaxes(title="principal direction", range=[0.5, max(len(p[column - 1]) for p in found.values()) + 1],
                             row=1, col=column)
     last = [(per_layer[-1][-1], " – ".join(couple), colour) for (couple, per_layer), colour in zip(found.items(), COLOURS)]
-    _end_labels(figure, last, max(len(p[-1]) for p in found.values()) + 0.9, 0.075 * max(top, 10), col=len(layers))
+    end_labels(figure, last, max(len(p[-1]) for p in found.values()) + 0.9, 0.075 * max(top, 10), row=1, col=len(layers))
     figure.update_yaxes(title="angle (degrees)", row=1, col=1)
     figure.update_yaxes(range=[-0.05 * max(top, 10), 1.12 * max(top, 10)])
     figure.update_annotations(font={"size": FONT})
@@ -202,7 +202,7 @@ def memory(cases: Mapping[str, Mapping[str, int]]) -> Figure:
                                         marker={"symbol": marker, "color": colour},
                                         hovertemplate=f"{label}, %{{x}} images: %{{y:.3s}}B<extra></extra>"), 1, column)
             ends.append((math.log10(y[-1]), label, colour))
-        _end_labels(figure, ends, 5.12, 0.5, col=column)
+        end_labels(figure, ends, 5.12, 0.5, row=1, col=column)
         figure.update_xaxes(title="images seen", type="log", dtick=1, exponentformat="power", range=[-0.15, 5.15],
                             row=1, col=column)
         figure.update_yaxes(type="log", row=1, col=column, tickvals=[10**e for e in range(3, 13)], range=[3, 12.3],
@@ -216,11 +216,3 @@ def memory(cases: Mapping[str, Mapping[str, int]]) -> Figure:
                          margin={"r": 165, "t": 95})
     return Figure(figure, "Memory over images seen, both axes logarithmic; stored samples grow, second moments and V do not. "
                           + "; ".join(words) + ".")
-
-
-def _end_labels(figure: go.Figure, ends: list[tuple[float, str, str]], x: float, gap: float, col: int | None = None) -> None:
-    """Names beside the line ends (y, name, colour), kept `gap` apart; on a logarithmic axis x and y are powers of ten."""
-    place = {} if col is None else {"row": 1, "col": col}
-    ends = sorted(ends)
-    for y, (_, label, colour) in zip(apart([end[0] for end in ends], gap), ends):
-        figure.add_annotation(text=label, x=x, y=y, xanchor="left", showarrow=False, font={"color": colour, "size": FONT}, **place)
