@@ -1,4 +1,5 @@
-"""Build hook: the wheel carries what `janus run` needs from data/ as janus/_data/; an editable install reads data/ itself."""
+"""Build hook: the wheel carries what `janus run` needs from data/ as janus/_data/, and the finished runs that the lessons read as
+janus/_results/; an editable install reads both where they are."""
 
 from __future__ import annotations
 
@@ -17,3 +18,4 @@ class DataHook(BuildHookInterface):
         for name in PACKAGED:
             if (Path(self.root) / "data" / name).exists():
                 build_data["force_include"][f"data/{name}"] = f"janus/_data/{name}"
+        build_data["force_include"]["benchmarks/results"] = "janus/_results"

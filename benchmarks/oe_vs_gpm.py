@@ -9,23 +9,19 @@ Online Estimation's from the last training epoch (augmented images, weights stil
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from janus.ablation import settings
 from janus.checkpoint import write_json
 from janus.config import Config
-from janus.history import precise
+from janus.metrics import principal_angles
 from janus.result import hardware, versions
 from janus.train import Run, print_progress
-
-
-def cosines(U: Tensor, V: Tensor) -> Tensor:
-    """Cosines of the principal angles between span(U) and span(V), largest first; U (n, k), V (n, l) orthonormal."""
-    return torch.linalg.svdvals(precise(U).T @ precise(V)).clamp(max=1.0)
 
 
 class Watched(Run):
@@ -37,10 +33,9 @@ class Watched(Run):
         layers = {}
         for key, V in self.method.basis().items():
             W = self.history.basis[key]
-            c = cosines(V, W)
-            angles = torch.rad2deg(torch.arccos(c))
-            layers[key] = {"rank_gpm": V.shape[1], "rank_oe": W.shape[1], "largest_angle": float(angles.max()),
-                           "mean_angle": float(angles.mean()), "shared": float((c**2).sum()) / min(V.shape[1], W.shape[1])}
+            angles = principal_angles(V, W)
+            layers[key] = {"rank_gpm": V.shape[1], "rank_oe": W.shape[1], "largest_angle": max(angles), "mean_angle": fmean(angles),
+                           "shared": fmean(math.cos(math.radians(angle)) ** 2 for angle in angles)}
         self.compared.append(layers)
 
 

@@ -11,6 +11,10 @@ class JanusError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the line, without the forty that lead to it."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class UsageError(JanusError):
     """The request itself was wrong: an unknown name, a wrong type, an illegal combination (exit code 2)."""

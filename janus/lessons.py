@@ -11,7 +11,7 @@ from .ablation import CROSS, PROTOCOL, ROWS, slug
 from .config import Config
 from .errors import UsageError
 from .result import Result
-from .train import run
+from .train import print_progress, run
 
 REPOSITORY = Path(__file__).parents[1]
 STREAM: dict[str, Any] = {"tasks": 5, "per_class": 30, "lr": 1e-3}  # half the data of the benchmark, in five tasks
@@ -43,8 +43,9 @@ class Lesson:
         return self.runs / f"{slug(row)}-{Config.create(**self.config(row, **settings)).hash()[:8]}"
 
     def run(self, row: str, **settings: Any) -> Result:
-        """Train a row on the lessons' stream, or read the run if it is there; a run that was stopped goes on."""
-        return run(self.folder(row, **settings), **self.config(row, **settings))
+        """Train a row on the lessons' stream, saying how far it is, or read the run if it is there; a stopped one goes on."""
+        return run(self.folder(row, **settings), progress=lambda line: print_progress(f"{row}: {line}"),
+                   **self.config(row, **settings))
 
 
 def setup(fast: bool | str = False) -> Lesson:

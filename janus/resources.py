@@ -1,4 +1,4 @@
-"""Find the packaged data files, in a checkout and in an installed wheel."""
+"""Find what comes with janus, data and finished runs, in a checkout and in an installed wheel."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from janus.errors import JanusError
 
 PACKAGE = Path(__file__).resolve().parent
 ROOTS = (PACKAGE / "_data", PACKAGE.parent / "data")  # inside the wheel; beside the package in a checkout
+RESULTS = (PACKAGE / "_results", PACKAGE.parent / "benchmarks" / "results")
 
 
 def path(relative: str) -> Path:
@@ -22,3 +23,15 @@ def path(relative: str) -> Path:
     raise JanusError(
         f"the packaged data file {relative!r} is missing: reinstall janus-lora, or rebuild it as data/README.md says"
     )
+
+
+def results() -> Path:
+    """The folder of the benchmark's finished runs, `benchmarks/results` of the project: what lessons 02 to 08 read.
+
+    Raises:
+        JanusError: neither the installed package nor a checkout holds it.
+    """
+    for folder in RESULTS:
+        if folder.is_dir():
+            return folder
+    raise JanusError("the benchmark's results are missing: reinstall janus-lora, or clone the repository")

@@ -63,3 +63,35 @@ def test_what_protects_a_row() -> None:
 def test_labels_are_kept_apart() -> None:
     placed = runs.apart([0.0, 0.01, 0.5], 0.1)
     assert placed[1] - placed[0] >= 0.1 - 1e-6 and placed[2] == 0.5
+
+
+def test_the_absolute_score_is_the_mean_over_tasks_per_layer() -> None:
+    tasks = [{"blocks.0.attn.k": 1.0, "blocks.0.attn.v": 5.0, "blocks.1.attn.k": 2.0, "blocks.1.attn.v": 6.0},
+             {"blocks.0.attn.k": 3.0, "blocks.0.attn.v": 7.0, "blocks.1.attn.k": 6.0, "blocks.1.attn.v": 8.0}]
+    figure = plots.absolute_score({"LoRA": tasks, "frozen": [dict.fromkeys(task, 0.0) for task in tasks]})
+    shown = [(trace.name, trace.y) for trace in figure.plotly.data]
+    assert shown == [("LoRA", (2.0, 4.0)), ("frozen", (0.0, 0.0)), ("LoRA", (6.0, 7.0)), ("frozen", (0.0, 0.0))]
+    assert "LoRA 4.8, frozen 0" in figure.alt  # (2 + 4 + 6 + 7) / 4
+
+
+def test_a_zero_violation_is_drawn_on_both_axes() -> None:
+    figure = plots.violation({"GPM": [{"blocks.0.attn.k": 0.5, "blocks.0.attn.v": 0.5}],
+                              "exact": [{"blocks.0.attn.k": 0.0, "blocks.0.attn.v": 1e-8}]})
+    by_axis = {axis: [(t.name, t.y[0]) for t in figure.plotly.data if t.yaxis == axis] for axis in ("y", "y3", "y4")}
+    assert by_axis["y"] == [("GPM", 0.5), ("exact", 0.0)]
+    assert by_axis["y3"] == [("exact", runs.FLOOR)] and by_axis["y4"] == [("exact", 1e-8)]
+
+
+def test_every_score_meets_every_outcome_and_runs_without_one_are_left_out() -> None:
+    scores = {"violation": [0.4, 0.0, 0.3, None], "absolute": [0.1, 0.2, 0.3, 0.4]}
+    outcomes = {"drift": [0.5, 0.6, 0.7, 0.8], "BWT": [-1.0, -2.0, -3.0, -4.0]}
+    data = plots.predictors(["LoRA", "exact", "GPM", "joint"], scores, outcomes).plotly.data
+    panels = [[(t.name, t.x[0], t.y[0]) for t in data[i:i + 3]] for i in range(0, 12, 3)]
+    assert panels == [[(name, x[i], y[i]) for name, i in (("nothing", 0), ("GPM", 2), ("exact", 1))]
+                      for y in outcomes.values() for x in scores.values()]
+    assert len({t.marker.color for t in data}) == len({t.marker.symbol for t in data}) == 3
+
+
+def test_jupyterlab_is_told_a_figures_height() -> None:
+    assert plots.Figure(go.Figure(), "nothing").plotly.layout.height == 480
+    assert plots.Figure(go.Figure(layout={"height": 333}), "nothing").plotly.layout.height == 333

@@ -12,7 +12,7 @@ from PIL import Image
 from janus import metrics
 from janus.datasets import ImageSet
 from janus.images import TensorImages
-from janus.plots import forgetting
+from janus.plots import forgetting, stream_images
 from janus.stream import class_incremental
 
 R = [[60.0], [40.0, 50.0], [20.0, 45.0, 70.0]]
@@ -79,10 +79,10 @@ def test_the_grid_shows_each_class_by_its_own_images() -> None:
     pixels = (40 * shades)[:, None, None, None].expand(-1, 3, 8, 8).contiguous()
     images = TensorImages(pixels, shades.long())
     stream = class_incremental(ImageSet("shades", list("abcdef"), images, None, images), tasks=3, seed=1)
-    figure = forgetting.stream_images(stream, tasks=2, classes=2)
+    figure = stream_images(stream, tasks=2, classes=2)
     assert texts(figure) == ["task 1", *stream.class_names[:2], "task 2", *stream.class_names[2:4]]
     for picture, label in zip(figure.plotly.layout.images, stream.classes, strict=False):
         shown = Image.open(io.BytesIO(base64.b64decode(picture.source.partition(",")[2])))
         assert shown.getpixel((0, 0)) == shown.getpixel((shown.width - 1, 0)) == (40 * label,) * 3  # train, test
     assert len(figure.plotly.layout.images) == 4 and "more a task" not in figure.plotly.layout.title.text
-    assert "(1 more a task" in forgetting.stream_images(stream, classes=1).plotly.layout.title.text
+    assert "(1 more a task" in stream_images(stream, classes=1).plotly.layout.title.text

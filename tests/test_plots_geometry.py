@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from janus.metrics import violation
-from janus.plots import geometry, predictors
+from janus.plots import geometry
 from janus.widgets.geometry import OPTIMISERS, B, G, Plane, V, explore_geometry
 
 
@@ -58,24 +58,6 @@ def test_violation_by_angle_shows_the_numbers_and_names_the_curves() -> None:
     figure = geometry.violation_by_angle(angles, curves)
     assert {name: trace.y for name, trace in named(figure.plotly).items()} == {k: tuple(v) for k, v in curves.items()}
     assert {"one", "two", "A V = 0"} <= {note.text for note in figure.plotly.layout.annotations}
-
-
-def test_the_absolute_score_is_the_mean_over_tasks_per_layer() -> None:
-    tasks = [{"blocks.0.attn.k": 1.0, "blocks.0.attn.v": 5.0, "blocks.1.attn.k": 2.0, "blocks.1.attn.v": 6.0},
-             {"blocks.0.attn.k": 3.0, "blocks.0.attn.v": 7.0, "blocks.1.attn.k": 6.0, "blocks.1.attn.v": 8.0}]
-    figure = geometry.absolute_score({"LoRA": tasks, "frozen": [dict.fromkeys(task, 0.0) for task in tasks]})
-    shown = [(trace.name, trace.y) for trace in figure.plotly.data]
-    assert shown == [("LoRA", (2.0, 4.0)), ("frozen", (0.0, 0.0)), ("LoRA", (6.0, 7.0)), ("frozen", (0.0, 0.0))]
-    assert "LoRA 4.8, frozen 0" in figure.alt  # (2 + 4 + 6 + 7) / 4
-
-
-def test_the_second_scatter_has_the_colours_of_the_first_and_leaves_out_runs_without_a_score() -> None:
-    names, absolute, drift = ["LoRA", "exact", "GPM", "joint"], [0.1, 0.2, 0.3, None], [0.4, 0.5, 0.6, None]
-    first = geometry.absolute_predictor(names, absolute, drift).plotly
-    assert [(t.name, t.x, t.y) for t in first.data] == [
-        ("nothing", (0.1,), (0.4,)), ("GPM", (0.3,), (0.6,)), ("exact", (0.2,), (0.5,))]
-    like = {t.name: t.marker.color for t in predictors(names[:3], absolute[:3], drift[:3], [1.0, 2.0, 3.0]).plotly.data}
-    assert {t.name: t.marker.color for t in first.data} == like
 
 
 @pytest.mark.parametrize("angle", [0, 30, 60, 90, 150, 180])

@@ -1,10 +1,9 @@
-"""Figures and knobs of the lessons on feature separation and on the ablation: their numbers are those put in."""
+"""Figures and knobs of the lesson on feature separation: their numbers are those put in."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ import torch
 pytest.importorskip("plotly")
 
 from janus import separation
-from janus.plots import results
 from janus.plots import separation as plots
 
 POINTS = [(0.9, 0.2), (0.6, 0.8), (0.4, 0.9), (0.1, 0.5)]
@@ -85,69 +83,3 @@ def test_a_knob_moves_the_figure() -> None:
     after = screen.outputs[0]["data"]
     assert "Push margin 0.30" in json.dumps(before) and "Push margin 0.85" in json.dumps(after)
     assert "acts on 75% of the features" in before["text/plain"] and "acts on 25% of the features" in after["text/plain"]
-
-
-# ── the ablation ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-ROWS = {"LoRA": {0: 20.0, 1: 24.0}, "OE+GR": {0: 22.0, 1: 27.0, 2: 25.0}, "frozen": {0: 21.0, 1: 24.0}, "joint": {0: 40.0}}
-
-
-def result(seed: int, acc: float, joint: bool) -> dict[str, Any]:
-    """What the figures read of a result: two tasks, learned at `acc` + 10."""
-    return {"config": {"seed": seed}, "acc": acc, "maa": acc + 5, "bwt": None if joint else -20.0, "learning_acc": acc + 10,
-            "task_aware_acc": 50.0, "accuracy": [[1.0]] if joint else [[1.0], [1.0, 1.0]],
-            "danger": {"mean": None if joint else 0.6}, "violation": {"mean": {"all": 0.1}}}
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    for row, seeds in ROWS.items():
-        for seed, acc in seeds.items():
-            name = f"{row.replace('+', '-')}__seed={seed}.json"
-            (tmp_path / name).write_text(json.dumps(result(seed, acc, row == "joint")))
-    return results.read_rows(tmp_path)
-
-
-def test_rows_are_read_by_seed_and_paired_by_it(runs: dict[str, dict[int, dict[str, Any]]]) -> None:
-    assert {row: list(seeds) for row, seeds in runs.items()} == {row: list(seeds) for row, seeds in ROWS.items()}
-    assert results.paired(runs, "frozen", "OE+GR") == [1.0, 3.0]
-    assert results.paired(runs, "frozen", "joint", "bwt") == [] == results.paired(runs, "frozen", "GPM")
-
-
-def test_no_results_are_said_in_a_line(tmp_path: Path) -> None:
-    with pytest.raises(results.NoResults, match="come with the repository") as caught:
-        results.read_rows(tmp_path)
-    assert caught.value._render_traceback_() == [str(caught.value)]
-
-
-def test_the_interval_is_students() -> None:
-    pytest.importorskip("scipy")
-    assert results.interval([1.0, 3.0, 2.0]) == pytest.approx(4.302653 / 3**0.5, rel=1e-5)  # t of two degrees of freedom, s = 1
-    assert results.interval([1.0]) != results.interval([1.0])  # NaN: one seed says nothing
-
-
-def test_the_ablation_shows_every_seed_the_mean_and_the_floor(runs: dict[str, dict[int, dict[str, Any]]]) -> None:
-    figure = results.ablation(runs).plotly
-    traces = {trace.name: trace for trace in figure.data}
-    assert list(traces["OE+GR, seeds"].x) == [22.0, 27.0, 25.0]
-    assert traces["OE+GR"].x[0] == pytest.approx(fmean([22, 27, 25]))
-    assert traces["OE+GR"].error_x.array[0] == pytest.approx(stdev([22, 27, 25])) and traces["joint"].error_x.array is None
-    assert "frozen 22.5" in words(figure) and "(n = 3)" in words(figure) and list(figure.layout.yaxis.ticktext) == list(ROWS)
-
-
-def test_the_plane_and_the_two_orders_are_of_common_seeds(runs: dict[str, dict[int, dict[str, Any]]]) -> None:
-    plane = {trace.name: trace for trace in results.stability_plasticity(runs).plotly.data}
-    assert (plane["OE+GR"].x[0], plane["OE+GR"].y[0], plane["frozen"].x[0]) == (2.0, 0.0, 0.0) and "joint" not in plane
-    flat = plane["ACC +0"]
-    assert flat.y[0] == pytest.approx(-2 * flat.x[0])  # two tasks: ACC = learning + BWT / 2
-    assert results.order(runs, "acc") == (["LoRA", "OE+GR"], [64.24, 74.39], [-0.5, 2.0])
-    beside = results.paper_beside_ours(runs).plotly
-    assert list(beside.data[0].x) == [64.24, 74.39] and {"<b>the paper's, ImageNet-R</b>", "<b>ours, Icons-R</b>"} <= {
-        note.text for note in beside.layout.annotations}
-
-
-def test_differences_mark_what_is_clear_of_zero(runs: dict[str, dict[int, dict[str, Any]]]) -> None:
-    pytest.importorskip("scipy")
-    figure = results.differences(runs, [("frozen", "OE+GR"), ("frozen", "joint"), ("frozen", "GPM")])
-    assert "one seed" in words(figure.plotly) and "+2.0 ± 12.7" in words(figure.plotly) and "Clear of zero: none" in figure.alt
-    assert list(figure.plotly.layout.yaxis.ticktext) == ["frozen → OE+GR", "frozen → joint"]

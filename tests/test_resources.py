@@ -26,3 +26,10 @@ def test_the_installed_package_comes_first(tmp_path, monkeypatch) -> None:
     assert resources.path("a").read_text() == "checkout"
     (tmp_path / "installed" / "a").write_text("installed")
     assert resources.path("a").read_text() == "installed"
+
+
+def test_finished_runs_are_found_or_their_absence_is_said(tmp_path, monkeypatch) -> None:
+    assert (resources.results() / "rows").is_dir()
+    monkeypatch.setattr(resources, "RESULTS", (tmp_path / "nowhere",))
+    with pytest.raises(JanusError, match="results are missing: reinstall"):
+        resources.results()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
 RUN = """
 import sys, janus, janus.resources
 from janus.__main__ import main
@@ -32,6 +33,8 @@ def test_the_wheel_runs_on_its_own_data(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "dist").glob("janus_lora-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.startswith("janus/_data/LICENSES/") for name in names) and "janus/_data/ATTRIBUTION.md" in names
+    runs = {path.relative_to(RESULTS).as_posix() for path in RESULTS.rglob("*.json")}
+    assert runs == {name.removeprefix("janus/_results/") for name in names if name.startswith("janus/_results/")}  # for the lessons
     assert not any("vocab" in name or name.startswith(("tests/", "data/")) for name in names)
 
     site, empty = tmp_path / "site", tmp_path / "empty"
@@ -44,3 +47,5 @@ def test_the_wheel_runs_on_its_own_data(tmp_path: Path) -> None:
     assert result["versions"]["janus-lora"] == "0.1.0"
     assert all(Path(line).is_relative_to(site) for line in printed[-3:]), printed  # its own code and data, not the checkout's
     assert (site / "bin" / "janus").exists()
+    where = call(sys.executable, "-c", "import janus; print(janus.resources.results())", cwd=empty, env=environment).strip()
+    assert Path(where).is_relative_to(site)

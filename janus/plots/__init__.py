@@ -3,19 +3,21 @@
 Colours are told apart by colour-blind readers; every series also has its own marker and a label beside it.
 """
 
+from .costs import accuracy_over_cost, step_cost
+from .curves import rates, trajectories
 from .figure import COLOURS, FONT, MARKERS, SEQUENTIAL, Figure
-from .forgetting import accuracy_curves, accuracy_matrix, split_bars, split_curves, stream_images
-from .geometry import absolute_predictor, absolute_score, safe_plane, violation_by_angle
-from .rectification import along, cost, residual, second_step
+from .forgetting import accuracy_curves, accuracy_matrix, split_bars, split_curves
+from .geometry import safe_plane, violation_by_angle
+from .images import predictions, stream_images
+from .rectification import along, residual, second_step
 from .results import ablation, differences, paper_beside_ours, stability_plasticity
-from .runs import predictors, violation
+from .runs import absolute_score, predictors, violation
 from .separation import circles, danger_plot, margins, task_map
 from .subspace import angles, growth, memory, ranks, room
-from .tables import above, accuracy_over_cost, predictions, rates, step_cost, trajectories
 
 __all__ = [
-    "COLOURS", "FONT", "Figure", "MARKERS", "SEQUENTIAL", "ablation", "above", "absolute_predictor", "absolute_score",
-    "accuracy_curves", "accuracy_matrix", "accuracy_over_cost", "along", "angles", "circles", "cost", "danger_plot",
+    "COLOURS", "FONT", "Figure", "MARKERS", "SEQUENTIAL", "ablation", "absolute_score",
+    "accuracy_curves", "accuracy_matrix", "accuracy_over_cost", "along", "angles", "circles", "danger_plot",
     "differences", "growth", "margins", "memory", "paper_beside_ours", "predictions", "predictors", "ranks", "rates",
     "residual", "room", "safe_plane", "second_step", "split_bars", "split_curves", "stability_plasticity", "step_cost",
     "stream_images", "task_map", "trajectories", "violation", "violation_by_angle",

@@ -40,6 +40,12 @@ pio.templates["janus"] = go.layout.Template(
 )
 
 
+def _themed(figure: go.Figure) -> go.Figure:
+    """With the theme, and its height in the figure itself: JupyterLab's renderer does not look for one in a template."""
+    height = figure.layout.height or pio.templates["janus"].layout.height
+    return figure.update_layout(template="janus", height=height)
+
+
 class Figure:
     """A plotly figure that shows itself everywhere: as the last line of a cell, or saved.
 
@@ -52,8 +58,8 @@ class Figure:
     """
 
     def __init__(self, figure: go.Figure, alt: str, static: go.Figure | None = None) -> None:
-        self.plotly, self.alt = figure.update_layout(template="janus"), " ".join(alt.split())
-        self.static = figure if static is None else static.update_layout(template="janus")
+        self.plotly, self.alt = _themed(figure), " ".join(alt.split())
+        self.static = figure if static is None else _themed(static)
 
     @cached_property
     def png(self) -> bytes | None:

@@ -1,75 +1,20 @@
-"""Figures about forgetting: what a stream looks like, the accuracy matrix, its curves, and where accuracy went."""
+"""Figures about forgetting: the accuracy matrix, its curves, and where accuracy went."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
-from PIL import Image
 from plotly.subplots import make_subplots
 
 from .figure import COLOURS, FONT, MARKERS, Figure
 from .runs import end_labels
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..images import Images
-    from ..stream import Stream
-
 Matrix = Sequence[Sequence[float | None]]  # R[t][i]: accuracy (per cent) on task i after task t, i ≤ t; None: not evaluated
 
 BLACK = 6  # black and its star are kept for means
 SERIES = [(colour, marker) for i, (colour, marker) in enumerate(zip(COLOURS, MARKERS)) if i != BLACK]
-
-
-def stream_images(stream: Stream, tasks: int = 5, classes: int = 7, side: int = 64) -> Figure:
-    """One row a task, one column a class: a training image (left) beside a test image (right), the class's name below.
-
-    The first `tasks` tasks and the first `classes` classes of each; `side` is the edge of one image in pixels.
-    """
-    shown = stream.tasks[:tasks]
-    step_x, step_y, left, top = 2 * side + 12, side + 44, 90, 78
-    width, height = left + classes * step_x, top + len(shown) * step_y
-    figure = go.Figure(go.Scatter(x=[], y=[]))
-    figure.update_xaxes(visible=False, range=[0, width]).update_yaxes(visible=False, range=[height, 0])
-    names = []
-    for row, task in enumerate(shown):
-        y = top + row * step_y
-        figure.add_annotation(text=f"task {task.index + 1}", x=8, y=y + side / 2, xanchor="left", showarrow=False)
-        for column, position in enumerate(list(task.positions)[:classes]):
-            x, name = left + column * step_x, stream.class_names[position]
-            source = _beside(_first(task.train, position), _first(task.evaluation, position), side)
-            figure.add_layout_image(source=source, x=x, y=y, sizex=2 * side + 2, sizey=side, xref="x", yref="y",
-                                    xanchor="left", yanchor="top", sizing="stretch")
-            figure.add_annotation(text=name, x=x + side + 1, y=y + side + 12, showarrow=False)
-            names.append(f"{name} (task {task.index + 1})")
-    rest = len(shown[0].positions) - classes
-    more = f" ({rest} more a task are not shown)" if rest > 0 else ""
-    figure.update_layout(title=f"New classes in each task{more}: left a training image, right a test image",
-                         width=width, height=height, margin={"l": 0, "r": 0, "t": 0, "b": 0}, title_y=1 - 30 / height)
-    return Figure(figure, f"A grid of small images, a row for each of {len(shown)} tasks, a training and a test image of each "
-                            f"class: {', '.join(names)}.")
-
-
-def _first(images: Images, label: int) -> Tensor:
-    """uint8 (3, S, S): the first image with that label."""
-    return images.batch((images.labels == label).nonzero().flatten()[:1])[0]
-
-
-def _beside(a: Tensor, b: Tensor, side: int) -> str:
-    """Two images (3, S, S), enlarged to `side` without smoothing, beside one another: a PNG as a data URI."""
-    both = Image.new("RGB", (2 * side + 2, side), "white")
-    for place, pixels in ((0, a), (side + 2, b)):
-        image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-        both.paste(image.resize((side, side), Image.Resampling.NEAREST), (place, 0))
-    buffer = io.BytesIO()
-    both.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def accuracy_matrix(R: Matrix, title: str = "Accuracy on each task after each task", top: float | None = None) -> Figure:
@@ -166,7 +111,7 @@ def split_bars(rows: dict[str, tuple[Matrix, Matrix]], title: str = "Where did t
                         range=[-low - margin, high + margin], zeroline=True, zerolinecolor="#222222")
     figure.update_yaxes(range=[len(names) - 0.5, -0.5], tickvals=list(range(len(names))), ticktext=list(names), ticks="",
                         showgrid=False)
-    figure.update_layout(title=title, width=1000, height=230 + 85 * len(rows), margin={"l": 220})
+    figure.update_layout(title=title, width=940, height=230 + 85 * len(rows), margin={"l": 220})
     said = "; ".join(f"{label} within the task {signed(row[0])}, between the heads {signed(row[1])}, together {signed(row[2])}"
                      for label, row in zip(parts, values))
     return Figure(figure, f"Bars of backward transfer in two parts, in points: {said}.")
@@ -201,7 +146,7 @@ def split_curves(rows: dict[str, tuple[Matrix, Matrix]], task: int = 0, title: s
     figure.update_yaxes(range=[-0.02 * highest, 1.25 * highest])
     figure.update_yaxes(title=f"accuracy on task {task + 1} (%)", row=1, col=1)
     figure.update_annotations(font_size=FONT)
-    figure.update_layout(title=title or f"Task {task + 1}: the grey gap is what other heads take away", width=1000, height=480)
+    figure.update_layout(title=title or f"Task {task + 1}: the grey gap is what other heads take away", width=940, height=480)
     return Figure(figure, f"Accuracy of task {task + 1} over the stream, by argmax within its own head and over all heads. "
                           f"{'; '.join(falls)}.")
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from torch import Tensor
 
 from .figure import COLOURS, MARKERS, Figure
-from .runs import KINDS, PROTECTIONS, Violations, end_labels, per_layer, protection
 
 GREY = "#7A7A7A"
 TURN, TILT = 14.0, 18.0  # degrees: the viewer's place beside the plane and above it
@@ -65,7 +63,9 @@ def safe_plane(positions: Mapping[str, Arrows], V: Tensor, title: str, knob: str
     coordinates = {mark: {label: in_frame(rows, frame) for label, rows in arrows.items()} for mark, arrows in positions.items()}
     still = _ground(frame, reach, turn)
     figure = go.Figure([*still, *_arrows(coordinates[marks[0]], reach, turn)])
-    look = {"visible": False, "range": [-1.45 * reach, 1.45 * reach]}, {"visible": False, "range": [-0.72 * reach, 1.3 * reach]}
+    lowest = min(seen(tip, turn)[1] for arrows in coordinates.values() for tips in arrows.values() for tip in tips)
+    low = -0.72 if lowest > -0.6 * reach else -1.25  # two values only: a knob that is turned must not make the page breathe
+    look = {"visible": False, "range": [-1.45 * reach, 1.45 * reach]}, {"visible": False, "range": [low * reach, 1.3 * reach]}
     figure.update_layout(title=title, height=560, width=800, showlegend=False, xaxis=look[0], yaxis=look[1],
                          margin={"l": 10, "r": 10, "t": 60, "b": 10})
     static = None
@@ -83,7 +83,7 @@ def safe_plane(positions: Mapping[str, Arrows], V: Tensor, title: str, knob: str
             for trace in [*_ground(frame, reach, turn, named=column == 1), *_arrows(coordinates[mark], reach, turn)]:
                 static.add_trace(trace, 1, column)
         static.update_xaxes(look[0]).update_yaxes(look[1])
-        static.update_layout(title=title, height=400, width=1000, showlegend=False, margin={"l": 5, "r": 5, "t": 100, "b": 5})
+        static.update_layout(title=title, height=400, width=940, showlegend=False, margin={"l": 5, "r": 5, "t": 100, "b": 5})
     heights = "; ".join(
         (f"{knob} {mark}: " if len(marks) > 1 else "") + ", ".join(
             f"{label} {max(abs(tip[2]) for tip in tips):.2f}" for label, tips in arrows.items())
@@ -183,57 +183,9 @@ def violation_by_angle(angles: Sequence[float], curves: Mapping[str, Sequence[fl
     figure.add_annotation(text="A V = 0", x=90, y=1.06, showarrow=False, font={"color": "#555555"}, bgcolor="white")
     figure.update_xaxes(title="angle between A's row and V (degrees)", tickvals=list(range(0, 181, 30)), range=[0, 180])
     figure.update_yaxes(title="violation ‖ΔW V‖ / ‖ΔW‖ (0 to 1)", range=[-0.03, 1.12])
-    figure.update_layout(title="Projected gradients leave the safe plane, unless A V = 0", height=520, width=1000,
+    figure.update_layout(title="Projected gradients leave the safe plane, unless A V = 0", height=520, width=940,
                          margin={"r": 270}, showlegend=False)
     at = min(range(len(angles)), key=lambda j: abs(angles[j] - 90))
     said = "; ".join(f"{label.replace('<br>', ' ')} {values[0]:.2f} at {angles[0]:g} degrees, {max(values):.2f} at most, "
                      f"{values[at]:.2g} at {angles[at]:g}" for label, values in curves.items())
     return Figure(figure, f"Violation over the angle between A's row and V, {angles[0]:g} to {angles[-1]:g} degrees: {said}.")
-
-
-def absolute_score(rows: Mapping[str, Violations]) -> Figure:
-    """The paper's score `‖ΔW·X_past‖` per layer, K and V apart: root mean square over past inputs, in units of the layer's output.
-
-    rows: label → scores of each task (`Result.past_output_norm["tasks"]`). A layer's point is the mean over tasks.
-    """
-    figure = make_subplots(1, 2, horizontal_spacing=0.2, subplot_titles=list(KINDS.values()))
-    top = max((v for tasks in rows.values() for kind in KINDS for v in per_layer(tasks, kind)), default=0) or 1.0
-    for column, kind in enumerate(KINDS, 1):
-        series = {label: per_layer(tasks, kind) for label, tasks in rows.items()}
-        count = max((len(v) for v in series.values()), default=1)
-        for (label, values), colour, marker in zip(series.items(), COLOURS, MARKERS):
-            figure.add_trace(go.Scatter(
-                x=list(range(1, len(values) + 1)), y=values, mode="lines+markers", name=label, line={"color": colour},
-                marker={"symbol": marker, "color": colour}, hovertemplate=f"{label}, layer %{{x}}: %{{y:.3g}}<extra></extra>"),
-                1, column)
-        ends = sorted((v[-1] if v else 0.0, label, colour) for (label, v), colour in zip(series.items(), COLOURS))
-        end_labels(figure, ends, count + 0.2, 0.075 * top, row=1, col=column)
-        figure.update_xaxes(title="layer", dtick=1, range=[0.7, count + 0.3], row=1, col=column)
-        figure.update_yaxes(range=[-0.04 * top, 1.1 * top], row=1, col=column)
-    figure.update_yaxes(title="‖ΔW·X<sub>past</sub>‖ (units of the output)", row=1, col=1)
-    figure.update_layout(title="The paper's absolute score: how far a task moves past outputs", height=460, width=1000,
-                         margin={"r": 110, "t": 100}, showlegend=False)
-    means = ", ".join(f"{label} {fmean(both):.2g}" for label, tasks in rows.items()
-                      if (both := per_layer(tasks, "k") + per_layer(tasks, "v")))
-    return Figure(figure, f"The absolute score per layer for keys and values. Mean over layers and tasks: {means}.")
-
-
-def absolute_predictor(names: Sequence[str], absolute: Sequence[float | None], drift: Sequence[float | None]) -> Figure:
-    """Does the absolute score predict drift? One point a run, coloured by how the run is protected, as in `predictors`."""
-    groups: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
-        if None not in (absolute[i], drift[i]):
-            groups.setdefault(protection(name), []).append(i)
-    groups = {label: groups[label] for label in PROTECTIONS if label in groups}
-    figure = go.Figure()
-    for (label, members), colour, marker in zip(groups.items(), COLOURS, MARKERS):
-        figure.add_trace(go.Scatter(
-            x=[absolute[i] for i in members], y=[drift[i] for i in members], mode="markers", name=label,
-            marker={"color": colour, "symbol": marker, "size": 12}, text=[names[i] for i in members],
-            hovertemplate="%{text}: %{x:.3g}, %{y:.3g}<extra></extra>"))
-    figure.update_xaxes(title="absolute score ‖ΔW·X<sub>past</sub>‖ (units of the output)", rangemode="tozero")
-    figure.update_yaxes(title="drift of old features", rangemode="tozero")
-    figure.update_layout(title="Does the absolute score predict drift?", height=500, width=900, showlegend=True,
-                         margin={"b": 120}, legend={"orientation": "h", "y": -0.24, "x": 0.5, "xanchor": "center"})
-    return Figure(figure, f"A scatter plot of {sum(map(len, groups.values()))} runs, coloured by protection "
-                            f"({', '.join(groups)}): drift over the absolute score.")

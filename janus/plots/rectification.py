@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -73,7 +72,7 @@ def second_step(norms: Sequence[float], size: Mapping[str, Sequence[float]], mis
     figure.update_annotations(font_size=FONT)
     figure.add_annotation(text="after one step", x=math.log10(first), y=0.02, yref="y domain", xref="x", xanchor="right",
                           yanchor="bottom", xshift=-5, showarrow=False)
-    figure.update_layout(title="Close to B = 0 the closed form asks for enormous steps of A", showlegend=False, width=1000,
+    figure.update_layout(title="Close to B = 0 the closed form asks for enormous steps of A", showlegend=False, width=940,
                          height=500, margin={"t": 100})
     words = "; ".join(f"{label}: {y[0]:.1e} at ‖B‖ = {norms[0]:.0e}, {y[-1]:.2g} at {norms[-1]:.0e}" for label, y in size.items())
     missed = "; ".join(f"{label} {y[0]:.2g} at the left, {y[-1]:.2g} at the right" for label, y in miss.items())
@@ -98,35 +97,7 @@ def along(series: Mapping[str, Sequence[float]]) -> Figure:
     figure.update_xaxes(title="step", range=[0, length * 1.03])
     figure.update_yaxes(title="violation of the displacement (log)", type="log", exponentformat="power", dtick=2,
                         range=[math.log10(low) - 0.5, 0.5])
-    figure.update_layout(title="Only A V = 0 keeps a whole task out of the past's way", showlegend=False, width=950,
+    figure.update_layout(title="Only A V = 0 keeps a whole task out of the past's way", showlegend=False, width=940,
                          margin={"l": 110, "r": 240})
     return Figure(figure, "Violation of the displacement over the steps of a task. At the end: "
                           + ", ".join(f"{label} {y[-1]:.1e}" for label, y in series.items()) + ".")
-
-
-def cost(cases: Sequence[Mapping[str, Any]], hardware: str) -> Figure:
-    """Time of a training step as a multiple of PEFT's LoRA: median and quarter points, one panel a model.
-
-    cases: `benchmarks/results/step_cost.json`'s. hardware: where it was measured.
-    """
-    titles = [f"{case['model']}, batch {case['batch']}, rank {case['rank']}" for case in cases]
-    figure = make_subplots(len(cases), 1, subplot_titles=titles, vertical_spacing=0.16)
-    for row, case in enumerate(cases, 1):
-        variants = case["variants"]
-        for (label, v), colour, marker in zip(variants.items(), COLOURS, MARKERS):
-            figure.add_trace(go.Scatter(
-                x=[v["ratio"]], y=[label], mode="markers", name=label, marker={"symbol": marker, "color": colour, "size": 13},
-                error_x={"type": "data", "symmetric": False, "array": [v["high"] - v["ratio"]],
-                         "arrayminus": [v["ratio"] - v["low"]], "color": colour, "thickness": 2.5},
-                hovertemplate=f"{label}: %{{x:.2f}}, {v['ms']:.0f} ms<extra></extra>"), row, 1)
-            figure.add_annotation(text=f"{v['ratio']:.2f}", x=v["ratio"], y=label, yshift=16, showarrow=False,
-                                  font={"color": colour}, row=row, col=1)
-        figure.add_vline(x=1, line={"dash": "dot", "color": "#555555"}, row=row, col=1)
-        figure.update_yaxes(range=[len(variants) - 0.5, -0.9], row=row, col=1)
-    figure.update_xaxes(title="time of a step / time of PEFT's LoRA step (median, quarter points)", row=len(cases), col=1)
-    figure.update_annotations(font_size=FONT)
-    figure.update_layout(title=f"What protection costs per step ({hardware})", showlegend=False,
-                         height=150 + 300 * len(cases), margin={"l": 190, "t": 100})
-    words = "; ".join(f"{title}: " + ", ".join(f"{label} {v['ratio']:.2f}" for label, v in case["variants"].items())
-                      for title, case in zip(titles, cases))
-    return Figure(figure, f"Time of a training step relative to PEFT's LoRA, on {hardware}. {words}.")

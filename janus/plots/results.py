@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..ablation import OTHER_ROWS, PAPER, PAPER_ROWS, slug
-from ..errors import JanusError
+from ..ablation import PAPER, PAPER_ROWS
+from ..compare import FLOOR, Rows, interval, paired, spread, values
 from .figure import COLOURS, MARKERS, Figure
 from .runs import apart
 
-Seeds = Mapping[int, Mapping[str, Any]]  # seed → result.json's values
-Runs = Mapping[str, Seeds]  # row → its seeds
-FLOOR = "frozen"
 GROUPS = {  # what a row trains, and how it is drawn: colour and marker
     "the paper's rows": (COLOURS[1], MARKERS[0]),
     "other methods": (COLOURS[0], MARKERS[1]),
@@ -27,70 +20,12 @@ GROUPS = {  # what a row trains, and how it is drawn: colour and marker
 }
 
 
-class NoResults(JanusError):
-    """There are no committed results here; a notebook shows the line alone, and stops."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [str(self)]
-
-
-# ── numbers ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def read_rows(folder: str | Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """row → seed → result, in the order of the ablation, from files named `<row>__seed=<n>.json`; whatever seeds are there.
-
-    Raises:
-        NoResults: none there (an installed package carries no benchmark results).
-    """
-    runs = {}
-    for row in [*PAPER_ROWS, *OTHER_ROWS]:
-        found = [json.loads(path.read_text()) for path in Path(folder).glob(f"{slug(row)}__seed=*.json")]
-        if found:
-            runs[row] = {r["config"]["seed"]: r for r in sorted(found, key=lambda r: r["config"]["seed"])}
-    if not runs:
-        raise NoResults(f"This lesson reads the benchmark's finished runs, and there are none in {folder}: they come with the "
-                        "repository, not with the installed package. Clone it and open the notebook from there.")
-    return runs
-
-
-def values(seeds: Seeds, key: str) -> list[float]:
-    """One number of each seed: acc, maa, bwt, learning_acc, task_aware_acc, acc_task_mean, drift, or violation, danger (means)."""
-    found = [r[key]["mean"] if key == "danger" else r[key]["mean"]["all"] if key == "violation" else r[key] for r in seeds.values()]
-    return [v for v in found if v is not None]
-
-
-def paired(runs: Runs, first: str, second: str, key: str = "acc") -> list[float]:
-    """`second` minus `first` in each seed that both rows have, seeds ascending: what a seed does to both of them cancels."""
-    a, b = runs.get(first, {}), runs.get(second, {})
-    common = [s for s in sorted(a.keys() & b.keys()) if a[s][key] is not None and b[s][key] is not None]
-    return [b[s][key] - a[s][key] for s in common]
-
-
-def interval(differences: Sequence[float], level: float = 0.95) -> float:
-    """Half the width of Student's interval of the mean of n differences; NaN for fewer than two."""
-    from scipy import stats  # comes with scikit-learn in the extra `notebooks`
-
-    n = len(differences)
-    return float(stats.t.ppf((1 + level) / 2, n - 1)) * stdev(differences) / math.sqrt(n) if n > 1 else math.nan
-
-
-def spread(found: Sequence[float], digits: int = 1) -> str:
-    """mean ± standard deviation over seeds; the value alone for one seed; — for none."""
-    if not found:
-        return "—"
-    return f"{fmean(found):.{digits}f}" + (f" ± {stdev(found):.{digits}f}" if len(found) > 1 else "")
-
-
 def _group(row: str) -> str:
     return ("the paper's rows" if row in PAPER_ROWS else "floor and ceiling" if row in (FLOOR, "ncm", "joint")
             else "other methods")
 
 
-# ── figures ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def ablation(runs: Runs, key: str = "acc", label: str = "ACC (%)") -> Figure:
+def ablation(runs: Rows, key: str = "acc", label: str = "ACC (%)") -> Figure:
     """Every row: its seeds as open points, their mean as a filled one, ± one standard deviation; `frozen` as a line."""
     rows = list(runs)
     figure = go.Figure()
@@ -115,7 +50,7 @@ def ablation(runs: Runs, key: str = "acc", label: str = "ACC (%)") -> Figure:
     figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, range=[len(rows) - 0.4, -1.5], showgrid=True)
     figure.update_xaxes(title=f"{label} on Icons-R, test; small: each seed, large: mean ± standard deviation")
     figure.update_layout(title=f"How far above the floor do the rows stand?<br><span style='font-size:16px'>{words}</span>",
-                         height=170 + 36 * len(rows), width=1000, margin={"l": 140, "r": 190, "t": 90})
+                         height=170 + 36 * len(rows), width=940, margin={"l": 140, "r": 190, "t": 90})
     said = "; ".join(f"{row} {spread(values(runs[row], key))}" for row in rows if values(runs[row], key))
     return Figure(figure, f"Dot plot of {label} over the ablation's rows, each seed a point: {said}.")
 
@@ -127,9 +62,9 @@ def _seeds(found: Sequence[float], y: float, colour: str, marker: str, row: str)
                       hovertemplate=f"{row}: %{{x:.2f}}<extra></extra>")
 
 
-def differences(runs: Runs, pairs: Sequence[tuple[str, str]], key: str = "acc", label: str = "ACC") -> Figure:
+def differences(runs: Rows, pairs: Sequence[tuple[str, str]], key: str = "acc", label: str = "ACC") -> Figure:
     """Paired over seeds, second minus first: each seed, the mean, and its 95 % interval; the line is no difference."""
-    shown = [(pair, paired(runs, *pair, key)) for pair in pairs]
+    shown = [(pair, list(paired(runs, *pair, key).values())) for pair in pairs]
     shown = [(pair, found) for pair, found in shown if found]
     figure = go.Figure()
     clear = []
@@ -152,20 +87,20 @@ def differences(runs: Runs, pairs: Sequence[tuple[str, str]], key: str = "acc", 
                         range=[len(shown) - 0.4, -0.6])
     figure.update_xaxes(title=f"difference in {label} in the same seed (points); bar: 95 % interval of the mean")
     figure.update_layout(title=f"Which differences are larger than the seeds' noise?<br>{words}",
-                         height=170 + 36 * len(shown), width=1000, margin={"l": 210, "r": 190, "t": 90})
+                         height=170 + 36 * len(shown), width=940, margin={"l": 210, "r": 190, "t": 90})
     return Figure(figure, f"Paired differences in {label} over seeds with 95 % intervals for {len(shown)} pairs of rows. "
                           f"Clear of zero: {', '.join(clear) or 'none'}.")
 
 
-def stability_plasticity(runs: Runs) -> Figure:
+def stability_plasticity(runs: Rows) -> Figure:
     """What a row learns more than `frozen`, and what it forgets more, in the same seeds: one point a row, ± one standard deviation.
 
     On a grey line ACC (tasks weighing the same) is the same: learning + BWT·(T − 1)/T. Above the black one a row beats the floor.
     """
     rows = [row for row in runs if row != FLOOR and paired(runs, FLOOR, row, "bwt")]
-    tasks = len(next(iter(runs[FLOOR].values()))["accuracy"])
+    tasks = len(runs[FLOOR][0].accuracy)
     slope = -tasks / (tasks - 1)  # d(bwt) / d(learning) along equal ACC
-    spots = {row: [paired(runs, FLOOR, row, key) for key in ("learning_acc", "bwt")] for row in rows}
+    spots = {row: [list(paired(runs, FLOOR, row, key).values()) for key in ("learning_acc", "bwt")] for row in rows}
     means = {row: (fmean(x), fmean(y)) for row, (x, y) in spots.items()} | {FLOOR: (0.0, 0.0)}
     xs, ys = [[m[axis] for m in means.values()] for axis in (0, 1)]
     x_low, x_high, y_low, y_high = min(xs) - 1.3, max(xs) + 2.0, min(ys) - 1.5, max(ys) + 1.2
@@ -196,24 +131,27 @@ def stability_plasticity(runs: Runs) -> Figure:
     figure.update_xaxes(title=f"plasticity: learning accuracy minus {FLOOR}'s (points)", range=[x_low, x_high])
     figure.update_yaxes(title=f"stability: BWT minus {FLOOR}'s (points)", range=[y_low, y_high])
     figure.update_layout(xaxis={"zeroline": True, "zerolinecolor": "#AAAAAA"}, yaxis={"zeroline": True, "zerolinecolor": "#AAAAAA"})
-    figure.update_layout(title="Does learning more pay for forgetting more?", height=640, width=1000, margin={"r": 130})
+    figure.update_layout(title="Does learning more pay for forgetting more?", height=640, width=940, margin={"r": 130})
     said = "; ".join(f"{row} {x:+.1f}, {y:+.1f}" for row, (x, y) in means.items() if row != FLOOR)
     return Figure(figure, f"Plane of plasticity (learning accuracy minus {FLOOR}'s) and stability (BWT minus {FLOOR}'s), with "
                           f"lines of equal ACC. {said}.")
 
 
 def _labels(means: Mapping[str, tuple[float, float]], size: tuple[float, float]) -> list[tuple[str, float, float, str]]:
-    """Where labels stand, (row, x, y, anchor): left or right of the crowd, a little up, apart from one another."""
-    middle = sorted(x for x, _ in means.values())[len(means) // 2]
+    """Where labels stand, (row, x, y, anchor): left or right of the crowd, a little up, clear of one another and of points."""
+    middle, gap = sorted(x for x, _ in means.values())[len(means) // 2], 0.062 * size[1]
     out = []
     for left in (True, False):
         side = sorted((y, row) for row, (x, y) in means.items() if (x <= middle) == left)
-        for y, (_, row) in zip(apart([y + 0.03 * size[1] for y, _ in side], 0.062 * size[1]), side):
-            out.append((row, means[row][0] + (-0.06 if left else 0.06) * size[0], y, "right" if left else "left"))
+        for y, (_, row) in zip(apart([y + 0.03 * size[1] for y, _ in side], gap), side):
+            own = means[row][0]
+            near = [x for x, height in means.values() if abs(height - y) < gap and (x <= own if left else x >= own)]
+            x = min([own, *near]) - 0.06 * size[0] if left else max([own, *near]) + 0.06 * size[0]
+            out.append((row, x, y, "right" if left else "left"))
     return out
 
 
-def paper_beside_ours(runs: Runs, metric: str = "acc") -> Figure:
+def paper_beside_ours(runs: Rows, metric: str = "acc") -> Figure:
     """The rows that the paper has too, in the paper's order: its value on the left, ours on the right, each on its own scale."""
     column = ("acc", "maa", "bwt").index(metric)
     rows = sorted((row for row in PAPER if row in runs), key=lambda row: PAPER[row][column])
@@ -246,17 +184,7 @@ def paper_beside_ours(runs: Runs, metric: str = "acc") -> Figure:
     figure.update_xaxes(title=f"{name}, ViT of 2.9 M weights", row=1, col=2)
     figure.update_annotations(font_size=16)
     figure.update_layout(title="Does our order follow the paper's? (two benchmarks, two scales: compare the order only)",
-                         height=520, width=1000, margin={"l": 145, "r": 190, "t": 100})
+                         height=520, width=940, margin={"l": 145, "r": 190, "t": 100})
     said = "; ".join(f"{row} {t:.1f} and {spread(o)}" for row, t, o in zip(rows, theirs, ours))
     return Figure(figure, f"{metric.upper()} of {len(rows)} rows in the paper's order: the paper's on ImageNet-R, and ours on "
                           f"Icons-R. {said}.")
-
-
-def order(runs: Runs, metric: str) -> tuple[list[str], list[float], list[float]]:
-    """What a rank correlation needs: rows the paper has too, the paper's values, our mean gains over `frozen` in the same seeds.
-
-    Gains and not means, since rows with other seeds have met other class orders.
-    """
-    column = ("acc", "maa", "bwt").index(metric)
-    rows = [row for row in PAPER if paired(runs, FLOOR, row, metric)]
-    return rows, [PAPER[row][column] for row in rows], [fmean(paired(runs, FLOOR, row, metric)) for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -14,74 +14,116 @@ from .figure import COLOURS, FONT, MARKERS, Figure
 KINDS = {"k": "keys (K)", "v": "values (V)"}
 FLOOR = 1e-9  # where an exact zero is drawn on a logarithmic axis
 
-Violations = Sequence[dict[str, float]]  # of each task 2…T: matrix name → score
+WIDE = 940  # pixels: what JupyterLab shows beside an open side bar
+
+Scores = Sequence[Mapping[str, float]]  # of each task 2…T: matrix name → score
+Values = Sequence[float | None]  # one a run
 
 
-def violation(rows: dict[str, Violations]) -> Figure:
+def violation(rows: Mapping[str, Scores]) -> Figure:
     """Null-space violation per layer, K and V apart: linear above, and below on a log axis what is near zero.
 
     rows: label → scores of each task (`Result.violation["tasks"]`; several seeds one after the other). A layer's point is the
     mean over tasks.
     """
-    series = {kind: {label: per_layer(tasks, kind) for label, tasks in rows.items()} for kind in KINDS}
-    tiny = {label for label in rows if all(max(series[kind][label], default=0) < 1e-3 for kind in KINDS)}
+    tiny = {label for label, tasks in rows.items() if all(max(per_layer(tasks, kind), default=0) < 1e-3 for kind in KINDS)}
     figure = make_subplots(2, 2, row_heights=[0.68, 0.32], vertical_spacing=0.1, horizontal_spacing=0.22, shared_xaxes=True,
                            subplot_titles=list(KINDS.values()))
     for column, kind in enumerate(KINDS, 1):
-        top = max((max(v, default=0) for v in series[kind].values()), default=0) or 1.0
-        count = max((len(v) for v in series[kind].values()), default=1)
-        for (label, values), colour, marker in zip(series[kind].items(), COLOURS, MARKERS):
-            for row in (1, 2) if label in tiny else (1,):
-                shown = [max(v, FLOOR) for v in values] if row == 2 else values
-                figure.add_trace(go.Scatter(
-                    x=list(range(1, len(values) + 1)), y=shown, mode="lines+markers", name=label, line={"color": colour},
-                    marker={"symbol": marker, "color": colour}, customdata=values, showlegend=False,
-                    hovertemplate=f"{label}, layer %{{x}}: %{{customdata:.3g}}<extra></extra>"), row, column)
-        ends = sorted((values[-1] if values else 0.0, label, colour)
-                      for (label, values), colour in zip(series[kind].items(), COLOURS))
-        end_labels(figure, ends, count + 0.15, 0.09 * top, row=1, col=column)
-        figure.update_xaxes(dtick=1, range=[0.7, count + 0.3], row=1, col=column)
-        figure.update_xaxes(title="layer", dtick=1, range=[0.7, count + 0.3], row=2, col=column)
-        figure.update_yaxes(range=[-0.04 * top, 1.1 * top], row=1, col=column)
+        _layers(figure, rows, kind, 1, column)
+        for (label, tasks), colour, marker in zip(rows.items(), COLOURS, MARKERS):
+            if label in tiny:
+                shown = per_layer(tasks, kind)
+                _line(figure, label, [max(v, FLOOR) for v in shown], shown, colour, marker, 2, column)
+        figure.update_xaxes(title=None, row=1, col=column)
+        figure.update_xaxes(title="layer", dtick=1, range=figure.layout.xaxis.range, row=2, col=column)
         figure.update_yaxes(type="log", exponentformat="power", dtick=1, range=[-9.2, -4.5], row=2, col=column)
     figure.update_yaxes(title="violation (0 to 1)", row=1, col=1)
+    figure.update_yaxes(range=_both(rows), row=1)  # one scale: K and V are compared
     figure.update_yaxes(title="near zero (log)", row=2, col=1)
-    figure.update_layout(title="How much of a task's weight change acts on the inputs of past tasks", height=640, width=1050,
-                         margin={"r": 150})
-    means = ", ".join(f"{label} {fmean(series['k'][label] + series['v'][label]):.2g}" for label in rows if series["k"][label])
-    return Figure(figure, f"Violation per layer for keys and values. Mean over layers and tasks: {means}.")
+    figure.update_layout(title="How much of a task's weight change acts on the inputs of past tasks", height=640, width=WIDE,
+                         margin={"l": 100, "r": 120})
+    return Figure(figure, f"Violation per layer for keys and values. {_means(rows)}")
 
 
-def per_layer(tasks: Violations, kind: str) -> list[float]:
+def absolute_score(rows: Mapping[str, Scores]) -> Figure:
+    """The paper's score `‖ΔW·X_past‖` per layer, K and V apart: root mean square over past inputs, in units of the layer's output.
+
+    rows: label → scores of each task (`Result.past_output_norm["tasks"]`). A layer's point is the mean over tasks.
+    """
+    figure = make_subplots(1, 2, horizontal_spacing=0.22, subplot_titles=list(KINDS.values()))
+    for column, kind in enumerate(KINDS, 1):
+        _layers(figure, rows, kind, 1, column)
+    figure.update_yaxes(range=_both(rows))  # one scale: K and V are compared
+    figure.update_yaxes(title="‖ΔW·X<sub>past</sub>‖ (units of the output)", row=1, col=1)
+    figure.update_layout(title="The paper's absolute score: how far a task moves past outputs", height=460, width=WIDE,
+                         margin={"r": 120, "t": 100})
+    return Figure(figure, f"The absolute score per layer for keys and values. {_means(rows)}")
+
+
+def per_layer(tasks: Scores, kind: str) -> list[float]:
     """Mean over tasks of one kind of matrix (`k`, `v`), in the order of the layers."""
     names = [name for name in (tasks[0] if tasks else ()) if name.rpartition(".")[2] == kind]
     return [fmean(task[name] for task in tasks) for name in names]
 
 
-def predictors(names: Sequence[str], violation: Sequence[float | None], drift: Sequence[float],
-               bwt: Sequence[float | None]) -> Figure:
-    """Does violation predict drift, and drift BWT? One point a run, coloured by how the run is protected. names: its row."""
-    groups: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
-        if None not in (violation[i], drift[i], bwt[i]):
-            groups.setdefault(protection(name), []).append(i)
-    groups = {label: groups[label] for label in PROTECTIONS if label in groups}
-    panels = (("violation", violation, "drift of old features", drift),
-              ("drift of old features", drift, "BWT (points)", bwt))
-    figure = make_subplots(1, 2, horizontal_spacing=0.12)
-    for column, (x_name, x, y_name, y) in enumerate(panels, 1):
-        for (label, members), colour, marker in zip(groups.items(), COLOURS, MARKERS):
-            figure.add_trace(go.Scatter(
-                x=[x[i] for i in members], y=[y[i] for i in members], mode="markers", name=label, legendgroup=label,
-                showlegend=column == 1, marker={"color": colour, "symbol": marker, "size": 11},
-                text=[names[i] for i in members], hovertemplate="%{text}: %{x:.3g}, %{y:.3g}<extra></extra>"), 1, column)
-        figure.update_xaxes(title=x_name, row=1, col=column)
-        figure.update_yaxes(title=y_name, row=1, col=column)
-    figure.update_layout(title="Does violation predict drift, and drift forgetting?", height=520, width=1100,
-                         margin={"b": 110}, legend={"orientation": "h", "y": -0.22, "x": 0.5, "xanchor": "center"})
-    count = sum(map(len, groups.values()))
-    return Figure(figure, f"Two scatter plots of {count} runs, coloured by protection ({', '.join(groups)}): drift over "
-                          "violation, and BWT over drift.")
+def _layers(figure: go.Figure, rows: Mapping[str, Scores], kind: str, row: int, column: int) -> None:
+    """A line over the layers for each label, which stands at its end."""
+    series = {label: per_layer(tasks, kind) for label, tasks in rows.items()}
+    low, high = _both(rows)
+    count = max((len(v) for v in series.values()), default=1)
+    for (label, values), colour, marker in zip(series.items(), COLOURS, MARKERS):
+        _line(figure, label, values, values, colour, marker, row, column)
+    ends = [(values[-1] if values else 0.0, label, colour) for (label, values), colour in zip(series.items(), COLOURS)]
+    end_labels(figure, ends, count + 0.2, 0.08 * (high - low), row=row, col=column)
+    figure.update_xaxes(title="layer", dtick=1, range=[0.7, count + 0.3], row=row, col=column)
+
+
+def _line(figure: go.Figure, label: str, y: Sequence[float], told: Sequence[float], colour: str, marker: str, row: int,
+          column: int) -> None:
+    figure.add_trace(go.Scatter(
+        x=list(range(1, len(y) + 1)), y=list(y), mode="lines+markers", name=label, line={"color": colour}, showlegend=False,
+        marker={"symbol": marker, "color": colour}, customdata=list(told),
+        hovertemplate=f"{label}, layer %{{x}}: %{{customdata:.3g}}<extra></extra>"), row, column)
+
+
+def _both(rows: Mapping[str, Scores]) -> list[float]:
+    """The range of an axis that K and V share."""
+    top = max((v for tasks in rows.values() for kind in KINDS for v in per_layer(tasks, kind)), default=0) or 1.0
+    return [-0.04 * top, 1.1 * top]
+
+
+def _means(rows: Mapping[str, Scores]) -> str:
+    means = ", ".join(f"{label} {fmean(both):.2g}" for label, tasks in rows.items()
+                      if (both := per_layer(tasks, "k") + per_layer(tasks, "v")))
+    return f"Mean over layers and tasks: {means}."
+
+
+def predictors(names: Sequence[str], scores: Mapping[str, Values], outcomes: Mapping[str, Values]) -> Figure:
+    """Does a score predict an outcome? A grid of scatter plots, a column a score, a row an outcome; one point a run.
+
+    names: each run's row; the colour and the marker tell how that row is protected. scores, outcomes: axis title → a value a run.
+    Runs that lack one of them are left out.
+    """
+    whole = [i for i in range(len(names)) if None not in [values[i] for values in (*scores.values(), *outcomes.values())]]
+    groups = {label: found for label in PROTECTIONS if (found := [i for i in whole if protection(names[i]) == label])}
+    figure = make_subplots(len(outcomes), len(scores), horizontal_spacing=0.05, vertical_spacing=0.06, shared_xaxes=True,
+                           shared_yaxes=True)
+    for row, (y_name, y) in enumerate(outcomes.items(), 1):
+        for column, (x_name, x) in enumerate(scores.items(), 1):
+            for (label, members), colour, marker in zip(groups.items(), COLOURS, MARKERS):
+                figure.add_trace(go.Scatter(
+                    x=[x[i] for i in members], y=[y[i] for i in members], mode="markers", name=label, legendgroup=label,
+                    showlegend=row == column == 1, marker={"color": colour, "symbol": marker, "size": 11},
+                    text=[names[i] for i in members], hovertemplate="%{text}: %{x:.3g}, %{y:.3g}<extra></extra>"), row, column)
+            figure.update_xaxes(title=x_name if row == len(outcomes) else None, row=row, col=column)
+        figure.update_yaxes(title=y_name, row=row, col=1)
+    height = 200 + 280 * len(outcomes)
+    figure.update_layout(title=f"Does a score predict what happens to the past? {len(whole)} runs, by what protects them",
+                         height=height, width=WIDE, margin={"b": 125},
+                         legend={"orientation": "h", "y": -85 / (height - 195), "yanchor": "top", "x": 0.5, "xanchor": "center"})
+    return Figure(figure, f"Scatter plots of {len(whole)} runs, coloured by protection ({', '.join(groups)}): "
+                          f"{' and '.join(outcomes)}, each over {' and over '.join(scores)}.")
 
 
 PROTECTIONS = ("nothing", "GPM", "OE + GR", "exact", "GR", "OE")  # in the order of COLOURS, as in `violation`
@@ -96,6 +138,16 @@ def protection(row: str) -> str:
     return " + ".join(both) or "nothing"
 
 
+_OWN = {"frozen": 6, "ncm": 7, "joint": 8}
+
+
+def style(row: str) -> tuple[str, str, str]:
+    """(colour, marker, dash) of a row: by what protects it, as in the other figures; open and dashed with the margin loss."""
+    index = _OWN.get(row, PROTECTIONS.index(protection(row)))
+    with_dml = "DML" in row
+    return COLOURS[index], MARKERS[index] + ("-open" if with_dml else ""), "dash" if with_dml else "solid"
+
+
 def apart(values: list[float], gap: float) -> list[float]:
     """Ascending positions near `values` that keep `gap` between them: where labels at line ends go."""
     placed = list(values)
@@ -107,11 +159,14 @@ def apart(values: list[float], gap: float) -> list[float]:
     return placed
 
 
-def end_labels(figure: go.Figure, ends: Sequence[tuple[float, str, str]], x: float, gap: float, **where: Any) -> None:
-    """Names beside line ends (y, name, colour), kept `gap` apart; on a logarithmic axis x and y are powers of ten.
+def end_labels(figure: go.Figure, ends: Sequence[tuple[float, str, str]], x: float, gap: float,
+               **where: Any) -> list[float]:
+    """Names beside line ends (y, name, colour), kept `gap` apart; returns where they stand, ascending.
 
-    where: the subplot (`row`, `col`), or a shift in pixels (`xshift`).
+    On a logarithmic axis x and y are powers of ten. where: the subplot (`row`, `col`), or a shift in pixels (`xshift`).
     """
     ends = sorted(ends)
-    for y, (_, label, colour) in zip(apart([end[0] for end in ends], gap), ends):
+    placed = apart([end[0] for end in ends], gap)
+    for y, (_, label, colour) in zip(placed, ends):
         figure.add_annotation(text=label, x=x, y=y, xanchor="left", showarrow=False, font={"color": colour, "size": FONT}, **where)
+    return placed

@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from ..history import precise
+from ..metrics import principal_angles
 from .figure import COLOURS, FONT, MARKERS, Figure
 from .runs import end_labels
 
@@ -32,12 +33,6 @@ def directions(held: Sequence[float], energy: float) -> int:
     if energy <= 1e-12:
         return 0
     return min(sum(share < energy - 1e-12 for share in held) + 1, len(held))
-
-
-def principal_angles(U: Tensor, V: Tensor) -> list[float]:
-    """Degrees between span(U) and span(V), smallest first; U (n, k) and V (n, l) orthonormal, min(k, l) angles."""
-    cosines = torch.linalg.svdvals(precise(U).T @ precise(V)).clamp(max=1.0)
-    return torch.rad2deg(torch.arccos(cosines)).tolist()
 
 
 def held(V: Tensor, C: Tensor) -> float:
@@ -115,7 +110,7 @@ def room(moments: Mapping[str, Tensor], energy: float, rank: int) -> Figure:
                               text=f"{row['rank']} protected, {100 * row['share_left']:.0f} % left")
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title="directions of the layer's input space", range=[0, max(row["n"] for row in rows)])
-    figure.update_layout(barmode="stack", title=f"What is protected, and what is left, at ε = {energy:g}", width=1000,
+    figure.update_layout(barmode="stack", title=f"What is protected, and what is left, at ε = {energy:g}", width=940,
                          height=190 + 50 * len(rows), margin={"r": 235, "b": 120},
                          legend={"orientation": "h", "y": -0.28, "x": 0, "traceorder": "normal"})
     return Figure(figure, f"Bars per layer at ε = {energy:g}. Protected directions: "
@@ -181,7 +176,7 @@ def angles(bases: Mapping[str, Mapping[str, Tensor]], layers: Sequence[str]) -> 
     figure.update_yaxes(title="angle (degrees)", row=1, col=1)
     figure.update_yaxes(range=[-0.05 * max(top, 10), 1.12 * max(top, 10)])
     figure.update_annotations(font={"size": FONT})
-    figure.update_layout(title="How far apart are the subspaces? (0° = shared, 90° = foreign)", showlegend=False, width=1000,
+    figure.update_layout(title="How far apart are the subspaces? (0° = shared, 90° = foreign)", showlegend=False, width=940,
                          margin={"r": 175, "t": 95})
     worst = {" – ".join(couple): max(max(a) for a in per_layer) for couple, per_layer in found.items()}
     return Figure(figure, "Principal angles per direction, sorted. Largest: "
@@ -212,7 +207,7 @@ def memory(cases: Mapping[str, Mapping[str, int]]) -> Figure:
                      f"{b['second moments'] / b['inputs of an image']:.1f}")
     figure.update_yaxes(title="memory (bytes)", row=1, col=1)
     figure.update_annotations(font={"size": FONT})
-    figure.update_layout(title="What it takes to remember the past", showlegend=False, width=1000, height=520,
+    figure.update_layout(title="What it takes to remember the past", showlegend=False, width=940, height=520,
                          margin={"r": 165, "t": 95})
     return Figure(figure, "Memory over images seen, both axes logarithmic; stored samples grow, second moments and V do not. "
                           + "; ".join(words) + ".")

@@ -96,7 +96,7 @@ def explore_geometry(V: Tensor = V, G: Tensor = G, B: Tensor = B) -> ipywidgets.
     """
     import ipywidgets as w
 
-    look: dict[str, Any] = {"style": {"description_width": "9em"}, "layout": {"width": "30em"}}
+    look: dict[str, Any] = {"style": {"description_width": "12em"}, "layout": {"width": "34em"}}
 
     def slider(value: float, low: float, high: float, step: float, text: str) -> w.FloatSlider:
         return w.FloatSlider(value=value, min=low, max=high, step=step, description=text, **look)

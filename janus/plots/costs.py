@@ -1,0 +1,75 @@
+"""Figures about cost: seconds of a run beside its accuracy, time of a step beside PEFT's LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean, stdev
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ..compare import Rows
+from .figure import COLOURS, MARKERS, Figure
+from .runs import style
+from .tables import seconds
+
+
+def accuracy_over_cost(rows: Rows) -> Figure:
+    """ACC beside the seconds of a run by part, the cheapest row first: means over seeds, ACC with its standard deviation.
+
+    The hooks of OE run inside the training step, so up to a second of them is drawn twice.
+    """
+    order = sorted(rows, key=lambda row: -fmean(map(seconds, rows[row])))
+    figure = make_subplots(1, 2, column_widths=[0.38, 0.62], horizontal_spacing=0.03, shared_yaxes=True)
+    for row in order:
+        colour, marker, _ = style(row)
+        accs = [r.acc for r in rows[row]]
+        figure.add_trace(go.Scatter(
+            x=[fmean(accs)], y=[row], mode="markers", name=row, showlegend=False,
+            marker={"color": colour, "symbol": marker, "size": 12},
+            error_x={"array": [stdev(accs) if len(accs) > 1 else 0.0], "color": colour, "thickness": 1.5, "width": 0},
+            hovertemplate=f"{row}: %{{x:.1f}} %<extra></extra>"), 1, 1)
+    bars = {"training": lambda r: r.seconds["train"] - r.seconds["gr"], "GR": lambda r: r.seconds["gr"],
+            "OE, or a pass of its own": lambda r: r.seconds["oe"], "evaluation": lambda r: r.seconds["eval"]}
+    for (name, value), colour, pattern in zip(bars.items(), (COLOURS[1], COLOURS[0], COLOURS[3], "#C8C8C8"), ("", "/", "x", ".")):
+        figure.add_trace(go.Bar(
+            x=[fmean(map(value, rows[row])) for row in order], y=order, orientation="h", name=name, marker={
+                "color": colour, "pattern": {"shape": pattern, "size": 6}, "line": {"width": 0}},
+            hovertemplate=f"%{{y}}, {name}: %{{x:.1f}} s<extra></extra>"), 1, 2)
+    figure.update_yaxes(automargin=True, showgrid=False, categoryorder="array", categoryarray=order)
+    figure.update_xaxes(title="ACC (%), ± over seeds", row=1, col=1)
+    figure.update_xaxes(title="seconds of a run", row=1, col=2)
+    figure.update_layout(title="Does accuracy cost time?", barmode="stack", bargap=0.3, height=190 + 32 * len(order), width=940,
+                         margin={"t": 105}, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right",
+                                                    "traceorder": "normal"})
+    told = ", ".join(f"{row} {fmean(r.acc for r in rows[row]):.1f} % in {fmean(map(seconds, rows[row])):.0f} s"
+                     for row in order[::-1])
+    return Figure(figure, f"ACC beside the seconds of a run, by row: {told}.")
+
+
+def step_cost(cost: Mapping[str, Any]) -> Figure:
+    """Time of a training step as a multiple of PEFT's LoRA: median and quarter points, from `step_cost.json`."""
+    figure, told = go.Figure(), []
+    names = list(dict.fromkeys(name for case in cost["cases"] for name in case["variants"]))
+    count = len(cost["cases"])
+    for i, (case, colour, marker) in enumerate(zip(cost["cases"], COLOURS, MARKERS)):
+        label = f"{case['model']}, batch {case['batch']}"
+        place = [len(names) - 1 - names.index(name) + 0.18 * ((count - 1) / 2 - i) for name in case["variants"]]
+        values = list(case["variants"].values())
+        figure.add_trace(go.Scatter(
+            x=[v["ratio"] for v in values], y=place, mode="markers", name=label, showlegend=True,
+            marker={"color": colour, "symbol": marker, "size": 12}, text=list(case["variants"]),
+            error_x={"array": [v["high"] - v["ratio"] for v in values], "arrayminus": [v["ratio"] - v["low"] for v in values],
+                     "color": colour, "thickness": 2, "width": 4},
+            hovertemplate=f"%{{text}}, {label}: %{{x:.2f}}<extra></extra>"))
+        told += [f"{name} {v['ratio']:.2f} ({label})" for name, v in case["variants"].items()]
+    figure.add_vline(1, line={"color": "black", "dash": "dot"})
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names[::-1], range=[-0.6, len(names) - 0.4],
+                        showgrid=False, automargin=True)
+    figure.update_xaxes(title="time of a step / time of PEFT's LoRA step (median, quarter points)")
+    where = f"{cost['hardware']['card'] or cost['hardware']['cpu']}, torch {cost['versions']['torch']}"
+    figure.update_layout(title=f"What a protected training step costs<br><span style='font-size:16px'>{where}</span>",
+                         height=200 + 50 * len(names), width=900, margin={"l": 200},
+                         legend={"orientation": "h", "y": -0.3, "x": 0})
+    return Figure(figure, f"Time of a training step as a multiple of PEFT's LoRA ({where}): {', '.join(told)}.")

@@ -1,0 +1,91 @@
+"""Figures of curves, a row of a table each: accuracy as classes come, accuracy over the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ..compare import FLOOR, Rows, curve
+from .figure import Figure
+from .runs import WIDE, end_labels, style
+from .tables import rate
+
+
+def trajectories(rows: Rows, floor: str = FLOOR) -> Figure:
+    """Accuracy over the seen classes after each task, by row, and below it how far each row is above the floor.
+
+    Thick: the mean over seeds; thin: each seed. Below, a seed is compared with the same seed of the floor.
+    """
+    shown = {row: {r.config["seed"]: curve(r) for r in found if len(r.accuracy) > 1} for row, found in rows.items()}
+    shown = {row: curves for row, curves in shown.items() if curves}
+    base = shown.get(floor, {})
+    gains = {row: {s: [a - b for a, b in zip(c, base[s])] for s, c in curves.items() if len(base.get(s, ())) == len(c)}
+             for row, curves in shown.items()}
+    gains = {row: curves for row, curves in gains.items() if curves}
+    figure = make_subplots(2, 1, row_heights=[0.42, 0.58], vertical_spacing=0.06, shared_xaxes=True)
+    for place, panel in ((1, shown), (2, gains)):
+        for row, curves in panel.items():
+            _with_seeds(figure, row, curves, place)
+    last = max((len(c) for curves in shown.values() for c in curves.values()), default=1)
+    ends = [(fmean(c[-1] for c in curves.values()), row, style(row)[0]) for row, curves in gains.items()]
+    values = [v for curves in gains.values() for c in curves.values() for v in c] or [0.0, 1.0]
+    placed = end_labels(figure, ends, last + 0.15, 0.07 * (max(values) - min(values)), row=2, col=1)
+    low, high = min([*values, *placed]), max([*values, *placed])
+    margin = 0.06 * (high - low)
+    figure.update_xaxes(dtick=1, range=[0.8, last + 0.15])
+    figure.update_xaxes(title="task that was learned last", row=2, col=1)
+    figure.update_yaxes(title="seen classes (%)", row=1, col=1)
+    figure.update_yaxes(title=f"above {floor} (points)", range=[low - margin, high + margin], row=2, col=1)
+    figure.add_annotation(text="lines as labelled below; thin: each seed", xref="x domain", yref="y domain", x=1, y=1,
+                          xanchor="right", yanchor="top", showarrow=False)
+    figure.update_layout(title=f"How accuracy falls as classes come, and who stays above {floor}", height=820, width=WIDE,
+                         margin={"r": 145})
+    told = ", ".join(f"{row} {fmean(c[-1] for c in curves.values()):.1f}" for row, curves in shown.items())
+    return Figure(figure, f"Accuracy over seen classes after each task, by row. After the last task: {told} per cent.")
+
+
+def _with_seeds(figure: go.Figure, row: str, curves: Mapping[int, Sequence[float]], place: int) -> None:
+    """The mean over seeds as a thick line with marks, each seed as a thin one, in row `place` of the figure."""
+    colour, marker, dash = style(row)
+    steps = list(range(1, len(next(iter(curves.values()))) + 1))
+    for seed, values in curves.items() if len(curves) > 1 else ():
+        figure.add_trace(go.Scatter(x=steps, y=values, mode="lines", line={"color": colour, "width": 1, "dash": dash}, opacity=0.35,
+                                    showlegend=False, hoverinfo="skip", name=f"{row}, seed {seed}"), place, 1)
+    figure.add_trace(go.Scatter(
+        x=steps, y=[fmean(values) for values in zip(*curves.values())], mode="lines+markers", name=row, showlegend=False,
+        line={"color": colour, "dash": dash}, marker={"symbol": marker, "color": colour, "size": 9},
+        hovertemplate=f"{row}, task %{{x}}: %{{y:.1f}}<extra></extra>"), place, 1)
+
+
+def rates(tune: Rows, floor: str = FLOOR) -> Figure:
+    """Validation accuracy over the factors' learning rate, a curve a row; the floor, which has none, as a line."""
+    figure, ends = go.Figure(), []
+    lrs = sorted({r.config["lr"] for row, found in tune.items() if row != floor for r in found})
+    for row, found in tune.items():
+        if row == floor:
+            continue
+        colour, marker, dash = style(row)
+        points = sorted((r.config["lr"], r.acc) for r in found)
+        figure.add_trace(go.Scatter(
+            x=[p[0] for p in points], y=[p[1] for p in points], mode="lines+markers", name=row, showlegend=False,
+            line={"color": colour, "dash": dash}, marker={"symbol": marker, "color": colour},
+            hovertemplate=f"{row}, lr %{{x:g}}: %{{y:.1f}} %<extra></extra>"))
+        ends.append((points[-1][1], row, colour))
+    if floor in tune:
+        best = max(r.acc for r in tune[floor])
+        figure.add_hline(best, line={"color": "black", "dash": "dot"})
+        ends.append((best, floor, style(floor)[0]))
+    values = [r.acc for found in tune.values() for r in found]
+    right = math.log10(lrs[-1]) + 0.06
+    end_labels(figure, ends, right, 0.055 * (max(values) - min(values)))
+    figure.update_xaxes(title="learning rate of the factors (log)", type="log", tickvals=lrs, ticktext=[f"{lr:g}" for lr in lrs],
+                        range=[math.log10(lrs[0]) - 0.08, right])
+    figure.update_yaxes(title="ACC on validation (%)")
+    figure.update_layout(title="How much learning rate does each row bear?", height=580, width=WIDE, margin={"r": 150})
+    peaks = {row: max(found, key=lambda r: r.acc) for row, found in tune.items()}
+    told = ", ".join(f"{row} {peak.acc:.1f} at {rate(row, peak):g}" for row, peak in peaks.items())
+    return Figure(figure, f"Validation accuracy over the learning rate, by row. Best: {told}.")

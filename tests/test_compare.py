@@ -1,0 +1,65 @@
+"""Reading and comparing results: nothing that is in a folder is lost or invented, and seeds are compared with themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from made_results import results
+
+from janus import compare
+from janus.errors import JanusError
+
+ROWS = results({"LoRA": {0: 20.0, 1: 24.0}, "OE+GR": {0: 22.0, 1: 27.0, 2: 25.0}, "frozen": {0: 21.0, 1: 24.0}})
+
+
+def test_every_run_is_read_by_group_and_row_and_nothing_else(results_folder: Path) -> None:
+    groups = compare.read(results_folder)
+    assert {group: {row: len(runs) for row, runs in rows.items()} for group, rows in groups.items()} == {
+        "rows": {"OE+GR": 3, "frozen": 2, "mine": 1}, "tune": {"OE+GR": 2, "frozen": 1}}
+    assert [run.config["seed"] for run in groups["rows"]["OE+GR"]] == [0, 1, 2]
+    (results_folder / "rows" / "OE-GR__seed=9.json").write_text("{")
+    with pytest.raises(JanusError, match="seed=9"):
+        compare.read(results_folder)
+
+
+@pytest.mark.parametrize("name", ["nothing", "file.json"])
+def test_without_results_there_is_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(JanusError, match=f"^no results in .*{name}: [^\n]*$"):
+        compare.read(tmp_path / name)
+
+
+def test_a_curve_weighs_test_images_and_its_mean_is_maa(results_folder: Path) -> None:
+    run = compare.read(results_folder)["rows"]["OE+GR"][0]
+    assert compare.curve(run) == pytest.approx([60.0, (4 * 20 + 2 * 40) / 6])
+    assert fmean(compare.curve(run)) == pytest.approx(run.maa)
+
+
+def test_numbers_that_would_round_to_zero_keep_their_size() -> None:
+    assert [compare.number(v, 2) for v in (5e-8, 0.0, 0.126, None)] == ["5e-08", "0.00", "0.13", "—"]
+    assert compare.spread([1e-9, 3e-9], 2) == "2e-09" and compare.spread([None]) == "—"
+
+
+def test_one_task_has_neither_bwt_nor_maa(results_folder: Path) -> None:
+    run = compare.read(results_folder)["rows"]["frozen"][0]
+    alone = replace(run, accuracy=[[60.0]], bwt=None)
+    assert compare.values([run, alone], "maa") == [run.maa] and compare.values([alone], "bwt") == []
+    assert [compare.score(run, key) for key in ("violation", "past_output_norm", "danger")] == [0.25, 0.1, 0.6]
+
+
+def test_rows_are_compared_at_the_same_seed() -> None:
+    assert compare.paired(ROWS, "frozen", "OE+GR") == {0: 1.0, 1: 3.0}  # seed 2 has no floor
+    assert compare.paired(ROWS, "OE+GR", "frozen", "maa") == {0: -1.0, 1: -3.0}
+    assert compare.paired(ROWS, "frozen", "GPM") == {}
+
+
+def test_the_rank_correlation_gets_gains_over_the_floor() -> None:
+    assert compare.order(ROWS, "acc") == (["LoRA", "OE+GR"], [64.24, 74.39], [-0.5, 2.0])
+
+
+def test_the_interval_is_students() -> None:
+    pytest.importorskip("scipy")
+    assert compare.interval([1.0, 3.0, 2.0]) == pytest.approx(4.302653 / 3**0.5, rel=1e-5)  # t of two degrees of freedom, s = 1
+    assert compare.interval([1.0]) != compare.interval([1.0])  # NaN: one seed says nothing
