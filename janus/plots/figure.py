@@ -70,13 +70,17 @@ class Figure:
         full.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small := io.BytesIO(), "PNG", optimize=True)
         return small.getvalue()
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def live(self, html: bool = False) -> dict[str, Any]:
+        """What a page with a kernel shows, by type: plotly's JSON and the text; HTML on Colab, which has no plotly type, or if asked."""
         data: dict[str, Any] = {"text/plain": self.alt}
+        if html or "google.colab" in sys.modules:
+            data["text/html"] = self.plotly.to_html(full_html=False, include_plotlyjs="cdn")
+        return data | {"application/vnd.plotly.v1+json": json.loads(self.plotly.to_json()) | {"config": {"displaylogo": False}}}
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        data = self.live(html=self.png is None)
         if self.png is not None:
             data["image/png"] = base64.b64encode(self.png).decode()
-        if self.png is None or "google.colab" in sys.modules:  # Colab does not know plotly's own type
-            data["text/html"] = self.plotly.to_html(full_html=False, include_plotlyjs="cdn")
-        data["application/vnd.plotly.v1+json"] = json.loads(self.plotly.to_json()) | {"config": {"displaylogo": False}}
         return data, {"image/png": {"alt": self.alt, "width": self.static.layout.width or 900}}
 
     def save(self, path: str | Path) -> list[Path]:

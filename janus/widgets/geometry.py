@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -110,11 +108,7 @@ def explore_geometry(V: Tensor = V, G: Tensor = G, B: Tensor = B) -> ipywidgets.
 
     def draw(_: Any = None) -> None:
         figure = state["plane"].figure(turn.value)
-        data: dict[str, Any] = {"text/plain": figure.alt}
-        if "google.colab" in sys.modules:  # Colab does not know plotly's own type
-            data["text/html"] = figure.plotly.to_html(full_html=False, include_plotlyjs="cdn")
-        data["application/vnd.plotly.v1+json"] = json.loads(figure.plotly.to_json())
-        screen.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)  # in one piece, so nothing flickers
+        screen.outputs = ({"output_type": "display_data", "data": figure.live(), "metadata": {}},)  # in one piece, so nothing flickers
         words.value = state["plane"].line()
 
     def onward(_: Any = None) -> None:

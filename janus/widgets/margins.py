@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from ..plots.separation import Points, margins
@@ -28,11 +26,7 @@ def explore_margins(points: Points | None = None) -> ipywidgets.VBox:
 
     def draw(_: Any = None) -> None:
         figure = margins(*(knob.value for knob in knobs), points=points)
-        data: dict[str, Any] = {"text/plain": figure.alt}
-        if "google.colab" in sys.modules:  # Colab does not know plotly's own type
-            data["text/html"] = figure.plotly.to_html(full_html=False, include_plotlyjs="cdn")
-        data["application/vnd.plotly.v1+json"] = json.loads(figure.plotly.to_json())
-        screen.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)  # in one piece, so nothing flickers
+        screen.outputs = ({"output_type": "display_data", "data": figure.live(), "metadata": {}},)  # in one piece, so nothing flickers
 
     for knob in knobs:
         knob.observe(draw, "value")

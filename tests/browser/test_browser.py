@@ -142,8 +142,8 @@ def live_figure_with_slider(page: object) -> object:
     for i in range(figures.count()):
         figure = figures.nth(i)
         figure.scroll_into_view_if_needed()
-        if figure.locator(".plot-img").is_visible():
-            figure.locator(".plot-img").hover()
+        box = figure.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + min(box["height"], 200) / 2, steps=3)
         figure.locator(".plot-container").wait_for()
         if figure.locator(".slider-rail-touch-rect").count():
             figure.scroll_into_view_if_needed()
@@ -188,7 +188,7 @@ def test_05_a_figure_with_its_own_slider_needs_no_kernel(page: object, lab: str)
     page.wait_for_timeout(2000)
     figure.screenshot(path=PICTURES / f"{path.stem}-slider-before.png")
     points = ".cartesianlayer"
-    before, label = figure.locator(points).inner_html(), figure.locator(".slider-label, .slider-current-value").first.inner_text()
+    before, label = figure.locator(points).inner_html(), figure.locator(".slider-label, .slider-current-value").first.text_content()
     rail = figure.locator(".slider-rail-touch-rect").first.bounding_box()
     grip = figure.locator(".slider-grip-rect").first.bounding_box()
     y = rail["y"] + rail["height"] / 2
