@@ -71,9 +71,9 @@ class Figure:
         return small.getvalue()
 
     def live(self, html: bool = False) -> dict[str, Any]:
-        """What a page with a kernel shows, by type: plotly's JSON and the text; HTML on Colab, which has no plotly type, or if asked."""
+        """What a page with a kernel shows, by type: plotly's JSON and the text; HTML if asked, and on Colab."""
         data: dict[str, Any] = {"text/plain": self.alt}
-        if html or "google.colab" in sys.modules:
+        if html or "google.colab" in sys.modules:  # Colab does not know plotly's own type
             data["text/html"] = self.plotly.to_html(full_html=False, include_plotlyjs="cdn")
         return data | {"application/vnd.plotly.v1+json": json.loads(self.plotly.to_json()) | {"config": {"displaylogo": False}}}
 

@@ -108,7 +108,8 @@ def explore_geometry(V: Tensor = V, G: Tensor = G, B: Tensor = B) -> ipywidgets.
 
     def draw(_: Any = None) -> None:
         figure = state["plane"].figure(turn.value)
-        screen.outputs = ({"output_type": "display_data", "data": figure.live(), "metadata": {}},)  # in one piece, so nothing flickers
+        # set in one piece, so that nothing flickers
+        screen.outputs = ({"output_type": "display_data", "data": figure.live(), "metadata": {}},)
         words.value = state["plane"].line()
 
     def onward(_: Any = None) -> None:

@@ -26,7 +26,8 @@ def explore_margins(points: Points | None = None) -> ipywidgets.VBox:
 
     def draw(_: Any = None) -> None:
         figure = margins(*(knob.value for knob in knobs), points=points)
-        screen.outputs = ({"output_type": "display_data", "data": figure.live(), "metadata": {}},)  # in one piece, so nothing flickers
+        # set in one piece, so that nothing flickers
+        screen.outputs = ({"output_type": "display_data", "data": figure.live(), "metadata": {}},)
 
     for knob in knobs:
         knob.observe(draw, "value")
