@@ -13,7 +13,7 @@ from typing import Any
 from janus import plots
 from janus.ablation import CROSS
 from janus.compare import Rows, read, score
-from janus.plots.tables import Table, difference_table, form_table, overview, rate_table, step_table
+from janus.tables import Table, difference_table, form_table, overview, rate_table, step_table
 
 HERE = Path(__file__).parent
 RESULTS, README, FIGURES = HERE / "results", HERE.parent / "README.md", HERE.parent / "figures"

@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import JanusError, UsageError, unknown
@@ -69,6 +70,17 @@ def predict(args: argparse.Namespace) -> None:
         print(f"{image}: " + ", ".join(f"{name} {score:.3f}" for name, score in answer))
 
 
+def report(args: argparse.Namespace) -> None:
+    from . import checkpoint, report
+
+    text = report.write(args.results, args.to)
+    if args.out is None:
+        print(text, end="")
+        return
+    checkpoint.write_atomic(args.out, lambda place: Path(place).write_text(text, encoding="utf-8"))
+    print(f"in {args.out}")
+
+
 def datasets(args: argparse.Namespace) -> None:
     from . import datasets
 
@@ -92,6 +104,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
     "run": (run, "train and evaluate a method on a stream; the same command again goes on where it stopped"),
     "extend": (extend, "teach new classes to a finished run, which itself stays as it is"),
     "predict": (predict, "name what is on images, with a finished run"),
+    "report": (report, "tables (and, in HTML, figures) from folders of results"),
     "datasets": (datasets, "list the data sets"),
     "methods": (methods, "list the methods"),
     "models": (models, "list the backbones"),
@@ -132,6 +145,9 @@ def build_parser() -> Parser:
     parts["predict"].add_argument("--top", metavar="K", type=int, default=5, help="how many classes an image (5)")
     parts["predict"].add_argument("--json", action="store_true", help="print JSON")
     parts["predict"].add_argument("--device", metavar="NAME", default="auto", help="cpu, cuda, mps or auto (auto)")
+    parts["report"].add_argument("results", metavar="RESULTS", nargs="+", help="folders of runs, or of result files")
+    parts["report"].add_argument("--to", metavar="KIND", default="md", help="md, html, csv (a line a run) or tex (md)")
+    parts["report"].add_argument("--out", metavar="FILE", type=Path, help="where to write it (to the terminal)")
     for name in ("datasets", "methods", "models"):
         parts[name].add_argument("pattern", metavar="TEXT", nargs="?", default="", help="only names that contain this")
     parser.options = {name: [o for a in part._actions for o in a.option_strings] for name, part in parts.items()}

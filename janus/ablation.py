@@ -1,4 +1,4 @@
-"""The rows of the paper's ablation and what stands around them: which switches each one sets, and the paper's numbers."""
+"""The rows of the paper's ablation and what stands around them: which switches each one sets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import JanusError
+from .paper import PAPER as PAPER
 
 CHOSEN = Path(__file__).with_name("chosen.json")
 
@@ -43,18 +44,6 @@ CROSS: dict[str, dict[str, Any]] = {
     for init in ("free", "nullspace") for oe in (False, True) for gr in ("none", "tangent")
     if oe or init == "free"
 }
-
-PAPER: dict[str, tuple[float, float, float]] = {  # ACC, MAA, BWT on ImageNet-R, T=10 (the paper's tables 1 and 2)
-    "LoRA": (64.24, 74.68, -21.85),
-    "DML": (64.47, 75.81, -24.16),
-    "OE": (71.82, 79.28, -10.13),
-    "GR": (70.20, 78.80, -14.01),
-    "OE+GR": (74.39, 80.47, -4.43),
-    "OE+DML": (73.61, 80.68, -11.26),
-    "OE+GR+DML": (75.78, 81.64, -6.05),
-    "GPM": (71.56, 79.34, -10.95),
-}
-
 
 def slug(row: str) -> str:
     """A row's name as a file name."""

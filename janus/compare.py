@@ -7,8 +7,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from .ablation import CROSS, PAPER, ROWS, slug
+from .config import deciding
 from .errors import JanusError, UsageError
 from .metrics import over_samples
 from .result import Result
@@ -27,7 +29,8 @@ _UNSLUG = {slug(row): row for row in _ORDER}
 def read(folder: str | Path) -> dict[str, dict[str, list[Result]]]:
     """All runs below a results folder: group (its subfolder) → row → results, ordered by seed.
 
-    A file's name is the row's slug, then `__` and what tells its runs apart. JSON files that are no runs are left out.
+    A file's name, or that of the folder of a `result.json`, is the row's slug, then `__` and what tells its runs apart. JSON
+    files that are no runs are left out.
 
     Raises:
         UsageError: no such folder, or no runs in it. JanusError: a damaged file; it is named.
@@ -39,8 +42,10 @@ def read(folder: str | Path) -> dict[str, dict[str, list[Result]]]:
         except (OSError, ValueError) as error:
             raise JanusError(f"{path}: not readable ({error}); delete it and run again") from None
         if isinstance(values, dict) and {"accuracy", "config"} <= values.keys():
-            group = groups.setdefault(path.parent.relative_to(folder).as_posix(), {})
-            group.setdefault(_UNSLUG.get(name := path.stem.partition("__")[0], name), []).append(Result.load(path))
+            named = path.parent if path.name == "result.json" and path.parent != folder else path
+            name = (named.name if named == path.parent else path.stem).partition("__")[0]
+            group = groups.setdefault(named.parent.relative_to(folder).as_posix(), {})
+            group.setdefault(_UNSLUG.get(name, name), []).append(Result.load(path))
     if not groups:
         raise UsageError(f"no results in {folder}: name a folder of runs (each has a result.json or is a file of its own)")
     for group, rows in groups.items():
@@ -73,6 +78,43 @@ def values(runs: Sequence[Result], key: str) -> list[float]:
     return [v for v in (score(run, key) for run in runs) if v is not None]
 
 
+# What must be equal for two rows to stand in one table, whatever their methods and hyper-parameters are.
+PROTOCOL = ("dataset", "data", "tasks", "per_class", "evaluate", "extended", "model", "weights", "epochs", "batch_size")
+
+
+def tables(rows: Rows) -> dict[str, dict[str, list[Result]]]:
+    """What may be compared: title → row → runs. Runs of different protocols come into different tables, and runs of one row with
+    different hyper-parameters into different rows.
+
+    A title states the settings that tell the tables apart ("tasks=5"; "" for a single table), a row's name those that tell its
+    runs apart ("OE+GR, lr=0.001"); the seeds do not count.
+    """
+    runs = [(row, run) for row, found in rows.items() for run in found]
+    titles = _told_apart([{key: run.config.get(key) for key in PROTOCOL} for _, run in runs])
+    out: dict[str, dict[str, list[Result]]] = {}
+    for title in dict.fromkeys(titles):
+        inside = [pair for pair, other in zip(runs, titles) if other == title]
+        for row in dict.fromkeys(row for row, _ in inside):
+            found = [run for name, run in inside if name == row]
+            settings = [{k: v for k, v in deciding(run.config).items() if k not in ("seed", "class_seed")} for run in found]
+            for run, what in zip(found, _told_apart(settings)):
+                out.setdefault(title, {}).setdefault(f"{row}, {what}" if what else row, []).append(run)
+    return out
+
+
+def _told_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each, the settings in which they are not all equal, written out: "tasks=5, epochs=1"."""
+    keys = [key for key in dict.fromkeys(key for one in settings for key in one)
+            if len({json.dumps(one.get(key), sort_keys=True) for one in settings}) > 1]
+    return [", ".join(f"{key}={_short(one[key])}" for key in keys if key in one) for one in settings]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{k} {v}" for k, v in value.items()) or "—"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 # ── comparing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -84,8 +126,10 @@ def paired(rows: Rows, first: str, second: str, key: str = "acc") -> dict[int, f
 
 def interval(differences: Collection[float], level: float = 0.95) -> float:
     """Half the width of Student's interval of the mean of n differences; NaN for fewer than two."""
-    from scipy import stats  # comes with scikit-learn
-
+    try:
+        from scipy import stats
+    except ImportError:
+        raise JanusError("Student's intervals need scipy: pip install 'janus-lora[plots]'") from None
     n = len(differences)
     return float(stats.t.ppf((1 + level) / 2, n - 1)) * stdev(differences) / math.sqrt(n) if n > 1 else math.nan
 

@@ -12,7 +12,7 @@ from janus.result import Result
 def result_values(seed: int = 0, last: float = 20.0, method: str = "janus", **config: Any) -> dict[str, Any]:
     """A result.json of two tasks: 60 % on the first one, then `last` and 40 %."""
     accuracy = [[60.0], [last, 40.0]]
-    full = Config.create(method=method, tasks=2, seed=seed, **config)
+    full = Config.create(**{"method": method, "tasks": 2, "seed": seed} | config)
     return {
         "config": full.to_dict(), "hash": full.hash(), "acc": (2 * last + 40) / 3, "maa": (60 + (2 * last + 40) / 3) / 2,
         "bwt": last - 60, "forgetting": 60 - last, "learning_acc": 50.0, "acc_task_mean": (last + 40) / 2, "task_aware_acc": 70.0,
@@ -25,9 +25,9 @@ def result_values(seed: int = 0, last: float = 20.0, method: str = "janus", **co
     }
 
 
-def results(accs: Mapping[str, Mapping[int, float]]) -> dict[str, list[Result]]:
+def results(accs: Mapping[str, Mapping[int, float]], **config: Any) -> dict[str, list[Result]]:
     """row → seed → ACC, as results: of two tasks, both learned at ACC + 10, MAA 5 above it; `joint` has one task."""
-    return {row: [Result(**(result_values(seed) | _numbers(row, acc))) for seed, acc in seeds.items()]
+    return {row: [Result(**(result_values(seed, **config) | _numbers(row, acc))) for seed, acc in seeds.items()]
             for row, seeds in accs.items()}
 
 

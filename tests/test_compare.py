@@ -63,3 +63,25 @@ def test_the_interval_is_students() -> None:
     pytest.importorskip("scipy")
     assert compare.interval([1.0, 3.0, 2.0]) == pytest.approx(4.302653 / 3**0.5, rel=1e-5)  # t of two degrees of freedom, s = 1
     assert compare.interval([1.0]) != compare.interval([1.0])  # NaN: one seed says nothing
+
+
+def test_runs_of_different_protocols_come_into_different_tables() -> None:
+    five, ten = results({"LoRA": {0: 20.0}, "frozen": {0: 18.0}}, tasks=5), results({"LoRA": {0: 15.0, 1: 16.0}}, tasks=10)
+    found = compare.tables({row: [*five.get(row, ()), *ten.get(row, ())] for row in ("LoRA", "frozen")})
+    assert {title: {row: len(runs) for row, runs in rows.items()} for title, rows in found.items()} == {
+        "tasks=5": {"LoRA": 1, "frozen": 1}, "tasks=10": {"LoRA": 2}}
+
+
+def test_runs_of_one_row_with_other_settings_are_other_rows() -> None:
+    slow, fast = results({"LoRA": {0: 20.0, 1: 21.0}}, lr=1e-4)["LoRA"], results({"LoRA": {0: 15.0}}, lr=1e-2)["LoRA"]
+    assert {row: len(runs) for row, runs in compare.tables({"LoRA": slow + fast})[""].items()} == {
+        "LoRA, lr=0.0001": 2, "LoRA, lr=0.01": 1}
+
+
+def test_folders_of_runs_are_read_by_their_names(results_folder: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        folder = tmp_path / "grid" / f"OE-GR__tasks=2__seed={seed}"
+        folder.mkdir(parents=True)
+        (results_folder / "rows" / f"OE-GR__seed={seed}.json").rename(folder / "result.json")
+    (folder / "failed.json").write_text('{"error": "no"}')
+    assert {row: len(runs) for row, runs in compare.read(tmp_path / "grid")["."].items()} == {"OE+GR": 2}

@@ -40,3 +40,17 @@ def test_every_result_names_seed_hardware_and_a_hash_of_its_config(report):
     for r in (r for rows in groups.values() for found in rows.values() for r in found):
         assert r.hash == Config.create(**r.config).hash(), r.config
         assert r.hardware["cpu"] and r.hardware["threads"] and r.versions["torch"]
+
+
+def test_numbers_in_the_readmes_prose_are_those_of_its_tables(report):
+    groups = report.read(report.RESULTS)
+
+    def at(row: str, lr: float) -> str:
+        return f"{next(run.acc for run in groups['tune'][row] if run.config['lr'] == lr):.1f}"
+
+    order = " ".join(f"{sign} {row} {at(row, 1e-3)}" for sign, row in (("<", "LoRA"), ("<", "OE"), ("≈", "GPM"), ("<", "OE+GR")))
+    text = " ".join(README.split())
+    assert f"GR {at('GR', 1e-3)} {order}" in text
+    assert f"at 1e-2 LoRA has lost nearly everything ({at('LoRA', 1e-2)}), `exact` little ({at('exact', 1e-2)})" in text
+    best = max(run.acc for run in groups["tune"]["joint"])
+    assert f"(rate 1e-4) it has {at('joint', 1e-4)} on validation, at its best {best:.1f}, `frozen`" in text

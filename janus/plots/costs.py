@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..compare import Rows
+from ..tables import seconds
 from .figure import COLOURS, MARKERS, Figure
 from .runs import style
-from .tables import seconds
 
 
 def accuracy_over_cost(rows: Rows) -> Figure:

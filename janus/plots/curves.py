@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..compare import FLOOR, Rows, curve
+from ..tables import rate
 from .figure import Figure
 from .runs import WIDE, end_labels, style
-from .tables import rate
 
 
 def trajectories(rows: Rows, floor: str = FLOOR) -> Figure:

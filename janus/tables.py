@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from statistics import fmean
 from typing import Any
 
-from ..ablation import PAPER
-from ..compare import NONE, Rows, interval, number, paired, spread, values
-from ..result import Result
+from . import paper
+from .compare import NONE, Rows, interval, number, paired, spread, values
+from .result import Result
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under a header; shows itself as a Markdown table wherever Markdown is shown."""
+    """Rows of cells under a header; shows itself as a Markdown table wherever Markdown is shown. `**…**` in a cell is bold."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -25,6 +27,28 @@ class Table:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": str(self), "text/markdown": str(self)}
+
+    def html(self) -> str:
+        def line(cells: Sequence[Any], tag: str) -> str:
+            written = [_BOLD.sub(r"<b>\1</b>", escape(str(cell))) for cell in cells]
+            return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in written) + "</tr>"
+
+        body = "\n".join(line(row, "td") for row in self.rows)
+        return f"<table>\n<thead>{line(self.header, 'th')}</thead>\n<tbody>\n{body}\n</tbody></table>"
+
+    def tex(self) -> str:
+        """A tabular in the style of booktabs."""
+        def line(cells: Sequence[Any]) -> str:
+            return " & ".join(_BOLD.sub(r"\\textbf{\1}", "".join(_TEX.get(c, c) for c in str(cell))) for cell in cells) + r" \\"
+
+        body = "\n".join(map(line, self.rows))
+        return (f"\\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}\n\\toprule\n{line(self.header)}\n\\midrule\n{body}\n"
+                "\\bottomrule\n\\end{tabular}")
+
+
+_BOLD = re.compile(r"\*\*(.+?)\*\*")
+_TEX = {**{c: "\\" + c for c in "&%$#_{}"}, "±": r"$\pm$", "→": r"$\to$", "−": "$-$", "—": "---", "…": r"\ldots{}",
+        "×": r"$\times$", "ε": r"$\varepsilon$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 
 
 # ── one run ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -59,14 +83,26 @@ SHARES = ("violation", "drift", "danger")  # no per cent: two digits
 
 
 def overview(rows: Rows, kinds: Sequence[str] = tuple(KINDS)) -> Table:
-    """mean ± standard deviation over seeds, how many seeds, and the paper's values, labelled so, where it has the row."""
-    cited = any(row in PAPER for row in rows)
+    """mean ± standard deviation over seeds, how many seeds, and the paper's values, labelled so, where it has the row.
+
+    The best ACC, MAA and BWT are bold; `joint`, which sees all classes at once, does not compete.
+    """
+    config = next(iter(rows.values()))[0].config
+    label, theirs = paper.beside(config["dataset"], config["tasks"])
+    cited = any(row in theirs for row in rows)
+    numbers = {kind: {row: values(found, KINDS[kind]) for row, found in rows.items()} for kind in kinds}
+    best = {kind: max((fmean(v) for row, v in numbers[kind].items() if v and row != "joint"), default=None)
+            for kind in ("ACC", "MAA", "BWT") if kind in kinds and len(rows) > 1}
     lines = []
     for row, found in rows.items():
-        cells = [spread(values(found, KINDS[kind]), 2 if kind in SHARES else 1) for kind in kinds]
-        paper = " / ".join(f"{v:.2f}" for v in PAPER[row]) if row in PAPER else ""
-        lines.append([row, len(found), *cells, *([paper] if cited else [])])
-    return Table(["row", "seeds", *kinds, *(["the paper's, ImageNet-R: ACC / MAA / BWT"] if cited else [])], lines)
+        cells = []
+        for kind in kinds:
+            v = numbers[kind][row]
+            cell = spread(v, 2 if kind in SHARES else 1)
+            cells.append(f"**{cell}**" if v and kind in best and row != "joint" and fmean(v) == best[kind] else cell)
+        beside = " / ".join(f"{v:.2f}" for v in theirs[row]) if row in theirs else ""
+        lines.append([row, len(found), *cells, *([beside] if cited else [])])
+    return Table(["row", "seeds", *kinds, *([f"the paper's, {label}: ACC / MAA / BWT"] if cited else [])], lines)
 
 
 def difference_table(rows: Rows, pairs: Sequence[tuple[str, str]], key: str = "acc") -> Table:

@@ -6,10 +6,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
+from made_results import results
 from PIL import Image
 
-from janus import compare, plots
-from janus.plots import tables
+from janus import compare, plots, tables
 
 
 def column(table: tables.Table, name: str) -> list[str]:
@@ -20,9 +20,30 @@ def test_overview_has_mean_spread_seeds_and_the_papers_values_apart(results_fold
     table = tables.overview(compare.read(results_folder)["rows"])
     accs = [(2 * last + 40) / 3 for last in (20, 30, 10)]
     assert column(table, "row") == ["OE+GR", "frozen", "mine"] and column(table, "seeds") == ["3", "2", "1"]
-    assert column(table, "ACC")[0] == f"{fmean(accs):.1f} ± {stdev(accs):.1f}" and "±" not in column(table, "ACC")[2]
-    assert column(table, table.header[-1]) == ["74.39 / 80.47 / -4.43", "", ""] and "the paper's" in table.header[-1]
+    assert column(table, "ACC")[0] == f"**{fmean(accs):.1f} ± {stdev(accs):.1f}**" and "±" not in column(table, "ACC")[2]
+    assert "**" not in column(table, "ACC")[1]  # the best alone is bold
+    assert not any("paper" in name for name in table.header)  # it has no stream of two tasks
     assert "| OE+GR | 3 |" in table._repr_mimebundle_()["text/markdown"]
+
+
+def test_the_papers_values_are_of_the_same_number_of_tasks_and_say_whose_they_are() -> None:
+    for tasks, value in ((10, "74.39 / 80.47 / -4.43"), (20, "")):
+        rows = results({"OE+GR": {0: 20.0}, "GPM": {0: 19.0}, "frozen": {0: 18.0}}, tasks=tasks)
+        table = tables.overview(rows)
+        assert table.header[-1] == f"the paper's, ImageNet-R, T={tasks}: ACC / MAA / BWT"
+        assert column(table, table.header[-1])[0] == value and column(table, table.header[-1])[2] == ""
+
+
+def test_joint_does_not_compete_for_the_best() -> None:
+    table = tables.overview(results({"LoRA": {0: 20.0}, "joint": {0: 40.0}}))
+    assert column(table, "ACC") == ["**20.0**", "40.0"] and column(table, "MAA")[1] == "—"
+
+
+def test_tables_are_written_for_every_page() -> None:
+    table = tables.Table(["row", "a_b"], [["x & y", "**1 ± 2**"], ["<z>", "50 %"]])
+    assert str(table).splitlines()[2] == "| x & y | **1 ± 2** |"
+    assert "<td>x &amp; y</td><td><b>1 ± 2</b></td>" in table.html() and "<td>&lt;z&gt;</td>" in table.html()
+    assert r"x \& y & \textbf{1 $\pm$ 2} \\" in table.tex() and r"a\_b" in table.tex() and r"50 \%" in table.tex()
 
 
 def test_differences_are_of_the_same_seed(results_folder: Path) -> None:
