@@ -18,8 +18,8 @@ from .tables import Table, difference_table, overview, provenance, seconds_table
 KINDS = ("md", "html", "csv", "tex")
 NUMBERS = ("acc", "maa", "bwt", "forgetting", "learning_acc", "acc_task_mean", "task_aware_acc", "violation", "past_output_norm",
            "drift", "danger")
-CSS = """body{font:16px/1.5 'DejaVu Sans',Verdana,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}th,td{padding:.25em .7em}
+CSS = """body{font:16px/1.5 'DejaVu Sans',Verdana,sans-serif;max-width:1400px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}th,td{padding:.25em .7em}td{white-space:nowrap}
 th,td{border-bottom:1px solid #ddd;text-align:left}
 figure{margin:1.5em 0;overflow-x:auto}figcaption{color:#555}"""
 
@@ -36,7 +36,7 @@ class Section:
         found = {"Mean ± standard deviation over seeds; best in bold": overview(self.rows)}
         if FLOOR in self.rows and len(self.rows) > 1:
             pairs = [(FLOOR, row) for row in self.rows if row != FLOOR]
-            found[f"ACC against `{FLOOR}` in the same seed"] = difference_table(self.rows, pairs)
+            found[f"ACC against {FLOOR} in the same seed"] = difference_table(self.rows, pairs)
         found["Seconds of a run"] = seconds_table(self.rows)
         return found
 
