@@ -2,6 +2,7 @@
 # make demo          the paper's ablation on the embedded benchmark, and the violation figure
 # make test          what .ci/run runs: lint, unit tests, every cell of every lesson on tiny streams
 # make test-browser  the lessons in a real browser: JupyterLab and exported pages (needs Chromium); pictures in runs/browser
+# make test-colab    the lessons' setup cell in a bare environment, as Colab runs it (installs torch anew: minutes)
 # make lessons       execute the lessons in full mode and keep their outputs (needs Chrome or Chromium for the PNGs)
 # make lint          ruff alone
 # make clean         the environment, caches and demo runs
@@ -13,7 +14,7 @@ BIN := .venv/bin
 LAB ?=
 LESSONS ?=
 
-.PHONY: lab demo test test-browser lessons lint clean
+.PHONY: lab demo test test-browser test-colab lessons lint clean
 
 lab: .venv/.notebooks
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB) notebooks/00_start_here.ipynb
@@ -28,6 +29,9 @@ test: .venv/.dev
 
 test-browser: .venv/.browser
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m browser tests/browser
+
+test-colab: .venv/.dev
+	$(BIN)/python -m pytest -m colab tests/test_colab.py
 
 lessons: .venv/.notebooks
 	$(BIN)/python notebooks/build.py headers

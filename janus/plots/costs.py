@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from ..compare import Rows
 from ..tables import seconds
 from .figure import COLOURS, MARKERS, Figure
-from .runs import style
+from .runs import WIDE, end_labels, style
 
 
 def accuracy_over_cost(rows: Rows) -> Figure:
@@ -73,3 +73,32 @@ def step_cost(cost: Mapping[str, Any]) -> Figure:
                          height=200 + 50 * len(names), width=900, margin={"l": 200},
                          legend={"orientation": "h", "y": -0.3, "x": 0})
     return Figure(figure, f"Time of a training step as a multiple of PEFT's LoRA ({where}): {', '.join(told)}.")
+
+
+def over_tasks(record: Mapping[str, Any]) -> Figure:
+    """Does a long stream get slower or larger? Median time of a step and resident memory after each task, a line a method.
+
+    record: `benchmarks/results/many_tasks.json`'s: `methods` → a row a task with `ms` and `resident` (bytes).
+    """
+    titles, told = ["milliseconds of a training step", "resident memory (MB)"], []
+    figure = make_subplots(1, 2, horizontal_spacing=0.16, subplot_titles=titles)
+    for column, (key, unit) in enumerate((("ms", 1.0), ("resident", 1e6)), 1):
+        ends = []
+        for (name, rows), colour, marker in zip(record["methods"].items(), COLOURS, MARKERS):
+            y = [row[key] / unit for row in rows]
+            every = max(1, len(y) // 10)
+            sizes = [9 if i % every == 0 else 0 for i in range(len(y))]
+            figure.add_trace(go.Scatter(
+                x=list(range(1, len(y) + 1)), y=y, mode="lines+markers", name=name, showlegend=False, line={"color": colour},
+                marker={"color": colour, "symbol": marker, "opacity": 1, "size": sizes},
+                hovertemplate=f"{name}, task %{{x}}: %{{y:.0f}}<extra></extra>"), 1, column)
+            ends.append((y[-1], name, colour))
+            told.append(f"{name} {y[len(y) // 5]:.0f} at task {len(y) // 5 + 1}, {y[-1]:.0f} at task {len(y)}")
+        top = max(row[key] / unit for rows in record["methods"].values() for row in rows)
+        end_labels(figure, ends, len(y) * 1.02, 0.07 * top, row=1, col=column)
+        figure.update_xaxes(title="task", range=[0, len(y) * 1.03], row=1, col=column)
+        figure.update_yaxes(range=[0, 1.1 * top], row=1, col=column)
+    half = len(told) // 2
+    figure.update_layout(title="Does a long stream get slower, or larger?", width=WIDE, height=440, margin={"r": 100, "t": 100})
+    return Figure(figure, f"Milliseconds of a step over the tasks: {'; '.join(told[:half])}. Resident megabytes: "
+                          f"{'; '.join(told[half:])}.")
