@@ -97,7 +97,7 @@ def main() -> None:
             first, last = rows[name][fifth : 2 * fifth], rows[name][-fifth:]
             ratio = statistics.median(r["ms"] for r in last) / statistics.median(r["ms"] for r in first)
             grown, kept = (sum(last[-1][k] - first[0][k] for k in keys) / 1e6 for keys in (("resident",), KEPT))
-            print(f"{name}: a step {ratio:.2f} x at the end; resident {grown:+.0f} MB, of which told apart {kept:+.1f} MB", flush=True)
+            print(f"{name}: a step {ratio:.2f} x at the end; resident {grown:+.0f} MB, of it told apart {kept:+.1f} MB", flush=True)
     result = {"methods": rows, "versions": versions(), "hardware": hardware(torch.device("cpu")) | {"threads": args.threads}}
     if args.out:
         write_json(args.out, result)

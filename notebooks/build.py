@@ -24,6 +24,7 @@ from nbformat import NotebookNode
 HERE = Path(__file__).resolve().parent
 REF = "main"  # what the badges open and the setup cell installs
 UNEXECUTED = ("07", "09")  # may be committed without outputs: papermill's target, and the one about the reader's own data
+NO_KERNEL = "(a widget, alive where a kernel runs; its first position is drawn below)"
 MAX_KB, MAX_MEDIAN = 600, 8
 WIDGET, PLOTLY, PNG = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json", "image/png"
 VOLATILE = re.compile(r"\bat 0x[0-9a-f]{6,}|/(?:home|root|tmp|work|Users)/[\w.-]+")  # an address in memory, a folder of one machine
@@ -106,7 +107,8 @@ def strip(notebook: NotebookNode) -> NotebookNode:
         cell.execution_count = number if whole else cell.execution_count
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.outputs:
-            output.get("data", {}).pop(WIDGET, None)  # its text stays
+            if output.get("data", {}).pop(WIDGET, None):
+                output.data["text/plain"] = NO_KERNEL  # instead of the widget's repr
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
     return notebook

@@ -130,6 +130,7 @@ def test_cleaning_keeps_figures_and_ids_and_drops_the_rest(lesson: Path) -> None
     cleaned = build.read(lesson)
     assert list(build.problems(lesson)) == [] and [cell.id for cell in cleaned.cells] == ids
     assert [list(output.data) for output in cleaned.cells[3].outputs] == [[build.PLOTLY, build.PNG], ["text/plain"]]
+    assert cleaned.cells[3].outputs[1].data["text/plain"] == build.NO_KERNEL  # not the widget's repr
     assert cleaned.cells[3].metadata == {} and cleaned.cells[2].metadata.tags == ["parameters"]
 
 
