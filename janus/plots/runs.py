@@ -42,7 +42,7 @@ def violation(rows: Mapping[str, Scores]) -> Figure:
     figure.update_yaxes(range=_both(rows), row=1)  # one scale: K and V are compared
     figure.update_yaxes(title="near zero (log)", row=2, col=1)
     figure.update_layout(title="How much of a task's weight change acts on the inputs of past tasks", height=640, width=WIDE,
-                         margin={"l": 100, "r": 120})
+                         margin={"l": 100, "r": _room(rows)})
     return Figure(figure, f"Violation per layer for keys and values. {_means(rows)}")
 
 
@@ -57,7 +57,7 @@ def absolute_score(rows: Mapping[str, Scores]) -> Figure:
     figure.update_yaxes(range=_both(rows))  # one scale: K and V are compared
     figure.update_yaxes(title="‖ΔW·X<sub>past</sub>‖ (units of the output)", row=1, col=1)
     figure.update_layout(title="The paper's absolute score: how far a task moves past outputs", height=460, width=WIDE,
-                         margin={"r": 120, "t": 100})
+                         margin={"r": _room(rows), "t": 100})
     return Figure(figure, f"The absolute score per layer for keys and values. {_means(rows)}")
 
 
@@ -91,6 +91,11 @@ def _both(rows: Mapping[str, Scores]) -> list[float]:
     """The range of an axis that K and V share."""
     top = max((v for tasks in rows.values() for kind in KINDS for v in per_layer(tasks, kind)), default=0) or 1.0
     return [-0.04 * top, 1.1 * top]
+
+
+def _room(rows: Mapping[str, Scores]) -> int:
+    """Pixels for the labels at line ends."""
+    return 50 + 10 * max(map(len, rows), default=0)
 
 
 def _means(rows: Mapping[str, Scores]) -> str:
