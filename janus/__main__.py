@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from . import parallel
 from .errors import JanusError, UsageError, unknown
 
 # torch is imported by the commands that need it, so that --help answers at once
@@ -161,7 +162,13 @@ def main(argv: list[str] | None = None) -> int:
         0; 1 if the work failed, 2 if the request was wrong, 130 after Ctrl-C. Errors are one line on stderr.
     """
     argv = sys.argv[1:] if argv is None else argv
-    again = "; the same command goes on from the last checkpoint" if argv[:1] in (["run"], ["extend"]) else ""
+    works = argv[:1] in (["run"], ["extend"])
+    again = "; the same command goes on from the last checkpoint" if works else ""
+    if parallel.launched()[1] > 0:  # a companion of the main process, which speaks for all
+        if not works:
+            return 0
+        sys.stdout = open(os.devnull, "w")
+        warnings.simplefilter("ignore")
     return explained(lambda: _parse(argv), "--debug" in argv, f"stopped{again}")
 
 
@@ -171,6 +178,7 @@ def explained(work: Callable[[], None], debug: bool, stopped: str) -> int:
     try:
         work()
         sys.stdout.flush()
+        parallel.stop()
         return 0
     except BrokenPipeError:  # `janus models | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -211,11 +219,14 @@ def _explain(error: Exception) -> str:
         return f"no space left on the disk ({text}); free some and run the same command again"
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
         return f"out of memory ({text}); try a smaller batch_size, or another device"
+    if "by peer" in text and parallel.launched()[0] > 1:
+        return "another process of this run stopped without a word; the same command goes on from the last checkpoint"
     return f"unexpected {type(error).__name__}: {text}; the same command with --debug shows where"
 
 
 def _fail(message: str, code: int) -> int:
-    print("janus: " + " ".join(message.split("\n")), file=sys.stderr)
+    if parallel.first_to_fail():
+        print("janus: " + " ".join(message.split("\n")), file=sys.stderr)
     return code
 
 

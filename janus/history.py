@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .lora import Pair
+from .parallel import Processes
 
 
 def precise(t: Tensor) -> Tensor:
@@ -75,6 +77,18 @@ class SecondMoments:
         for key in self.sum:
             self.sum[key].zero_()
             self.count[key] = 0
+
+    @contextmanager
+    def over(self, processes: Processes) -> Iterator[None]:
+        """Inside, every process holds the sums over all of them; afterwards the main one alone, so that nothing counts twice."""
+        if processes.count > 1:
+            counts = torch.tensor(list(self.count.values()), device=next(iter(self.sum.values())).device)
+            for sums in (counts, *self.sum.values()):  # one by one: no second copy of all
+                processes.sum([sums])
+            self.count = dict(zip(self.count, counts.tolist()))
+        yield
+        if not processes.main:
+            self.reset()
 
     def remove(self) -> None:
         """Take the hooks off the model."""

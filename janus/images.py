@@ -179,6 +179,10 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="decode")
 
 
+if hasattr(os, "register_at_fork"):  # a forked process (a notebook's launcher makes them) has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Upright RGB: EXIF orientation applied, transparency laid over white, 16-bit and float grey scaled to 8 bits."""
     image = ImageOps.exif_transpose(image)

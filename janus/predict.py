@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from . import checkpoint, datasets, lora, methods, transforms
+from . import checkpoint, datasets, lora, methods, parallel, transforms
 from .config import FREE, Config
 from .errors import JanusError, UsageError, unknown
 from .images import MARGIN, SMALL, from_paths, square, to_rgb
@@ -143,14 +143,19 @@ def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = Non
         raise UsageError(f"{folder} is a {before.method} run: it learns all classes at once, so none can be added later")
     config = replace(before, extended=(*before.extended, _place(data)))
     config = Config.create(**{**config.to_dict(), **settings})
-    target = _target(folder, config) if out is None else Path(out)
-    if target.resolve() == folder.resolve():
-        raise UsageError(f"--out {target} is the run that is extended; choose another folder")
-    if not (target / CHECKPOINT).exists():
-        _check_new(config, state)  # nothing is written for data that cannot be learned
-    with lock(target):
-        if not (target / CHECKPOINT).exists() and not (target / RESULT).exists():
-            checkpoint.save(target / CHECKPOINT, state | {"config": config.to_dict()})
+
+    def prepare() -> Path:
+        target = _target(folder, config) if out is None else Path(out)
+        if target.resolve() == folder.resolve():
+            raise UsageError(f"--out {target} is the run that is extended; choose another folder")
+        if not (target / CHECKPOINT).exists():
+            _check_new(config, state)  # nothing is written for data that cannot be learned
+        with lock(target):
+            if not (target / CHECKPOINT).exists() and not (target / RESULT).exists():
+                checkpoint.save(target / CHECKPOINT, state | {"config": config.to_dict()})
+        return target
+
+    target = parallel.start(config.device).on_main(prepare)
     return execute(config, target, progress), target
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .errors import JanusError, UsageError, unknown
 from .history import precise, project_out
 from .lora import Pair
+from .parallel import gradients
 
 MODES = ("none", "tangent", "exact")
 
@@ -163,6 +164,15 @@ class RectifiedAdam(torch.optim.Optimizer):
         super().zero_grad(set_to_none)
         for tap in self._taps.values():
             tap.value = None
+
+    def gradients(self) -> list[Tensor]:
+        """What the next step is computed from, to be summed over processes: with `tangent` the dense gradients, else the
+        factors'. Those that are missing become zero."""
+        factors = gradients(self)
+        for pair in self.pairs if self._taps else ():
+            if self._taps[id(pair)].value is None:
+                self._taps[id(pair)].value = pair.A.new_zeros(len(pair.B), pair.A.shape[1])
+        return [tap.value for tap in self._taps.values()] or factors
 
     def remove(self) -> None:
         """Take the gradient hooks off the model (only `tangent` has them)."""

@@ -68,7 +68,7 @@ class Result:
             violation_step={"tasks": steps, "mean": _mean(steps)}, drift=r["drift"],
             danger={"tasks": r["danger"], "mean": _mean(r["danger"])}, basis_rank=r["basis_rank"],
             seconds={k: round(v, 3) for k, v in run.seconds.items()}, stream=run.stream.to_json(), versions=versions(),
-            hardware=hardware(run.device), date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            hardware=hardware(run.device, run.processes.count), date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
 
     @classmethod
@@ -127,10 +127,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
-    """Processor or card, and how many threads."""
+def hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Processor or card, how many threads, and how many processes if there were several."""
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"device": device.type, "card": card, "cpu": _cpu_name(), "threads": torch.get_num_threads()}
+    several = {"processes": processes} if processes > 1 else {}
+    return {"device": device.type, "card": card, "cpu": _cpu_name(), "threads": torch.get_num_threads(), **several}
 
 
 def _cpu_name() -> str:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import unknown
+from .parallel import ALONE, Processes
 
 FORMS = ("hinge", "squared", "logsumexp", "softmax")
 
@@ -78,11 +79,15 @@ class Prototypes:
         self.centres = self.old.new_zeros(classes, self.old.shape[1])
 
     @torch.no_grad()
-    def observe(self, features: Tensor, labels: Tensor) -> None:
-        """Move the centres of the classes in a batch toward the mean of their features; a first sight sets them."""
+    def observe(self, features: Tensor, labels: Tensor, processes: Processes = ALONE) -> None:
+        """Move the centres of the classes in a batch toward the mean of their features; a first sight sets them.
+
+        processes: that hold the other parts of the batch.
+        """
         z = F.normalize(features.detach().float(), dim=-1)
         sums = torch.zeros_like(self.centres).index_add_(0, labels, z)  # (current classes, d)
         counts = torch.bincount(labels, minlength=len(self.centres)).unsqueeze(1)  # (current classes, 1)
+        processes.sum([sums, counts])
         means = sums / counts.clamp(min=1)
         fresh = self.centres.abs().sum(1, keepdim=True) == 0
         moved = torch.where(fresh, means, self.momentum * self.centres + (1 - self.momentum) * means)

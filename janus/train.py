@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from . import backbones, checkpoint, datasets, lora, methods, metrics, recall, stream, transforms
+from . import backbones, checkpoint, datasets, lora, methods, metrics, parallel, recall, stream, transforms
 from .config import Config, deciding
 from .errors import JanusError, UsageError
 from .history import History, SecondMoments
@@ -50,18 +51,24 @@ def run(out: str | Path | None = None, *, progress: Progress | None = None, **co
 
 def execute(config: Config, out: str | Path | None = None, progress: Progress | None = None) -> Result:
     """`run` with a ready config."""
-    say = progress or (lambda line: None)
+    processes = parallel.start(config.device)
+    say = progress if progress and processes.main else lambda line: None
     if out is None:
-        return Run(config, None, say).finish()
+        return Run(config, None, say, processes).finish()
     folder = Path(out)
-    with lock(folder):
-        checkpoint.remove_leftovers(folder)
-        if (folder / RESULT).exists():
+    with ExitStack() as held:
+
+        def claim() -> bool:
+            held.enter_context(lock(folder))
+            checkpoint.remove_leftovers(folder)
+            return (folder / RESULT).exists()
+
+        if processes.on_main(claim):
             result = Result.load(folder)
             _same_run(config, result.config, folder)
             say(f"{folder}: finished already, acc {result.acc:.2f} (nothing was trained)")
             return result
-        return Run(config, folder, say).finish()
+        return Run(config, folder, say, processes).finish()
 
 
 def lock(folder: Path) -> FileLock:
@@ -80,18 +87,20 @@ def lock(folder: Path) -> FileLock:
 class Run:
     """The state of a run, and the loop over its tasks. Methods reach what they need through it."""
 
-    def __init__(self, config: Config, folder: Path | None, say: Progress = lambda line: None) -> None:
+    def __init__(self, config: Config, folder: Path | None, say: Progress = lambda line: None,
+                 processes: parallel.Processes = parallel.ALONE) -> None:
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.config, self.folder, self.say = config, folder, say
-        self.device = pick_device(config.device)
+        self.config, self.folder, self.say, self.processes = config, folder, say, processes
+        self.device = processes.device or pick_device(config.device)
         path = folder / CHECKPOINT if folder else None
         self.resumed = checkpoint.load(path) if path and path.exists() else None
         if self.resumed:
             _same_run(config, self.resumed["config"], folder)
         self.method_class = methods.get(config.method)
-        self.model, self.preprocess = build_model(config, self.generator("factors", 0), self.device)
-        self.stream = build_stream(config, self.preprocess.size, self.resumed)
+        with processes.main_first():
+            self.model, self.preprocess = build_model(config, self.generator("factors", 0), self.device)
+            self.stream = build_stream(config, self.preprocess.size, self.resumed)
         self.pairs = lora.pairs(self.model)
         for pair in self.pairs:
             pair.A.requires_grad_(self.method_class.trains_factors)
@@ -130,11 +139,13 @@ class Run:
     def features(self, images: Images) -> Tensor:
         """(N, d) float32 features under the test transform, on the CPU."""
         parts = []
-        for index in torch.arange(len(images)).split(4 * self.config.batch_size):
+        for index in torch.arange(len(images))[self.processes.part(len(images))].split(4 * self.config.batch_size):
             parts.append(self.forward(self.plain(images.batch(index).to(self.device))).float().cpu())
-        return torch.cat(parts) if parts else torch.zeros(0, self.model.num_features)
+        return self.processes.gather(torch.cat(parts) if parts else torch.zeros(0, self.model.num_features), len(images))
 
     def forward(self, x: Tensor) -> Tensor:
+        if not len(x):  # a process's part of a small batch
+            return torch.zeros(0, self.model.num_features, device=self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp):
             return self.model(x)
 
@@ -146,6 +157,9 @@ class Run:
             self.load_state(self.resumed)
             self.resumed = None
             self.say(f"resumed at task {self.task + 1}/{len(self.stream)}, step {self.step}")
+        if self.processes.on_main(lambda: (self.task, self.step)) != (self.task, self.step):
+            raise JanusError(f"process {self.processes.rank} does not find in {self.folder} what the main one finds there; "
+                             "choose an --out that all machines share")
         if any(isinstance(task.evaluation, Lost) for task in self.stream.tasks):
             self.say(f"note: {self.stream.note}")
         self.fraction_at_start = self.fraction_done()
@@ -168,7 +182,8 @@ class Run:
         start = time.perf_counter()
         if not self.method.trains_heads:
             self.watch_once(task)
-        self.history.end_task(self.moments, self.energy(task.index))
+        with self.moments.over(self.processes):
+            self.history.end_task(self.moments, self.energy(task.index))
         self.seconds["oe"] += time.perf_counter() - start
         self.records["basis_rank"].append({key: V.shape[1] for key, V in self.protected().items()})
         start = time.perf_counter()
@@ -200,22 +215,27 @@ class Run:
             if order is None or position == 0:
                 order = torch.randperm(len(task.train), generator=self.generator("batches", task.index, epoch))
             index = order[position * c.batch_size : (position + 1) * c.batch_size]
+            whole, part = len(index), self.processes.part(len(index))
+            index = index[part]  # several processes share a batch
             start, watched = time.perf_counter(), self.moments.seconds
             for optimizer, rate in rates:
                 optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * self.step / total))
                 optimizer.zero_grad()
-            images = self.augment(task.train.batch(index).to(self.device), self.generator("augment", task.index, self.step))
+            images = self.augment(task.train.batch(index).to(self.device), self.generator("augment", task.index, self.step),
+                                  whole, part)
             labels = (task.train.labels[index] - task.positions.start).to(self.device)
             self.moments.active = c.oe_epochs == "all" or epoch == c.epochs - 1
             with torch.set_grad_enabled(factors is not None):
                 features = self.forward(images)  # (b, d)
             self.moments.active = False
             loss = self.method.loss(features, self.heads[task.index](features.float()), labels)
-            if not torch.isfinite(loss):
-                raise JanusError(f"the loss became {loss.item()} in task {task.index + 1}, step {self.step + 1}; try a smaller "
+            loss, mean = self.processes.share(loss, len(index), whole)
+            if not torch.isfinite(mean):
+                raise JanusError(f"the loss became {mean.item()} in task {task.index + 1}, step {self.step + 1}; try a smaller "
                                  f"lr (now {c.lr:g}) or head_lr (now {c.head_lr:g})"
                                  + (f"; the last checkpoint is kept in {self.folder}" if self.folder else ""))
             loss.backward()
+            self.processes.sum_gradients(head, factors)
             head.step()
             scored = factors is not None and task.index > 0 and self.step % c.step_score_every == 0
             before = self.factors() if scored else []
@@ -324,13 +344,14 @@ class Run:
 
     def maybe_save(self, task: stream.Task, epoch: int, batches: int) -> None:
         """In long tasks: a checkpoint and a line of progress every `save_every` seconds."""
-        if time.monotonic() - self.saved >= self.config.save_every:
+        if self.processes.on_main(lambda: time.monotonic() - self.saved >= self.config.save_every):
             self.save()
             self.report(task, epoch)
 
     def save(self) -> None:
         if self.folder:
-            checkpoint.save(self.folder / CHECKPOINT, self.state())
+            with self.moments.over(self.processes):
+                self.processes.on_main(lambda: checkpoint.save(self.folder / CHECKPOINT, self.state()))
         self.saved = time.monotonic()
 
     optimizers: dict[str, torch.optim.Optimizer | None] = {}
@@ -363,11 +384,13 @@ class Run:
         self.pending_optimizers = state["optimizers"]
         self.records, self.learned, self.seconds = state["records"], state["learned"], state["seconds"]
         self.task, self.step = state["task"], state["step"]
+        if not self.processes.main:
+            self.moments.reset()  # the main process holds the sums of all
 
     def write_result(self) -> Result:
         result = Result.from_run(self)
         if self.folder:
-            checkpoint.write_json(self.folder / RESULT, result.to_dict())
+            self.processes.on_main(lambda: checkpoint.write_json(self.folder / RESULT, result.to_dict()))
         self.say(result.line())
         return result
 

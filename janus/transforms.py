@@ -30,6 +30,7 @@ KERNELS = {
     "bicubic": _cubic,
 }  # weight at a distance in pixels, as in Pillow
 Transform = Callable[..., Tensor]
+ALL = slice(None)
 
 
 def train_transform(
@@ -45,7 +46,8 @@ def train_transform(
     `cfg` has `size` S, `mean`, `std` and `interpolation` (see `janus.backbones.PreprocessConfig`). `shift` (pixels of
     the input) belongs to "icons"; `scale` (share of the area), `ratio` (width over height) and `flip` (probability)
     to "photo". Random numbers come from `generator` alone, on the generator's device; the same seed gives the same
-    batch. UsageError: unknown kind or interpolation, an impossible range.
+    batch. `transform(images, generator, count, part)`: the images are `part` of a batch of `count`, and are augmented as they
+    would be in it. UsageError: unknown kind or interpolation, an impossible range.
     """
     if kind not in KINDS:
         raise unknown("transform", kind, KINDS)
@@ -57,16 +59,17 @@ def train_transform(
         raise UsageError(f"shift must be at least 0 and flip a probability, not {shift} and {flip}")
     size, finish = _size(cfg), _finish(cfg)
 
-    def icons(images: Tensor, generator: torch.Generator) -> Tensor:
-        offsets = _draw_integers(len(images), shift, generator)  # (B, 2)
+    def icons(images: Tensor, generator: torch.Generator, count: int | None = None, part: slice = ALL) -> Tensor:
+        offsets = _draw_integers(len(images) if count is None else count, shift, generator)[part]  # (B, 2)
         return finish(_resize(_shift(images, offsets), size, cfg.interpolation))
 
-    def photo(images: Tensor, generator: torch.Generator) -> Tensor:
-        boxes = random_boxes(len(images), images.shape[-2], images.shape[-1], scale, ratio, generator)  # (B, 4)
-        mirror = torch.rand(len(images), generator=generator, device=generator.device) < flip  # (B,)
+    def photo(images: Tensor, generator: torch.Generator, count: int | None = None, part: slice = ALL) -> Tensor:
+        count = len(images) if count is None else count
+        boxes = random_boxes(count, images.shape[-2], images.shape[-1], scale, ratio, generator)[part]  # (B, 4)
+        mirror = (torch.rand(count, generator=generator, device=generator.device) < flip)[part]  # (B,)
         return finish(resample(images, boxes, size, cfg.interpolation, mirror))
 
-    def none(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def none(images: Tensor, generator: torch.Generator | None = None, count: int | None = None, part: slice = ALL) -> Tensor:
         return finish(_resize(images, size, cfg.interpolation))
 
     return {"icons": icons, "photo": photo, "none": none}[kind]

@@ -41,7 +41,11 @@ class Method:
         return None
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """features (b, d), logits over the current task's classes (b, c), labels (b,) in 0…c−1. Local cross-entropy."""
+        """features (b, d), logits over the current task's classes (b, c), labels (b,) in 0…c−1. Local cross-entropy.
+
+        A mean over the batch. With several processes, over this one's part of it (b may be 0); what a method sums over images
+        besides is summed by `run.processes.sum`.
+        """
         return F.cross_entropy(logits.float(), labels)
 
     def end_task(self, task: Task) -> None:

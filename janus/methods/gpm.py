@@ -37,7 +37,8 @@ class GPM(Janus):
         moments.active = True
         self.run.features(task.train)
         moments.remove()
-        self.memory.end_task(moments, self.run.energy(task.index))
+        with moments.over(self.run.processes):
+            self.memory.end_task(moments, self.run.energy(task.index))
         self.run.seconds["oe"] += time.perf_counter() - start
 
     def state_dict(self) -> dict[str, Any]:

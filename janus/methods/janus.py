@@ -49,7 +49,7 @@ class Janus(Method):
         loss = super().loss(features, logits, labels)
         if self.run.config.dml:
             c, prototypes = self.run.config, self.run.prototypes
-            prototypes.observe(features, labels)
+            prototypes.observe(features, labels, self.run.processes)
             loss = loss + decoupled_margin_loss(
                 features, labels, prototypes.old, prototypes.centres, form=c.dml_form, nearest=c.dml_nearest,
                 push_margin=c.dml_push_margin, pull_margin=c.dml_pull_margin, push_weight=c.dml_push,
