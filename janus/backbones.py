@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,14 @@ def create(
     if weights is not None and weights != "random":
         _load(model, Path(weights), name)
     return model.requires_grad_(False).eval(), preprocess
+
+
+def normalised(preprocess: PreprocessConfig, how: str) -> PreprocessConfig:
+    """The preprocessing with another normalisation: "checkpoint" or "auto" keep its mean and std, "none" feeds values in 0…1.
+
+    InfLoRA and the methods compared with it feed 0…1 to a ViT-B/16 whose own config says mean 0.5, std 0.5.
+    """
+    return replace(preprocess, mean=(0.0,) * 3, std=(1.0,) * 3) if how == "none" else preprocess
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:

@@ -79,7 +79,8 @@ def values(runs: Sequence[Result], key: str) -> list[float]:
 
 
 # What must be equal for two rows to stand in one table, whatever their methods and hyper-parameters are.
-PROTOCOL = ("dataset", "data", "tasks", "per_class", "evaluate", "extended", "model", "weights", "epochs", "batch_size")
+PROTOCOL = ("dataset", "data", "tasks", "per_class", "evaluate", "extended", "model", "weights", "normalise", "augment",
+            "epochs", "batch_size")
 
 
 def tables(rows: Rows) -> dict[str, dict[str, list[Result]]]:
@@ -90,7 +91,7 @@ def tables(rows: Rows) -> dict[str, dict[str, list[Result]]]:
     runs apart ("OE+GR, lr=0.001"); the seeds do not count.
     """
     runs = [(row, run) for row, found in rows.items() for run in found]
-    titles = _told_apart([{key: run.config.get(key) for key in PROTOCOL} for _, run in runs])
+    titles = _told_apart([{key: deciding(run.config).get(key) for key in PROTOCOL} for _, run in runs])
     out: dict[str, dict[str, list[Result]]] = {}
     for title in dict.fromkeys(titles):
         inside = [pair for pair, other in zip(runs, titles) if other == title]

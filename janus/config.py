@@ -35,6 +35,7 @@ class Config:
     # with what
     model: str = "icons-vit"
     weights: str | None = None
+    normalise: Literal["auto", "checkpoint", "none"] = "auto"  # inputs: as the checkpoint says (auto too), or plain 0…1
     rank: int = 8
     scale: float = 1.0
     targets: tuple[str, ...] = ("k", "v")
@@ -129,8 +130,12 @@ FREE = ("device", "threads", "save_every", "root")  # what may differ between tw
 
 def deciding(config: dict[str, Any]) -> dict[str, Any]:
     """Those values of a config (`Config.to_dict`) that can change a run's numbers: without `FREE`, without the margin loss's
-    settings where it is off, and with the class order's seed spelt out."""
+    settings where it is off, without settings that later versions added where they change nothing, and with the class order's
+    seed spelt out."""
     kept = {k: v for k, v in config.items() if k not in FREE and (config["dml"] or not k.startswith("dml_"))}
+    if kept.get("normalise") != "none":  # a run older than the setting keeps its hash
+        kept.pop("normalise", None)
+    kept["data"] = {k: v for k, v in kept["data"].items() if k != "cache"}  # where pixels are kept is not what they are
     return kept | {"class_seed": config["seed"] if config["class_seed"] is None else config["class_seed"]}
 
 

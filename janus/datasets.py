@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from janus import sources
+from janus import sources, splits
+from janus.cache import Tell
 from janus.errors import JanusError, UsageError, unknown
 from janus.images import Encoded, FileImages, Images, TensorImages
 from janus.sources import Source
 
 SPLIT_SEED = 1_000_003  # splits made here are the same for every run
+CACHES = ("auto", "disk", "none")
+COMMON = ("name", "root", "size", "skip_corrupt", "cache", "tell")  # what every loader takes
 TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # data without splits: 70 % train, 10 % validation, 20 % test
 
 
@@ -53,18 +56,23 @@ def load(
     root: str | Path | None = None,
     size: int | None = None,
     skip_corrupt: bool = False,
+    cache: str = "auto",
+    tell: Tell | None = None,
     **options: object,
 ) -> ImageSet:
     """The image set called `name` (see `names()`), or the one at a path: an image folder, parquet files, a pattern.
 
     `root` says where local files are; without it they are looked for in $JANUS_DATA. `size` is the input side of the
     backbone (photographs are stored a little larger, see `janus.images.Encoded`). With `skip_corrupt` every image is
-    decoded once at load time and those that cannot be are left out, counted and named. Sets without splits are split
+    decoded once at load time and those that cannot be are left out, counted and named. `cache` says where decoded images
+    are kept, see `janus.images.Encoded`, and `tell` gets a line now and then while they are. Sets without splits are split
     here, always in the same way, class by class. UsageError: unknown set or option, a path that does not exist, a
     class without images in train or test; JanusError: unreadable data.
     """
     name = str(name)
-    common = {"root": root, "size": size, "skip_corrupt": skip_corrupt}
+    if cache not in CACHES:
+        raise unknown("cache", cache, CACHES)
+    common = {"root": root, "size": size, "skip_corrupt": skip_corrupt, "cache": cache, "tell": tell}
     if name.startswith("hf:"):
         return _call("hf:", _hub, name[3:], common, options)
     if name in SETS and name != "hf:":
@@ -96,8 +104,8 @@ def _call(kind: str, loader: Callable[..., ImageSet], name: str, common: dict, o
 
 
 def _options(loader: Callable[..., ImageSet]) -> list[str]:
-    """A loader's own options: what its signature has beyond the common name, root, size and skip_corrupt."""
-    return [p for p in inspect.signature(loader).parameters if p not in ("name", "root", "size", "skip_corrupt")]
+    """A loader's own options: what its signature has beyond what all loaders take."""
+    return [p for p in inspect.signature(loader).parameters if p not in COMMON and p != "common"]
 
 
 # ---- where local files are ------------------------------------------------------------------------------------------
@@ -126,7 +134,7 @@ def _kind(path: Path) -> str:
 # ---- the sets -------------------------------------------------------------------------------------------------------
 
 
-def _icons(name: str, root: object, size: object, skip_corrupt: object, strength: float | None = None) -> ImageSet:
+def _icons(name: str, root: object, strength: float | None = None, **common: object) -> ImageSet:
     """The embedded benchmark; `strength` is how far the renditions move from plain icons."""
     if root is not None:
         raise UsageError("icons-r is embedded in the package and takes no root")
@@ -149,12 +157,16 @@ def _icons(name: str, root: object, size: object, skip_corrupt: object, strength
 FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
 
-def _fashion(
-    name: str, root: str | Path | None, size: object, skip_corrupt: object, val_fraction: float | None = None
-) -> ImageSet:
-    """Fashion-MNIST from its four IDX files, gzipped or not; grey becomes RGB."""
+def _fashion(name: str, root: str | Path | None, val_fraction: float | None = None, **common: object) -> ImageSet:
+    """Fashion-MNIST from its four IDX files, gzipped or not, or from parquet or class folders; grey becomes RGB."""
     bases = [Path(root).expanduser()] if root is not None else [_home()] if _home() else []
     places = [b / sub for b in bases for sub in ("", "fashion-mnist", "FashionMNIST/raw", "FashionMNIST")]
+    other = next((p for p in (places[:1] if root is not None else places[1:2]) if p.is_dir() and not _has_idx(places)), None)
+    if other is not None and (sources.parquet_files(other) or sources.has_class_folders(other)):
+        kind = _kind(other)
+        built = SETS[kind][0](name, root=other, val_fraction=val_fraction, **common)
+        built.transform = "icons"
+        return built
     parts = {}
     for part, stem in (("train", "train"), ("test", "t10k")):
         pixels = _idx(_idx_file(places, f"{stem}-images", "idx3"), dims=3)  # (N, 28, 28)
@@ -175,6 +187,10 @@ def _fashion(
     return _complete(ImageSet(name, list(FASHION), kept, val_images, parts["test"], transform="icons", notes=notes))
 
 
+def _has_idx(places: list[Path]) -> bool:
+    return any(p.is_dir() and next(p.glob("*ubyte*"), None) for p in places)
+
+
 def _idx_file(places: list[Path], stem: str, kind: str) -> Path:
     for place in places:
         for file in (f"{stem}-{kind}-ubyte", f"{stem}.{kind}-ubyte"):
@@ -182,7 +198,10 @@ def _idx_file(places: list[Path], stem: str, kind: str) -> Path:
                 if (place / (file + ending)).is_file():
                     return place / (file + ending)
     where = f"not in {places[0]}" if places else "and neither root nor JANUS_DATA says where to look"
-    raise UsageError(f"Fashion-MNIST's {stem}-{kind}-ubyte[.gz] is {where}; give root=FOLDER with its four IDX files")
+    raise UsageError(
+        f"Fashion-MNIST's {stem}-{kind}-ubyte[.gz] is {where}; give root=FOLDER with its four IDX files, or its parquet files: "
+        + _download("fashion-mnist")
+    )
 
 
 def _idx(file: Path, dims: int) -> Tensor:
@@ -206,90 +225,203 @@ def _idx(file: Path, dims: int) -> Tensor:
 def _folder(
     name: str,
     root: str | Path | None,
-    size: int | None,
-    skip_corrupt: bool,
     val_fraction: float | None = None,
     test_fraction: float | None = None,
+    class_list: str | None = None,
+    **common: object,
 ) -> ImageSet:
     """One folder a class, below train/, val/, test/ or directly; see `sources.folder`."""
-    source = sources.folder(_given(root, "imagefolder"))
-    return assemble(name, source, size, skip_corrupt, val_fraction, test_fraction)
+    place = _given(root, "imagefolder")
+    source = _chosen(sources.folder(place), class_list, place)
+    return assemble(name, source, val_fraction=val_fraction, test_fraction=test_fraction, **common)
 
 
 def _parquet(
     name: str,
     root: str | Path | None,
-    size: int | None,
-    skip_corrupt: bool,
     val_fraction: float | None = None,
     test_fraction: float | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     style_column: str | None = None,
+    class_list: str | None = None,
+    **common: object,
 ) -> ImageSet:
     """Parquet files in the Hugging Face image layout; see `sources.parquet`."""
     path = _given(root, "parquet")
     if not sources.parquet_files(path):
         raise UsageError(f"no parquet files in {path}")
-    source = sources.parquet(path, image_column, label_column, style_column)
-    return assemble(name, source, size, skip_corrupt, val_fraction, test_fraction)
+    source = _chosen(sources.parquet(path, image_column, label_column, style_column), class_list, path)
+    return assemble(name, source, val_fraction=val_fraction, test_fraction=test_fraction, **common)
 
 
 def _hub(
     name: str,
     root: object,
-    size: int | None,
-    skip_corrupt: bool,
     val_fraction: float | None = None,
     test_fraction: float | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     style_column: str | None = None,
+    class_list: str | None = None,
     config: str | None = None,
     revision: str | None = None,
+    **common: object,
 ) -> ImageSet:
     """A dataset of the Hugging Face hub; see `sources.hub`."""
     if root is not None:
         raise UsageError(f"hf:{name} comes from the hub and takes no root; give the folder itself as the dataset")
-    source = sources.hub(name, config, revision, image_column, label_column, style_column)
-    return assemble(name, source, size, skip_corrupt, val_fraction, test_fraction)
+    source = _chosen(sources.hub(name, config, revision, image_column, label_column, style_column), class_list, None)
+    return assemble(name, source, val_fraction=val_fraction, test_fraction=test_fraction, **common)
 
 
-def _published(hub_name: str, **defaults: object) -> Callable[..., ImageSet]:
-    """A benchmark of the paper: local files if `root` or $JANUS_DATA/<name> has them, else the hub."""
+def _chosen(source: Source, class_list: str | None, root: Path | None) -> Source:
+    """The classes of a list (option `class_list`), or all of them."""
+    return source if class_list is None else splits.only(source, splits.locate(class_list, root or _home()))
 
-    def loader(name: str, root: str | Path | None, size: int | None, skip_corrupt: bool, **options: object) -> ImageSet:
+
+# ---- the benchmarks -------------------------------------------------------------------------------------------------
+
+
+HUB = {  # where each benchmark can be fetched from
+    "cifar-100": "uoft-cs/cifar100",
+    "imagenet-r": "axiong/imagenet-r",
+    "imagenet-100": "clane9/imagenet-100",
+    "tiny-imagenet": "zh-plus/tiny-imagenet",
+    "domainnet": "wltjr1007/DomainNet",
+    "fashion-mnist": "zalando-datasets/fashion_mnist",
+}
+
+
+def _published(hub_name: str, own: Callable[..., Source | None] | None = None, **defaults: object) -> Callable[..., ImageSet]:
+    """A benchmark of the paper: local files if `root` or $JANUS_DATA/<name> has them, else the hub.
+
+    `own(place)` reads the layout in which the set's authors publish it, None where `place` holds something else. Its further
+    parameters are options of the set.
+    """
+    extra = list(inspect.signature(own).parameters)[1:] if own else []
+
+    def loader(name: str, root: str | Path | None, **options: object) -> ImageSet:
+        mine = {k: options.pop(k) for k in extra if k in options}
+        common = {k: options.pop(k) for k in COMMON if k in options}
         place = Path(root).expanduser() if root is not None else _home() / name if _home() else None
         if root is not None and not place.exists():
-            raise UsageError(f"{name}: the folder {place} given as root does not exist")
-        if place is not None and place.is_dir():
+            raise UsageError(f"{name}: the folder {place} given as root does not exist; {_download(name)}")
+        if place is None or not place.is_dir():
+            if mine:
+                raise UsageError(f"{name}: {', '.join(mine)} needs the image files in a folder: root=FOLDER or $JANUS_DATA/{name}")
+            try:
+                built = _hub(hub_name, None, **(defaults | options), **common)
+            except UsageError:
+                raise
+            except JanusError as error:
+                raise JanusError(f"{error}; {_download(name)}") from error
+            built.name = name
+            return built
+        source = own(place, **mine) if own else None
+        if source is not None:
+            kind, local = f"{name} in its authors' layout", _of(source, place)
+        else:
             kind = _kind(place)
             local = SETS[kind][0]
-            usable = {k: v for k, v in defaults.items() if k in _options(local)}
-            common = {"root": place, "size": size, "skip_corrupt": skip_corrupt}
-            return _call(kind, local, name, common, usable | options)
-        built = _hub(hub_name, None, size, skip_corrupt, **(defaults | options))
-        built.name = name
-        return built
+        usable = {k: v for k, v in defaults.items() if k in _options(local)}
+        return _call(kind, local, name, common | {"root": place}, usable | options)
 
-    loader.__signature__ = inspect.signature(_hub)
+    mine = [inspect.Parameter(p, inspect.Parameter.KEYWORD_ONLY, default=None) for p in extra]
+    hub = inspect.signature(_hub)
+    loader.__signature__ = hub.replace(parameters=[*list(hub.parameters.values())[:-1], *mine])
     return loader
+
+
+def _of(source: Source, place: Path) -> Callable[..., ImageSet]:
+    """A loader of a source that is read already."""
+
+    def loader(
+        name: str,
+        root: object,
+        val_fraction: float | None = None,
+        test_fraction: float | None = None,
+        class_list: str | None = None,
+        **common: object,
+    ) -> ImageSet:
+        chosen = _chosen(source, class_list, place)
+        return assemble(name, chosen, val_fraction=val_fraction, test_fraction=test_fraction, **common)
+
+    return loader
+
+
+def _cifar_100(place: Path) -> None:
+    """CIFAR-100 as its authors publish it is pickled and is not read."""
+    if (place / "cifar-100-python").is_dir() or (place / "meta").is_file():
+        raise UsageError(f"{place} holds CIFAR-100's pickled files, which can run code; {_download('cifar-100')} as parquet")
+
+
+def _imagenet_r(place: Path, split_files: object = None) -> Source | None:
+    """ImageNet-R by the lists that circulate with CODA-Prompt's code; without them the set is cut here."""
+    return None if split_files is None else splits.listed(splits.yaml_lists(split_files, place), place)
+
+
+def _domainnet(place: Path, split_files: object = None) -> Source | None:
+    """DomainNet by its official lists, <domain>_train.txt and <domain>_test.txt beside the domains' folders."""
+    if split_files is not None:
+        files = [splits.locate(f, place) for f in splits.named_files(split_files)]
+    else:
+        lists = [f for folder in (place, place / "splits") for f in sorted(folder.glob("*.txt"))]
+        files = [f for f in lists if f.stem.endswith(("_train", "_test"))]
+    return splits.listed(splits.text_lists(files), place, styled=True) if files else None
+
+
+def _tiny_imagenet(place: Path) -> Source | None:
+    """Tiny-ImageNet as its zip unpacks, with or without the folder tiny-imagenet-200 around it."""
+    for root in (place, place / "tiny-imagenet-200"):
+        if (root / "val" / "val_annotations.txt").is_file():
+            return splits.tiny_imagenet(root)
+    return None
+
+
+def _imagenet_100(name: str, root: str | Path | None, class_list: str | None = None, **options: object) -> ImageSet:
+    """100 classes of ImageNet: which, a list must say."""
+    if class_list is None:
+        raise UsageError(splits.IMAGENET_100)
+    own = class_list == "own"
+    if not own:
+        options["class_list"] = class_list
+    built = _imagenet_100_files(name, root, **options)
+    if len(built.classes) != 100:
+        what = "the data holds" if own else f"the class list {class_list} leads to"
+        raise UsageError(f"imagenet-100: {what} {len(built.classes)} classes, not 100; check data.class_list")
+    if own:
+        built.notes.append("the 100 classes are those the data holds, chosen by whoever made it (class_list=own)")
+    return built
+
+
+_imagenet_100_files = _published(HUB["imagenet-100"])
+_imagenet_100.__signature__ = inspect.signature(_imagenet_100_files)
+
+def _download(name: str) -> str:
+    """The command that provides a benchmark, and where it puts it."""
+    place = _home() / name if _home() else Path("data") / name
+    then = "" if _home() else f", then root={place}"
+    return f"`hf download {HUB[name]} --repo-type dataset --local-dir {place}` (pip install huggingface_hub) fetches it{then}"
 
 
 SETS: dict[str, tuple[Callable[..., ImageSet], str]] = {
     "icons-r": (_icons, "100 icon concepts in artistic renditions, 32 px; embedded, works offline"),
     "fashion-mnist": (_fashion, "10 kinds of clothing, 28 px grey; from local IDX files (root or $JANUS_DATA)"),
     "cifar-100": (
-        _published("uoft-cs/cifar100", label_column="fine_label"),
+        _published(HUB["cifar-100"], _cifar_100, label_column="fine_label"),
         "100 classes, 32 px; local or hf:uoft-cs/cifar100",
     ),
     "imagenet-r": (
-        _published("axiong/imagenet-r", label_column="wnid", val_fraction=0.0),
-        "200 classes in renditions, published as one split, cut 80/20; local or hf:axiong/imagenet-r",
+        _published(HUB["imagenet-r"], _imagenet_r, label_column="wnid", val_fraction=0.0),
+        "200 classes in renditions, cut 80/20 or by data.split_files; local or hf:axiong/imagenet-r",
     ),
-    "imagenet-100": (_published("clane9/imagenet-100"), "100 classes of ImageNet; local or hf:clane9/imagenet-100"),
-    "tiny-imagenet": (_published("zh-plus/tiny-imagenet"), "200 classes, 64 px; local or hf:zh-plus/tiny-imagenet"),
-    "domainnet": (_published("wltjr1007/DomainNet"), "345 classes in 6 domains; local or hf:wltjr1007/DomainNet"),
+    "imagenet-100": (_imagenet_100, "100 classes of ImageNet, those of data.class_list; local or hf:clane9/imagenet-100"),
+    "tiny-imagenet": (_published(HUB["tiny-imagenet"], _tiny_imagenet), "200 classes, 64 px; local or hf:zh-plus/tiny-imagenet"),
+    "domainnet": (
+        _published(HUB["domainnet"], _domainnet),
+        "345 classes in 6 domains; local with its lists, or hf:wltjr1007/DomainNet",
+    ),
     "imagefolder": (_folder, "any folder with one folder per class (root=FOLDER, or its path as the name)"),
     "parquet": (_parquet, "parquet in the Hugging Face image layout (root=FOLDER, or a path or pattern as the name)"),
     "hf:": (_hub, "hf:<owner>/<name>: any labelled image dataset of the Hugging Face hub"),
@@ -317,6 +449,8 @@ def assemble(
     skip_corrupt: bool = False,
     val_fraction: float | None = None,
     test_fraction: float | None = None,
+    cache: str = "auto",
+    tell: Tell | None = None,
 ) -> ImageSet:
     """Split a source's images. Its own splits stand; a missing one is carved out, deterministically and class by class.
 
@@ -327,7 +461,9 @@ def assemble(
     if not source.labels:
         raise UsageError(f"{name} holds no images")
     hint = ", or set skip_corrupt=true to leave such images out"
-    store = Encoded(len(source.labels), source.fetch, source.name, size, hint=hint)
+    store = Encoded(
+        len(source.labels), source.fetch, source.name, size, hint=hint, identity=source.identity, cache=cache, label=name, tell=tell
+    )
     labels = torch.tensor(source.labels)
     styles = None if source.style_of is None else torch.tensor(source.style_of)
     rows = torch.arange(len(labels))
@@ -342,7 +478,7 @@ def assemble(
     own = {split: own[split] for split in ("train", "val", "test", "") if len(own.get(split, ()))}
     if len(own) > 1 and "" in own:
         raise UsageError(f"{name}: only some of the files say which split they belong to; name all of them")
-    parts = dict(_divide(name, own, labels, classes, val_fraction, test_fraction, notes))
+    parts = dict(_divide(name, own, labels, classes, val_fraction, test_fraction, notes, source.by_key))
     everything = FileImages(store, labels, styles)
     images = {split: everything.subset(r) for split, r in parts.items()}
     notes.append(f"images held at {store.side} x {store.side} pixels")
@@ -358,8 +494,9 @@ def _divide(
     val: float | None,
     test: float | None,
     notes: list[str],
+    by_key: Callable[[list[int]], list[int]],
 ) -> Iterator[tuple[str, Tensor]]:
-    """(split, rows) of train, test and perhaps val."""
+    """(split, rows) of train, test and perhaps val. `by_key` orders the rows of a class before they are shuffled."""
     if len(own) == 1:  # one folder, or one published split whatever it is called
         (train,) = own.values()
         test = _fraction("test_fraction", TEST_FRACTION if test is None else test)
@@ -367,26 +504,28 @@ def _divide(
         val = _fraction("val_fraction", val) if val else 0.0
         if test + val >= 1:
             raise UsageError(f"test_fraction {test} and val_fraction {val} leave nothing to train on")
-        rest, tested = _carve(train, labels, test, classes)
+        rest, tested = _carve(train, labels, test, classes, by_key)
         yield "test", tested
         if val:
-            rest, validated = _carve(rest, labels, val / (1 - test), classes)
+            rest, validated = _carve(rest, labels, val / (1 - test), classes, by_key)
             yield "val", validated
         yield "train", rest
         shares = f"{1 - test - val:.0%} train, {val:.0%} validation, {test:.0%} test"
-        notes.append(f"no splits of its own: cut class by class into {shares}")
+        notes.append(f"no splits of its own: cut class by class into {shares} (janus's own rule, seed {SPLIT_SEED})")
         return
     if "train" not in own:
         raise UsageError(f"{name} has no training split, only {' and '.join(own)}")
     if "test" not in own:
         own["test"] = own.pop("val")
         notes.append("its validation split serves as the test split")
+    else:
+        notes.append(f"its own splits: {', '.join(own)}")
     if test is not None:
         raise UsageError(f"{name} has a test split of its own; test_fraction has no use")
     if val and "val" in own:
         raise UsageError(f"{name} has a validation split of its own; val_fraction has no use")
     if val:
-        own["train"], own["val"] = _carve(own["train"], labels, _fraction("val_fraction", val), classes)
+        own["train"], own["val"] = _carve(own["train"], labels, _fraction("val_fraction", val), classes, by_key)
         notes.append(_share(val))
     yield from own.items()
 
@@ -401,13 +540,17 @@ def _share(fraction: float) -> str:
     return f"validation is {fraction:.0%} of the training images, class by class"
 
 
-def _carve(rows: Tensor, labels: Tensor, fraction: float, classes: list[str]) -> tuple[Tensor, Tensor]:
+def _carve(
+    rows: Tensor, labels: Tensor, fraction: float, classes: list[str], by_key: Callable[[list[int]], list[int]] | None = None
+) -> tuple[Tensor, Tensor]:
     """(kept, taken): of each class `fraction` of its rows, at least one, never all; both in their old order."""
     taken = []
     for label in labels[rows].unique().tolist():
         mine = rows[labels[rows] == label]
         if len(mine) < 2:
             raise UsageError(f"class {classes[label]!r} has too few images to split ({len(mine)} left to train on)")
+        if by_key is not None:
+            mine = torch.tensor(by_key(mine.tolist()))
         count = min(max(1, round(fraction * len(mine))), len(mine) - 1)
         shuffle = torch.randperm(len(mine), generator=torch.Generator().manual_seed(SPLIT_SEED + label))
         taken.append(mine[shuffle[:count]])

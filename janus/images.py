@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,12 +21,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from janus import cache as disk
 from janus.errors import JanusError
 
 SMALL = 96  # a shorter side up to this is kept whole (CIFAR 32, Tiny-ImageNet 64, STL-10 96); larger ones are photographs
 PHOTO_SIDE = 224  # the backbone input size photographs are prepared for when none is given
 MARGIN = 256 / 224  # photographs keep the usual border around the centre crop: 256 for a 224-pixel input
 CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory when the whole set fits below this
+WORKERS = min(16, os.cpu_count() or 1)
 
 
 class Images(Protocol):
@@ -92,7 +95,9 @@ class Encoded:
     `size` is the input side of the backbone the images are meant for (default 224). The canonical side follows from
     it and from the images: small ones (shorter side <= 96 pixels) keep their own size, photographs are resized so
     that their shorter side is `size` * 256/224 and cropped to the central square of that side. Decoding runs in a
-    thread pool; decoded images stay in memory when all of them fit in `cache_bytes`.
+    thread pool; decoded images stay in memory when all of them fit in `cache_bytes`, and else on disk (`janus.cache`) where
+    `identity()` says which images they are. `cache` is "auto", "disk" (on disk even if they fit) or "none" (decode at every use
+    what does not fit); `tell` gets a line of progress now and then while the disk cache is made, at the first read.
     """
 
     def __init__(
@@ -103,11 +108,18 @@ class Encoded:
         size: int | None = None,
         cache_bytes: int = CACHE_BYTES,
         hint: str = "",
+        identity: Callable[[], str] | None = None,
+        cache: str = "auto",
+        label: str = "images",
+        tell: disk.Tell | None = None,
     ) -> None:
-        self.count, self.fetch, self.name, self.hint = count, fetch, name, hint
+        self.count, self.fetch, self.name, self.hint, self.tell = count, fetch, name, hint, tell
         native = self._typical_side()
         self.side = native if native <= SMALL else round((size or PHOTO_SIDE) * MARGIN)
-        fits = count * 3 * self.side**2 <= cache_bytes
+        place = disk.folder() if identity is not None and cache != "none" else None
+        fits = count * 3 * self.side**2 <= cache_bytes and not (place and cache == "disk")
+        self.disk = None if fits or not place else disk.DiskCache(place, label, identity(), count, self.side)
+        self.lock = threading.Lock()
         self.pixels = torch.empty((count, 3, self.side, self.side), dtype=torch.uint8) if fits else None
         self.decoded = torch.zeros(count, dtype=torch.bool)
 
@@ -137,8 +149,21 @@ class Encoded:
         with self._opened(i) as image:
             return torch.from_numpy(square(to_rgb(image), self.side)).permute(2, 0, 1)
 
+    def _on_disk(self) -> disk.DiskCache:
+        """The disk cache, ready to read: made now if it is not there."""
+        with self.lock:
+            self.disk.open(self.decode, _pool(), self.tell)
+        return self.disk
+
     def read(self, rows: Sequence[int]) -> Tensor:
-        """uint8 (B, 3, S, S) of the images `rows`, decoded in parallel or taken from memory."""
+        """uint8 (B, 3, S, S) of the images `rows`, decoded in parallel or taken from memory or disk."""
+        if self.disk is not None:
+            good = self._on_disk().good(rows)
+            images = self.disk.read(rows, _pool(), WORKERS)
+            for k, there in enumerate(good):
+                if not there:
+                    images[k] = self.decode(rows[k])  # names it, unless it is well by now
+            return images
         if self.pixels is None:
             decoded = list(_pool().map(self.decode, rows))
             return torch.stack(decoded) if decoded else torch.empty((0, 3, self.side, self.side), dtype=torch.uint8)
@@ -149,7 +174,7 @@ class Encoded:
         return self.pixels[torch.tensor(rows, dtype=torch.long)]
 
     def readable(self) -> tuple[Tensor, list[str]]:
-        """Decode everything once (kept in memory if it fits): the rows (M,) that can be decoded, the names of the rest."""
+        """Decode everything once (and keep it, see above): the rows (M,) that can be decoded, the names of the rest."""
 
         def works(i: int) -> bool:
             try:
@@ -161,7 +186,11 @@ class Encoded:
                 self.decoded[i] = True
             return True
 
-        good = torch.tensor(list(_pool().map(works, range(self.count))), dtype=torch.bool)
+        if self.disk is not None:
+            there = self._on_disk().good(range(self.count))
+            good = torch.tensor([there[i] or works(i) for i in range(self.count)], dtype=torch.bool)  # some may be well by now
+        else:
+            good = torch.tensor(list(_pool().map(works, range(self.count))), dtype=torch.bool)
         return good.nonzero().flatten(), [self.name(i) for i in (~good).nonzero().flatten().tolist()]
 
 
@@ -176,7 +205,7 @@ def from_paths(
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="decode")
+    return ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
 
 
 if hasattr(os, "register_at_fork"):  # a forked process (a notebook's launcher makes them) has none of its parent's threads

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
+import os
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +35,8 @@ class Source:
     """N encoded images before they are split: image i is `fetch(i)` (a path or bytes), called `name(i)` in errors.
 
     `labels[i]` indexes `classes`, `style_of[i]` indexes `styles`; `splits[i]` is "train", "val", "test", or "" where
-    the source has no splits.
+    the source has no splits. `identity()` is a text that changes when the images or their order do (None: nobody knows);
+    `key(i)` is what image i is called among those of its class wherever it lies, or "" (see `by_key`).
     """
 
     fetch: Callable[[int], Path | bytes]
@@ -44,6 +47,31 @@ class Source:
     styles: list[str] | None = None
     style_of: list[int] | None = None
     notes: list[str] = field(default_factory=list)
+    identity: Callable[[], str] | None = None
+    key: Callable[[int], str] | None = None
+
+    def by_key(self, rows: list[int]) -> list[int]:
+        """`rows` (images of one class) in an order that does not depend on the order of files: by key, else by content."""
+        keys = ["" if self.key is None else self.key(i) for i in rows]
+        if len(set(keys)) < len(keys):
+            keys = [f"{k} {hashlib.sha256(self._content(i)).hexdigest()}" for k, i in zip(keys, rows)]
+        return [i for _, i in sorted(zip(keys, rows))]
+
+    def _content(self, i: int) -> bytes:
+        try:
+            found = self.fetch(i)
+            return found.read_bytes() if isinstance(found, Path) else found
+        except (OSError, ValueError):  # an image that is not there is told of when it is asked for
+            return b""
+
+
+def file_identity(paths: Sequence[Path], *more: object) -> str:
+    """A digest over each file's absolute path, size and time of change, in order, and over `more`."""
+    sha = hashlib.sha256(repr(more).encode())
+    for path in paths:
+        found = os.stat(path)
+        sha.update(f"{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+    return sha.hexdigest()
 
 
 def folder(root: Path) -> Source:
@@ -81,7 +109,14 @@ def folder(root: Path) -> Source:
         splits=[split for _, _, split in found],
         classes=names,
         notes=notes,
+        identity=lambda: file_identity([path for path, _, _ in found]),
+        key=lambda i: "\0".join(found[i][0].parts[len(root.parts) :]),  # sorts as the paths do
     )
+
+
+def has_class_folders(root: Path) -> bool:
+    """Whether there is anything that `folder` could read."""
+    return bool(_folders(root))
 
 
 def _folders(root: Path) -> list[Path]:
@@ -142,7 +177,7 @@ def parquet(
         except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
             raise JanusError(f"cannot read parquet file {file} ({_first_line(error)}); is it complete?") from error
         tables.append((table, _features(schema), split_of(file, root), str(file), file.parent))
-    return _tables(tables, **wanted)
+    return _tables(tables, lambda: file_identity(files, wanted), **wanted)
 
 
 def hub(
@@ -170,7 +205,9 @@ def hub(
         names = {c: f.names for c, f in part.features.items() if isinstance(f, datasets.ClassLabel)}
         table = part.with_format("arrow")[:]  # encoded as stored, memory-mapped
         tables.append((table, names, split_of(Path(split)), f"hf:{name} {split}", Path(".")))
-    return _tables(tables, image_column=image_column, label_column=label_column, style_column=style_column)
+    prints = [(split, part._fingerprint) for split, part in loaded.items()]  # the library's own digest of a split's content
+    wanted = {"image_column": image_column, "label_column": label_column, "style_column": style_column}
+    return _tables(tables, lambda: file_identity([], name, prints, wanted), **wanted)
 
 
 def _first_line(error: Exception) -> str:
@@ -207,7 +244,7 @@ def _columns(schema, where: str, image_column, label_column, style_column) -> tu
     return tuple(chosen)
 
 
-def _tables(tables: list[tuple], **wanted: str | None) -> Source:
+def _tables(tables: list[tuple], identity: Callable[[], str], **wanted: str | None) -> Source:
     """One source from arrow tables: (table, class names by column, split, what to call it, folder of its paths) each."""
     images, labels, styles, splits, starts, notes = [], [], [], [], [0], []
     label_names: list[str] = []
@@ -225,7 +262,7 @@ def _tables(tables: list[tuple], **wanted: str | None) -> Source:
         if style:
             values = _values(table.column(style), where, style)
             styles += _named(values, names.get(style), style_names, f"{where}, column {style!r}")
-        images.append((_encoded(table.column(image), where, image), where, base))
+        images.append((_encoded(table.column(image), where, image), where, base, _paths(table.column(image))))
         splits += [split] * len(table)
         starts.append(len(splits))
     if styles and len(styles) != len(labels):
@@ -238,16 +275,22 @@ def _tables(tables: list[tuple], **wanted: str | None) -> Source:
 
     def fetch(i: int) -> Path | bytes:
         k, row = place(i)
-        get, _, base = images[k]
+        get, _, base, _ = images[k]
         return get(row, base)
 
     def name(i: int) -> str:
         k, row = place(i)
         return f"{images[k][1]} row {row}"
 
+    def key(i: int) -> str:
+        k, row = place(i)
+        return images[k][3](row)
+
     classes, label_of = _numbered(labels, label_names)
     style_list, style_of = _numbered(styles, style_names)
-    return Source(fetch, name, label_of, splits, classes, style_list or None, style_of if styles else None, notes)
+    return Source(
+        fetch, name, label_of, splits, classes, style_list or None, style_of if styles else None, notes, identity, key
+    )
 
 
 def _values(column, where: str, name: str) -> list:
@@ -305,6 +348,15 @@ def _encoded(column, where: str, name: str) -> Callable[[int, Path], Path | byte
 
         return get
     raise UsageError(f"{where}: column {name!r} holds {kind}, not encoded images; set image_column")
+
+
+def _paths(column) -> Callable[[int], str]:
+    """get(row) -> the path stored with an image, "" where there is none."""
+    import pyarrow as pa
+
+    if not pa.types.is_struct(column.type) or "path" not in [field.name for field in column.type]:
+        return lambda row: ""
+    return lambda row: (column[row]["path"].as_py() if column[row].is_valid else None) or ""
 
 
 def _bytes(value: bytes | None) -> bytes:

@@ -10,7 +10,7 @@ import hashlib
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from .config import Config, deciding
 from .errors import JanusError, UsageError
 from .history import History, SecondMoments
 from .images import Images
+from .prefetch import Prefetcher
 from .recall import Lost
 from .result import Result, versions
 from .separation import Prototypes, danger
@@ -100,7 +101,7 @@ class Run:
         self.method_class = methods.get(config.method)
         with processes.main_first():
             self.model, self.preprocess = build_model(config, self.generator("factors", 0), self.device)
-            self.stream = build_stream(config, self.preprocess.size, self.resumed)
+            self.stream = build_stream(config, self.preprocess.size, self.resumed, say)
         self.pairs = lora.pairs(self.model)
         for pair in self.pairs:
             pair.A.requires_grad_(self.method_class.trains_factors)
@@ -139,8 +140,10 @@ class Run:
     def features(self, images: Images) -> Tensor:
         """(N, d) float32 features under the test transform, on the CPU."""
         parts = []
-        for index in torch.arange(len(images))[self.processes.part(len(images))].split(4 * self.config.batch_size):
-            parts.append(self.forward(self.plain(images.batch(index).to(self.device))).float().cpu())
+        mine = torch.arange(len(images))[self.processes.part(len(images))]
+        with Prefetcher(images, mine.split(4 * self.config.batch_size), self.device) as batches:
+            for _, batch in batches:
+                parts.append(self.forward(self.plain(batch)).float().cpu())
         return self.processes.gather(torch.cat(parts) if parts else torch.zeros(0, self.model.num_features), len(images))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -209,50 +212,57 @@ class Run:
                 self.optimizers[name].load_state_dict(state)
             self.pending_optimizers = {}
         rates = [(o, rate) for o, rate in ((factors, c.lr), (head, c.head_lr)) if o]
-        order: Tensor | None = None
-        while self.step < total:
-            epoch, position = divmod(self.step, batches)
-            if order is None or position == 0:
-                order = torch.randperm(len(task.train), generator=self.generator("batches", task.index, epoch))
-            index = order[position * c.batch_size : (position + 1) * c.batch_size]
-            whole, part = len(index), self.processes.part(len(index))
-            index = index[part]  # several processes share a batch
-            start, watched = time.perf_counter(), self.moments.seconds
-            for optimizer, rate in rates:
-                optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * self.step / total))
-                optimizer.zero_grad()
-            images = self.augment(task.train.batch(index).to(self.device), self.generator("augment", task.index, self.step),
-                                  whole, part)
-            labels = (task.train.labels[index] - task.positions.start).to(self.device)
-            self.moments.active = c.oe_epochs == "all" or epoch == c.epochs - 1
-            with torch.set_grad_enabled(factors is not None):
-                features = self.forward(images)  # (b, d)
-            self.moments.active = False
-            loss = self.method.loss(features, self.heads[task.index](features.float()), labels)
-            loss, mean = self.processes.share(loss, len(index), whole)
-            if not torch.isfinite(mean):
-                raise JanusError(f"the loss became {mean.item()} in task {task.index + 1}, step {self.step + 1}; try a smaller "
-                                 f"lr (now {c.lr:g}) or head_lr (now {c.head_lr:g})"
-                                 + (f"; the last checkpoint is kept in {self.folder}" if self.folder else ""))
-            loss.backward()
-            self.processes.sum_gradients(head, factors)
-            head.step()
-            scored = factors is not None and task.index > 0 and self.step % c.step_score_every == 0
-            before = self.factors() if scored else []
-            update = time.perf_counter()
-            if factors:
-                factors.step()
-            now = time.perf_counter()
-            self.seconds["gr"] += now - update
-            self.seconds["oe"] += self.moments.seconds - watched
-            self.seconds["train"] += now - start
-            if scored:
-                self.score_step(task, before)
-            self.step += 1
-            self.maybe_save(task, epoch, batches)
+        with Prefetcher(task.train, self.indices(task, total), self.device) as loader:
+            while self.step < total:
+                epoch, position = divmod(self.step, batches)
+                whole = min(c.batch_size, len(task.train) - position * c.batch_size)  # several processes share a batch
+                start, watched = time.perf_counter(), self.moments.seconds
+                index, batch = next(loader)
+                for optimizer, rate in rates:
+                    optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * self.step / total))
+                    optimizer.zero_grad()
+                images = self.augment(batch, self.generator("augment", task.index, self.step), whole, self.processes.part(whole))
+                labels = (task.train.labels[index] - task.positions.start).to(self.device)
+                self.moments.active = c.oe_epochs == "all" or epoch == c.epochs - 1
+                with torch.set_grad_enabled(factors is not None):
+                    features = self.forward(images)  # (b, d)
+                self.moments.active = False
+                loss = self.method.loss(features, self.heads[task.index](features.float()), labels)
+                loss, mean = self.processes.share(loss, len(index), whole)
+                if not torch.isfinite(mean):
+                    raise JanusError(f"the loss became {mean.item()} in task {task.index + 1}, step {self.step + 1}; try a smaller "
+                                     f"lr (now {c.lr:g}) or head_lr (now {c.head_lr:g})"
+                                     + (f"; the last checkpoint is kept in {self.folder}" if self.folder else ""))
+                loss.backward()
+                self.processes.sum_gradients(head, factors)
+                head.step()
+                scored = factors is not None and task.index > 0 and self.step % c.step_score_every == 0
+                before = self.factors() if scored else []
+                update = time.perf_counter()
+                if factors:
+                    factors.step()
+                now = time.perf_counter()
+                self.seconds["gr"] += now - update
+                self.seconds["oe"] += self.moments.seconds - watched
+                self.seconds["train"] += now - start
+                if scored:
+                    self.score_step(task, before)
+                self.step += 1
+                self.maybe_save(task, epoch, batches)
         self.optimizers = {}
         if hasattr(factors, "remove"):
             factors.remove()
+
+    def indices(self, task: stream.Task, total: int) -> Iterator[Tensor]:
+        """Which images this process takes in each training step from `self.step` on to `total`: an epoch is one shuffle, the same
+        every time."""
+        size, first = self.config.batch_size, self.step
+        batches, order = math.ceil(len(task.train) / size), None
+        for epoch, position in (divmod(step, batches) for step in range(first, total)):
+            if order is None or position == 0:
+                order = torch.randperm(len(task.train), generator=self.generator("batches", task.index, epoch))
+            whole = order[position * size : (position + 1) * size]
+            yield whole[self.processes.part(len(whole))]
 
     def new_head(self, t: int, classes: int) -> nn.Linear:
         """One linear head a task, on the final CLS feature; torch's default initialisation from the run's own generator."""
@@ -395,19 +405,20 @@ class Run:
         return result
 
 
-def build_stream(config: Config, size: int | None = None, state: dict[str, Any] | None = None) -> stream.Stream:
+def build_stream(config: Config, size: int | None = None, state: dict[str, Any] | None = None,
+                 tell: Progress | None = None) -> stream.Stream:
     """The config's data set, cut into tasks (one task of all classes for the joint upper bound); then the new classes of
     an extended run, one task for each data set. `size`: the input side photographs are prepared for; `state`: the checkpoint
-    that is taken up, whose finished tasks need no images."""
+    that is taken up, whose finished tasks need no images; `tell`: see `janus.datasets.load`."""
     tasks = 1 if methods.get(config.method).joint else config.tasks
     order = config.seed if config.class_seed is None else config.class_seed
 
     def first() -> stream.Stream:
-        images = datasets.load(config.dataset, root=config.root, **({"size": size} | config.data))
+        images = datasets.load(config.dataset, root=config.root, **({"size": size, "tell": tell} | config.data))
         return stream.class_incremental(images, tasks, order, per_class=config.per_class, evaluate=config.evaluate)
 
     skip = bool(config.data.get("skip_corrupt"))
-    later = [partial(datasets.load, name, size=size, skip_corrupt=skip) for name in config.extended]
+    later = [partial(datasets.load, name, size=size, skip_corrupt=skip, tell=tell) for name in config.extended]
     return recall.grow(first, tasks, later, state["stream"] if state else None, state["task"] if state else 0)
 
 
@@ -417,7 +428,7 @@ def build_model(config: Config, generator: torch.Generator, device: torch.device
         torch.manual_seed(config.seed)
         model, preprocess = backbones.create(config.model, config.weights)
     lora.adapt(model, config.rank, config.targets, config.scale, generator)
-    return model.to(device), preprocess
+    return model.to(device), backbones.normalised(preprocess, config.normalise)
 
 
 def augmentation(config: Config) -> str:
