@@ -1,5 +1,6 @@
-"""Build hook: the wheel carries what `janus run` needs from data/ as janus/_data/, and the finished runs that the lessons read as
-janus/_results/; an editable install reads both where they are."""
+"""Build hook: the wheel carries what `janus run` needs from data/ as janus/_data/, the finished runs that the lessons read as
+janus/_results/, and what `janus bench` executes as janus/_benchmarks/ and janus/_notebooks/; an editable install reads all of it
+where it is."""
 
 from __future__ import annotations
 
@@ -18,4 +19,9 @@ class DataHook(BuildHookInterface):
         for name in PACKAGED:
             if (Path(self.root) / "data" / name).exists():
                 build_data["force_include"][f"data/{name}"] = f"janus/_data/{name}"
-        build_data["force_include"]["benchmarks/results"] = "janus/_results"
+        build_data["force_include"] |= {
+            "benchmarks/results": "janus/_results",
+            "benchmarks/grids": "janus/_benchmarks/grids",
+            "benchmarks/protocols": "janus/_benchmarks/protocols",
+            "notebooks/07_benchmark.ipynb": "janus/_notebooks/07_benchmark.ipynb",
+        }

@@ -1,4 +1,4 @@
-"""The `janus` command: run, extend, predict, and what there is to choose from."""
+"""The `janus` command: run, bench, extend, predict, and what there is to choose from."""
 
 from __future__ import annotations
 
@@ -40,6 +40,21 @@ def run(args: argparse.Namespace) -> None:
             values[key] = value
     result = train.execute(Config.create(**values), args.out, _progress(args))
     print(result.line())
+
+
+def bench(args: argparse.Namespace) -> None:
+    from . import bench, grids
+
+    grid = grids.load(args.grid)
+    if args.dry_run:
+        print("\n".join(bench.plan(grid, Path(args.out), args.workers or 1)))
+        return
+    failed = bench.execute(grid, args.out, retry=args.retry, workers=args.workers, scheduler=args.scheduler, slurm=args.slurm,
+                           say=lambda line: print(line, file=sys.stderr, flush=True))
+    if failed:
+        raise JanusError(f"{len(failed)} of {len(grid.runs)} runs failed (named above, each with its notebook in {args.out}); "
+                         "the same command with --retry tries them again")
+    print(f"{grid.title}: all {len(grid.runs)} runs are finished, in {args.out}")
 
 
 def extend(args: argparse.Namespace) -> None:
@@ -103,6 +118,7 @@ def models(args: argparse.Namespace) -> None:
 
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
     "run": (run, "train and evaluate a method on a stream; the same command again goes on where it stopped"),
+    "bench": (bench, "run all that a grid file describes; the same command again goes on where it stopped"),
     "extend": (extend, "teach new classes to a finished run, which itself stays as it is"),
     "predict": (predict, "name what is on images, with a finished run"),
     "report": (report, "tables (and, in HTML, figures) from folders of results"),
@@ -135,6 +151,16 @@ def build_parser() -> Parser:
     for flag, options in flags.items():
         parts["run"].add_argument(flag, **options)
     parts["run"].add_argument("--out", metavar="DIR", required=True, help="folder for result.json and the checkpoint")
+    parts["bench"].add_argument("grid", metavar="GRID.yaml", help="the runs: a grid file, or the name of one that comes with janus")
+    parts["bench"].add_argument("--out", metavar="DIR", required=True, help="folder of the runs, one folder each")
+    parts["bench"].add_argument("--dry-run", action="store_true", help="only show the runs, how far each is, and the time left")
+    parts["bench"].add_argument("--retry", action="store_true", help="run those again that failed before")
+    parts["bench"].add_argument("--workers", metavar="N", type=int,
+                                help="runs at once (one a GPU, or one); with --slurm: jobs (one a run)")
+    parts["bench"].add_argument("--scheduler", metavar="ADDRESS", help="a running Dask scheduler, e.g. tcp://host:8786; its "
+                                "workers have the same janus, and share --out, the data and this folder under the same paths")
+    parts["bench"].add_argument("--slurm", metavar="FILE", help="workers as SLURM jobs, on the same conditions: a YAML file of "
+                                "dask_jobqueue.SLURMCluster's arguments (queue, cores, memory, walltime, …)")
     parts["extend"].add_argument("folder", metavar="DIR", help="folder of a finished run")
     parts["extend"].add_argument("--data", metavar="DATA", required=True, help="the new classes: an image folder or a data set")
     parts["extend"].add_argument("--out", metavar="DIR", help="folder for the result (DIR-extended)")
@@ -163,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     works = argv[:1] in (["run"], ["extend"])
-    again = "; the same command goes on from the last checkpoint" if works else ""
+    again = "; the same command goes on from the last checkpoint" if works or argv[:1] == ["bench"] else ""
     if parallel.launched()[1] > 0:  # a companion of the main process, which speaks for all
         if not works:
             return 0

@@ -1,4 +1,4 @@
-"""Find what comes with janus, data and finished runs, in a checkout and in an installed wheel."""
+"""Find what comes with janus, data, finished runs and the benchmark's files, in a checkout and in an installed wheel."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from janus.errors import JanusError
 PACKAGE = Path(__file__).resolve().parent
 ROOTS = (PACKAGE / "_data", PACKAGE.parent / "data")  # inside the wheel; beside the package in a checkout
 RESULTS = (PACKAGE / "_results", PACKAGE.parent / "benchmarks" / "results")
+BENCHMARKS = (PACKAGE / "_benchmarks", PACKAGE.parent / "benchmarks")
+NOTEBOOKS = (PACKAGE / "_notebooks", PACKAGE.parent / "notebooks")
 
 
 def path(relative: str) -> Path:
@@ -35,3 +37,28 @@ def results() -> Path:
         if folder.is_dir():
             return folder
     raise JanusError("the benchmark's results are missing: reinstall janus-lora, or clone the repository")
+
+
+def benchmarks(part: str) -> Path:
+    """The folder of grid files (`part="grids"`) or of protocols (`"protocols"`).
+
+    Raises:
+        JanusError: neither the installed package nor a checkout holds it.
+    """
+    return _first([root / part for root in BENCHMARKS], f"benchmarks/{part}")
+
+
+def notebook() -> Path:
+    """The notebook that executes one run, `notebooks/07_benchmark.ipynb`.
+
+    Raises:
+        JanusError: neither the installed package nor a checkout holds it.
+    """
+    return _first([root / "07_benchmark.ipynb" for root in NOTEBOOKS], "notebooks/07_benchmark.ipynb")
+
+
+def _first(places: list[Path], what: str) -> Path:
+    for place in places:
+        if place.exists():
+            return place
+    raise JanusError(f"{what} is missing: reinstall janus-lora, or clone the repository")

@@ -6,6 +6,7 @@ import atexit
 import base64
 import io
 import json
+import os
 import sys
 from functools import cache, cached_property
 from pathlib import Path
@@ -109,8 +110,8 @@ def can_draw() -> bool:
 
 @cache
 def _kaleido() -> Any | None:
-    """kaleido with one Chrome that stays up; None where either is missing."""
-    if not can_draw():  # asked first: kaleido's server would wait for a Chrome without end
+    """kaleido with one Chrome that stays up; None where either is missing, or JANUS_PNG=0 wants none (`janus bench`)."""
+    if os.environ.get("JANUS_PNG") == "0" or not can_draw():  # asked first: kaleido's server would wait for a Chrome without end
         return None
     import kaleido
 

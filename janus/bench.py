@@ -1,0 +1,453 @@
+"""Execute the runs of a grid, each through notebook 07, on the workers of a Dask cluster; what is finished is not repeated.
+
+`<out>/<run name>/` holds the run's result.json and checkpoint (`janus run`'s own folder), notebook.ipynb as executed, and
+failed.json with one line if it failed. The folder is all the state there is: a bench that was killed goes on from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from . import resources
+from .errors import JanusError, UsageError
+from .grids import Grid, Planned, parse
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+    from .train import Progress
+
+# torch and timm take seconds to import, so functions import what needs them: workers only start kernels, which do that themselves
+
+CHECKPOINT, RESULT, FAILED, NOTEBOOK = "checkpoint.safetensors", "result.json", "failed.json", "notebook.ipynb"
+MAX_KILLS = 3  # workers or kernels that a run may take with it before it counts as failed
+DIED = "the kernel died"  # killed for memory, or by a batch system that ends a whole job: no error of the run's own
+HANDOVER = 60  # seconds in which the kernel of a dead worker must have let go of its run's folder (it looks every second)
+KERNEL_START = 300  # seconds: torch on a cold, shared disk is slow
+WAITING = 60  # seconds between two lines that say there is no worker
+UNKNOWN = "unknown"
+COST = ("dataset", "data", "model", "per_class", "epochs", "batch_size", "rank", "method", "oe", "gr", "dml", "adapter", "init")
+
+
+# ── what is there already ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a run is. kind: finished, stopped, failed, to do. done: its finished share of tasks. seconds: of a finished run."""
+
+    kind: str
+    text: str
+    done: float = 0.0
+    seconds: float | None = None
+
+
+def state(run: Planned, out: Path) -> State:
+    """What the run's folder says. UsageError: the folder holds another run."""
+    from . import checkpoint
+    from .config import Config
+    from .result import Result
+
+    folder = out / run.name
+    failed = _read(folder / FAILED)
+    if failed.get("hash") == run.hash:
+        return State("failed", f"failed: {failed['error']}")
+    try:
+        result = Result.load(folder)
+    except JanusError:  # missing, or damaged: then `work` moves it aside
+        result = None
+    if result:
+        _same(run, result.hash, folder)
+        return State("finished", f"finished, acc {result.acc:.2f}", 1.0, _seconds(result.seconds))
+    if not (folder / CHECKPOINT).exists():
+        return State("to do", "to do")
+    try:
+        saved = checkpoint.load(folder / CHECKPOINT)
+    except JanusError as error:
+        return State("to do", f"to do, but {error}")
+    _same(run, Config.create(**saved["config"]).hash(), folder)
+    tasks = len(saved["stream"]["tasks"])
+    return State("stopped", f"stopped at task {min(saved['task'] + 1, tasks)} of {tasks}", saved["task"] / tasks)
+
+
+def states(grid: Grid, out: Path) -> dict[str, State]:
+    """Run name → state. UsageError: all the folders that hold other runs."""
+    found, faults = {}, []
+    for run in grid.runs:
+        try:
+            found[run.name] = state(run, out)
+        except UsageError as error:
+            faults.append(str(error))
+    if faults:
+        raise UsageError("; ".join(faults))
+    return found
+
+
+class Pace:
+    """Seconds that a run takes, from finished runs of the same row on the same data: those here, else those that come with
+    janus, from another machine. An estimate: the number of tasks and of threads is not looked at."""
+
+    def __init__(self) -> None:
+        self.here: dict[str, list[float]] = {}
+        self.shipped: dict[str, list[float]] = {}
+        with contextlib.suppress(JanusError):  # there are none
+            for path in resources.results().rglob("*.json"):
+                values = _read(path)
+                if {"config", "seconds", "accuracy"} <= values.keys():
+                    self.shipped.setdefault(_cost(values["config"]), []).append(_seconds(values["seconds"]))
+
+    def add(self, run: Planned, seconds: float) -> None:
+        self.here.setdefault(_cost(run.config.to_dict()), []).append(seconds)
+
+    def estimate(self, run: Planned) -> float | None:
+        """Seconds, None if unknown."""
+        key = _cost(run.config.to_dict())
+        found = self.here.get(key) or self.shipped.get(key)
+        return sum(found) / len(found) if found else None
+
+    def left(self, runs: Sequence[tuple[Planned, float]], workers: int) -> str:
+        """Time that `runs`, each with the share that is done, still take on so many workers."""
+        times = [(self.estimate(run), done) for run, done in runs]
+        known = [seconds * max(0.0, 1 - done) for seconds, done in times if seconds is not None]
+        missing = len(times) - len(known)
+        text = _clock(sum(known) / max(1, workers))
+        return text if not missing else UNKNOWN if not known else f"{text} and {missing} runs whose time is {UNKNOWN}"
+
+
+def plan(grid: Grid, out: Path, workers: int = 1) -> list[str]:
+    """What `--dry-run` prints: a line for each run, then how many there are of each kind and the time left."""
+    found = states(grid, out)
+    pace = _paced(grid, found)
+    width = max(len(run.name) for run in grid.runs)
+    lines = [f"{'run':{width}s}  {'method':8s}  seed  time      state"]
+    for run in grid.runs:
+        seconds = pace.estimate(run)
+        time_ = UNKNOWN if seconds is None else _clock(seconds)
+        lines.append(f"{run.name:{width}s}  {run.config.method:8s}  {run.config.seed:4d}  {time_:8s}  {found[run.name].text}")
+    kinds = Counter(state.kind for state in found.values())
+    todo = [(run, found[run.name].done) for run in grid.runs if found[run.name].kind in ("to do", "stopped")]
+    lines.append(f"{grid.title}: {len(grid.runs)} runs, " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+                 + f"; time left {pace.left(todo, workers)}")
+    return lines
+
+
+# ── one run, on a worker ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def work(name: str, folder: str, digest: str, parameters: dict[str, Any], cwd: str) -> str | None:
+    """Execute one run; None, or in one line what went wrong, which failed.json keeps as well; or `DIED`, which is not kept."""
+    try:
+        _execute(Path(folder), parameters, cwd)
+        return None
+    except Exception as error:  # whatever it is, the other runs go on
+        from . import checkpoint
+
+        if type(error).__name__ == "DeadKernelError" or "Kernel died" in str(error):  # while it runs, or starts
+            return DIED
+        text = str(error) if isinstance(error, JanusError) else f"{type(error).__name__}: {error}"
+        text = " ".join(text.split())
+        if Path(folder).is_dir():
+            checkpoint.write_json(Path(folder) / FAILED, {"name": name, "hash": digest, "error": text})
+        return text
+
+
+def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> None:
+    from . import papermill
+
+    if not folder.parent.is_dir():
+        raise UsageError(f"{folder.parent} is not there on this worker: the output folder must be shared by all of them")
+    if not Path(cwd).is_dir():
+        raise UsageError(f"the folder {cwd}, in which the bench was started, is not there on this worker")
+    folder.mkdir(exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=HANDOVER):
+            (folder / FAILED).unlink(missing_ok=True)
+            if (folder / RESULT).exists() and not _read(folder / RESULT):
+                (folder / RESULT).rename(folder / f"{RESULT}.damaged")  # the run goes on from its checkpoint
+    except Timeout:
+        raise JanusError(f"{folder} is in use by another janus process") from None
+    os.environ.pop("JANUS_FAST", None)  # the lessons' switch for tiny streams would make it another run
+    os.environ["JANUS_PNG"] = "0"  # a Chrome for each run takes longer than all else here
+    papermill.execute(resources.notebook(), folder / NOTEBOOK, parameters, cwd=cwd, start_timeout=KERNEL_START,
+                      extra_arguments=["--log-level=CRITICAL"])  # of the kernel, on the bench's own stderr
+
+
+def parameters(run: Planned, out: Path) -> dict[str, Any]:
+    """Notebook 07's parameters for a run: the four that name it, and the rest of its complete config as JSON."""
+    values = run.config.to_dict()
+    named = {key.upper(): values.pop(key) for key in ("dataset", "method", "tasks", "seed")}
+    return named | {"OUT": str(out.resolve() / run.name), "CONFIG": json.dumps(values)}
+
+
+# ── all of them ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def execute(grid: Grid, out: str | Path, *, retry: bool = False, workers: int | None = None, scheduler: str | None = None,
+            slurm: str | Path | None = None, say: Progress = lambda line: None) -> dict[str, str]:
+    """Run what is not finished; the runs that failed, now or before, with a line each.
+
+    Args:
+        out: the folder of the run folders; with `scheduler` or `slurm` one that all workers see.
+        retry: run those again that failed before.
+        workers: how many runs at once. Here: one a GPU, or one; on SLURM: jobs, one a run.
+        scheduler: address of a running Dask scheduler. slurm: a YAML file of `dask_jobqueue.SLURMCluster`'s arguments.
+
+    Raises:
+        UsageError: folders in `out` that hold other runs, cluster options that do not go together.
+        JanusError: `out` is in use, a package is missing, no scheduler answers.
+    """
+    out = Path(out).resolve()
+    if scheduler and (slurm or workers):
+        raise UsageError("--scheduler goes with neither --workers nor --slurm: a running cluster has its own workers")
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers must be at least 1, got {workers}")
+    with _lock(out):
+        found = states(grid, out)
+        failed = {run.name: found[run.name].text.removeprefix("failed: ") for run in grid.runs
+                  if found[run.name].kind == "failed" and not retry}
+        todo = [run for run in grid.runs if found[run.name].kind != "finished" and run.name not in failed]
+        say(f"{grid.title}: {len(grid.runs)} runs, {len(grid.runs) - len(todo) - len(failed)} finished already"
+            + (f", {len(failed)} failed before" if failed else ""))
+        if todo:
+            with connect(len(todo), workers, scheduler, slurm) as client:
+                failed |= Bench(client, grid, out, found, say).finish(todo, failed)
+        for name, error in failed.items():
+            say(f"failed: {name}: {error}")
+        return failed
+
+
+@dataclass
+class Running:
+    run: Planned
+    worker: str
+    began: float
+
+
+class Bench:
+    """One run for each worker at a time. A run is bound to its worker, so that a worker's death is known to be that run's."""
+
+    def __init__(self, client: Client, grid: Grid, out: Path, found: Mapping[str, State], say: Progress) -> None:
+        self.client, self.out, self.found, self.say = client, out, found, say
+        self.pace = _paced(grid, found)
+        self.finished = sum(state.kind == "finished" for state in found.values())
+        self.kills: Counter[str] = Counter()
+        self.queue: deque[Planned] = deque()
+        self.running: dict[Future, Running] = {}
+        self.workers: set[str] = set()
+        self.failed: dict[str, str] = {}
+        self.counts = (0, 0, 0, 0)  # as last said
+
+    def finish(self, todo: Sequence[Planned], before: Mapping[str, str]) -> dict[str, str]:
+        """Run all of `todo`; name → error of those that failed, those from `before` included."""
+        from distributed import wait
+
+        self.queue, self.failed = deque(todo), dict(before)
+        noted = time.monotonic()
+        while self.queue or self.running:
+            self.workers = set(self.client.scheduler_info()["workers"])
+            for future, job in [(f, j) for f, j in self.running.items() if j.worker not in self.workers]:
+                future.cancel()
+                del self.running[future]
+                self.worker_died(job)
+            for worker in sorted(self.workers - {job.worker for job in self.running.values()}):
+                if self.queue:
+                    self.start(self.queue.popleft(), worker)
+            self.status()
+            if not self.running:
+                if time.monotonic() - noted > WAITING:
+                    self.say(f"no worker yet, {len(self.queue)} runs wait")
+                    noted = time.monotonic()
+                time.sleep(0.2)
+                continue
+            with contextlib.suppress(TimeoutError):
+                wait(list(self.running), timeout=1, return_when="FIRST_COMPLETED")
+            for future in [future for future in self.running if future.done()]:
+                self.end(future, self.running.pop(future))
+        self.status()
+        return self.failed
+
+    def start(self, run: Planned, worker: str) -> None:
+        future = self.client.submit(work, run.name, str(self.out / run.name), run.hash, parameters(run, self.out), os.getcwd(),
+                                    key=f"{run.name}-{self.kills[run.name]}", workers=[worker], pure=False)
+        self.running[future] = Running(run, worker, time.monotonic())
+        again = self.found[run.name].kind == "stopped" or self.kills[run.name]
+        self.say(f"{run.name}: {'goes on' if again else 'started'}")
+
+    def end(self, future: Future, job: Running) -> None:
+        """A run has ended; how, its worker says, or nobody if that died on the way."""
+        seconds = time.monotonic() - job.began
+        try:
+            error = future.result(timeout=10)
+        except Exception as lost:  # Dask's own: the worker died, or cannot import what it needs
+            if future.status in ("lost", "cancelled", "pending") or type(lost).__name__ in ("KilledWorker", "TimeoutError"):
+                return self.worker_died(job)
+            error = f"its worker could not execute it ({type(lost).__name__}: {lost}); is the same janus installed there?"
+        if error == DIED:
+            return self.worker_died(job)
+        if error:
+            return self.fail(job, error)
+        self.finished += 1
+        if self.found[job.run.name].kind != "stopped" and not self.kills[job.run.name]:
+            self.pace.add(job.run, seconds)
+        acc = _read(self.out / job.run.name / RESULT).get("acc")
+        self.say(f"{job.run.name}: finished in {_clock(seconds)}" + (f", acc {acc:.2f}" if acc is not None else ""))
+
+    def worker_died(self, job: Running) -> None:
+        name = job.run.name
+        self.kills[name] += 1
+        if self.kills[name] < MAX_KILLS:
+            self.say(f"{name}: its worker or its kernel died; the run waits for another one")
+            self.queue.appendleft(job.run)
+            return
+        from . import checkpoint
+
+        error = f"its worker or its kernel died {MAX_KILLS} times (out of memory?)"
+        with contextlib.suppress(JanusError):
+            checkpoint.write_json(self.out / name / FAILED, {"name": name, "hash": job.run.hash, "error": error})
+        self.fail(job, error)
+
+    def fail(self, job: Running, error: str) -> None:
+        self.failed[job.run.name] = error
+        self.say(f"{job.run.name}: failed: {error}")
+
+    def status(self) -> None:
+        """A line of what is done, running, failed and left, and of the time left, if any of the counts has changed."""
+        counts = (self.finished, len(self.running), len(self.failed), len(self.queue))
+        if counts == self.counts:
+            return
+        self.counts, now = counts, time.monotonic()
+        left = [(run, self.found[run.name].done) for run in self.queue]
+        for job in self.running.values():
+            seconds = self.pace.estimate(job.run)
+            left.append((job.run, self.found[job.run.name].done + ((now - job.began) / seconds if seconds else 0)))
+        self.say("{} done, {} running, {} failed, {} left, ".format(*counts) +
+                 f"time left {self.pace.left(left, len(self.workers))}")
+
+
+# ── clusters ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextlib.contextmanager
+def connect(runs: int, workers: int | None, scheduler: str | None, slurm: str | Path | None) -> Iterator[Client]:
+    """A client of the cluster that is asked for; a cluster that was started here ends with it."""
+    try:
+        import distributed
+    except ImportError as error:
+        raise JanusError(f"janus bench needs {error.name}: pip install 'janus-lora[bench]'") from None
+    with contextlib.ExitStack() as stack:
+        if scheduler:
+            try:
+                client = distributed.Client(scheduler, timeout="10s")
+            except (OSError, TimeoutError, ValueError) as error:
+                raise JanusError(f"no Dask scheduler answers at {scheduler} ({str(error).splitlines()[0]})") from None
+            yield stack.enter_context(client)
+            return
+        cluster = stack.enter_context(_slurm(Path(slurm), min(runs, workers or runs)) if slurm else _local(runs, workers))
+        yield stack.enter_context(distributed.Client(cluster))
+
+
+def _local(runs: int, workers: int | None) -> Any:
+    """Worker processes on this machine, one thread each; each sees one GPU if there are any."""
+    import logging
+
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    cards = _cards()
+    count = min(runs, workers or len(cards) or 1)
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // count))  # Dask alone would set 1
+    spec = {}
+    for i in range(count):
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment |= {"CUDA_VISIBLE_DEVICES": cards[i % len(cards)]} if cards else {}
+        spec[i] = {"cls": Nanny, "options": {"nthreads": 1, "env": environment, "dashboard": False, "host": "127.0.0.1",
+                                             "silence_logs": logging.CRITICAL}}  # what matters, `Bench` says
+    return SpecCluster(workers=spec, scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
+                       silence_logs=logging.CRITICAL, name="janus-bench")
+
+
+def _cards() -> list[str]:
+    """The CUDA GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return visible.split(",")[:count] if visible else [str(i) for i in range(count)]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _slurm(file: Path, jobs: int) -> Any:
+    """A SLURM cluster of so many jobs, from a YAML file of `dask_jobqueue.SLURMCluster`'s arguments."""
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError:
+        raise JanusError("--slurm needs dask-jobqueue: pip install 'janus-lora[slurm]'") from None
+    try:
+        cluster = SLURMCluster(**{"processes": 1, "name": "janus-bench"} | parse(file))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{file}: SLURMCluster does not take this ({' '.join(str(error).split())})") from None
+    cluster.scale(jobs=jobs)
+    return cluster
+
+
+# ── small things ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _lock(out: Path) -> FileLock:
+    """Hold the folder of all runs, as `train.lock` does one run's (its module imports timm)."""
+    guard = FileLock(out / ".lock", timeout=0)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        guard.acquire()
+    except Timeout:
+        raise JanusError(f"{out} is in use by another janus bench; wait for it, or choose another --out") from None
+    except OSError as error:
+        raise JanusError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
+    return guard
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file's mapping; empty if there is none, or none that can be read."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _same(run: Planned, digest: str, folder: Path) -> None:
+    if digest != run.hash:
+        raise UsageError(f"{folder} holds another run (hash {digest}, not {run.hash}); choose another --out, or delete it")
+
+
+def _paced(grid: Grid, found: Mapping[str, State]) -> Pace:
+    pace = Pace()
+    for run in grid.runs:
+        if (seconds := found[run.name].seconds) is not None:
+            pace.add(run, seconds)
+    return pace
+
+
+def _cost(config: Mapping[str, Any]) -> str:
+    return json.dumps([config.get(key) for key in COST], sort_keys=True)
+
+
+def _seconds(parts: Mapping[str, float]) -> float:
+    return parts["train"] + parts["eval"] + parts["oe"]  # `gr` is part of `train`
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"

@@ -1,0 +1,369 @@
+"""`janus bench`: a grid file is expanded and judged as a whole; its runs are executed on workers that may die."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+import yaml
+
+from janus import ablation, bench, checkpoint, grids, resources, train
+from janus.__main__ import main
+from janus.config import Config
+from janus.errors import JanusError, UsageError
+
+ROOT = Path(__file__).parents[1]
+GRIDS = sorted(resources.benchmarks("grids").rglob("*.yaml"))
+TINY = {"weights": "random", "augment": "icons", "tasks": 2, "epochs": 1, "per_class": 4, "batch_size": 64, "threads": 1}
+SAME = ("accuracy", "task_aware", "violation", "drift", "danger", "basis_rank")  # what a broken run must share with an unbroken one
+
+Write = Callable[..., Path]
+Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch
+
+
+@pytest.fixture
+def write(tmp_path: Path, image_folder: Path) -> Write:
+    """Write a grid file on the toy data, with its protocol beside it; keywords replace what stands in them."""
+
+    def _write(name: str = "grid", settings: dict | None = None, **change: object) -> Path:
+        stated = {"dataset": str(image_folder)} | TINY | (settings or {})
+        protocol = {"title": "toy", "settings": {key: {"value": value, "source": "ours"} for key, value in stated.items()}}
+        (tmp_path / "toy.yaml").write_text(yaml.safe_dump(protocol))
+        grid = {"title": "toys", "protocol": "toy.yaml", "rows": ["LoRA", "frozen"], "seeds": [0, 1]} | change
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({key: value for key, value in grid.items() if value is not None}, sort_keys=False))
+        return path
+
+    return _write
+
+
+def finish(grid: grids.Grid, out: Path) -> None:
+    """Stand-in results for all runs of a grid: only what a state is read from."""
+    shipped = json.loads((resources.results() / "rows" / "GPM__seed=0.json").read_text())
+    for run in grid.runs:
+        (out / run.name).mkdir(parents=True)
+        checkpoint.write_json(out / run.name / "result.json", shipped | {"config": run.config.to_dict(), "hash": run.hash})
+
+
+# ── grid files ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_grid_is_the_product_of_seeds_rows_and_values(write: Write) -> None:
+    runs = grids.load(write(rows=["OE+GR", {"mine": {"method": "gpm", "gr": "tangent"}}], grid={"lr": ["1e-3", 0.01]})).runs
+    assert [run.name for run in runs] == [
+        f"{row}__lr={lr}__seed={seed}" for seed in (0, 1) for row in ("OE-GR", "mine") for lr in ("0.001", "0.01")]
+    assert [run.row for run in runs[:4]] == ["OE+GR", "OE+GR", "mine", "mine"]
+    assert (runs[0].config.gr, runs[2].config.method, runs[2].config.gr, runs[5].config.lr) == ("tangent", "gpm", "tangent", 0.01)
+    assert runs[0].config.seed == 0 and runs[-1].config.seed == 1
+    assert len({run.hash for run in runs}) == 8 and runs[0].hash == runs[0].config.hash()
+
+
+def test_a_setting_comes_from_the_grid_then_set_then_the_row_then_the_protocol(write: Write) -> None:
+    def rate(**change: object) -> float:
+        return grids.load(write(settings={"lr": 0.1}, rows=[{"mine": {"method": "gpm"}}], **change)).runs[0].config.lr
+
+    assert rate() == 0.1
+    assert grids.load(write(settings={"lr": 0.1}, rows=[{"mine": {"method": "gpm", "lr": 0.2}}])).runs[0].config.lr == 0.2
+    assert rate(set={"lr": 0.3}) == 0.3
+    assert rate(set={"lr": 0.3}, grid={"lr": [0.4]}) == 0.4
+
+
+def test_rows_bring_what_validation_chose_only_where_the_protocol_says_so(write: Write) -> None:
+    for row in ablation.ROWS | ablation.CROSS:
+        (run,) = grids.load(write(protocol="icons_r", rows=[row], seeds=[3])).runs
+        assert run.hash == Config.create(**ablation.settings(row), seed=3).hash(), row
+    (run,) = grids.load(write(protocol="imagenet_r", rows=["exact"], seeds=[0])).runs
+    assert run.config.lr == 5e-4 != ablation.settings("exact")["lr"]
+    assert (run.config.rank, run.config.epochs, run.config.gr) == (10, 50, "exact")
+
+
+def test_several_protocols_and_options_of_the_data_are_told_apart_by_name(write: Write) -> None:
+    runs = grids.load(write(protocol=["cifar100", "domainnet"], rows=["OE"], seeds=[0])).runs
+    assert [run.name for run in runs] == ["OE__protocol=cifar100__seed=0", "OE__protocol=domainnet__seed=0"]
+    runs = grids.load(write(rows=["OE"], seeds=[0], grid={"data.strength": [0.5, 1]})).runs
+    assert [run.name for run in runs] == ["OE__data.strength=0.5__seed=0", "OE__data.strength=1__seed=0"]
+    assert runs[0].config.data == {"strength": 0.5}
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"rows": None, "seeds": None}, ["2 faults", "no 'rows'", "no 'seeds'"]),
+    ({"protocl": "x"}, ["unknown key 'protocl'", "'protocol'"]),
+    ({"protocol": "icons-r"}, ["unknown protocol 'icons-r'", "'icons_r'"]),
+    ({"protocol": []}, ["protocol is empty"]),
+    ({"rows": ["OEE", "frozn"]}, ["unknown row 'OEE'", "'OE'", "unknown row 'frozn'", "'frozen'"]),
+    ({"rows": []}, ["rows is empty"]),
+    ({"rows": ["OE", "OE"]}, ["row 'OE' is there twice"]),
+    ({"rows": [{"OE": {"oe": False}}]}, ["'OE' is a row of janus already"]),
+    ({"rows": [{"mine": {"epoch": 1}}]}, ["row 'mine': unknown setting 'epoch'", "'epochs'"]),
+    ({"rows": [3]}, ["rows takes names", "got 3"]),
+    ({"seeds": 0}, ["seeds takes a list of whole numbers", "got 0"]),
+    ({"seeds": [0, "one"]}, ["from 0 on, got 'one'"]),
+    ({"seeds": [0, 0]}, ["2 runs have the name LoRA__seed=0", "2 runs have the name frozen__seed=0"]),
+    ({"set": {"seed": 1}}, ["seed is not set here"]),
+    ({"set": {"batch_sze": 1, "epochs": "few"}}, ["2 faults", "'batch_size'", "epochs takes a whole number, got 'few'"]),
+    ({"grid": {"lr": []}}, ["lr is empty"]),
+    ({"grid": {"lr": 1e-3}}, ["lr takes a list of values"]),
+    ({"grid": {"lr": ["fast"]}, "rows": ["OEE"]}, ["2 faults", "lr takes a number, got 'fast'", "'OEE'"]),
+    ({"grid": {"gr": ["none", "exact"]}}, ["LoRA__gr=exact__seed=0", "requires adapter=merged", "gr=exact does not go with"]),
+    ({"set": {"epochs": 0}}, ["LoRA__seed=0, frozen__seed=0, LoRA__seed=1 and 1 more: epochs must be at least 1"]),
+    ({"rows": ["GPM", {"mine": {"method": "gpm"}}], "seeds": [0]}, ["GPM__seed=0, mine__seed=0 are the same run"]),
+    ({"rows": [{"mine": {"method": "jnaus"}}]}, ["unknown method 'jnaus'", "'janus'"]),
+])
+def test_what_is_wrong_is_said_before_anything_runs_all_of_it_at_once(
+        write: Write, tmp_path: Path, capsys: Capture, change: dict, words: list[str]) -> None:
+    assert main(["bench", str(write(**change)), "--out", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and all(word in err for word in words), err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("title: [\n", "line 2: not YAML"),
+    ("title: a\ntitle: b", "'title' is there twice"),
+    ("- a", "a mapping is expected"),
+    ("title: !!python/object/apply:os.getcwd []", "not YAML"),  # nothing in a file is executed
+])
+def test_a_file_that_is_no_grid_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "g.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        grids.load(tmp_path / "g.yaml")
+
+
+def test_each_setting_of_a_protocol_states_its_source(write: Write, tmp_path: Path) -> None:
+    path = write()
+    (tmp_path / "toy.yaml").write_text("title: toy\nsettings:\n  lr: {value: 0.1}\n")
+    with pytest.raises(UsageError, match="protocol toy: lr needs `value` and `source`"):
+        grids.load(path)
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_grid_that_comes_with_janus_is_sound(path: Path) -> None:
+    grid = grids.load(path)
+    assert grid.runs and all(Config.create(**run.config.to_dict()) == run.config for run in grid.runs)
+    if path.parent.name == "icons_r":
+        assert {run.config.dataset for run in grid.runs} == {"icons-r"}
+
+
+def test_each_grid_has_a_twin_on_icons_r_and_is_found_by_name() -> None:
+    folder = resources.benchmarks("grids")
+    assert {p.name for p in folder.glob("*.yaml")} == {p.name for p in (folder / "icons_r").glob("*.yaml")} and len(GRIDS) == 14
+    assert grids.find("icons_r/table1_ablation") == folder / "icons_r" / "table1_ablation.yaml"
+    with pytest.raises(UsageError, match="did you mean 'icons_r/table1_ablation'"):
+        grids.find("icons_r/table1_ablaton")
+
+
+def test_grids_on_the_same_data_can_share_a_folder() -> None:
+    for part in ("", "icons_r"):
+        seen: dict[str, str] = {}
+        for path in (p for p in GRIDS if p.parent.name == (part or "grids") and (part or p.stem != "table3_cross_dataset")):
+            for run in grids.load(path).runs:
+                assert seen.setdefault(run.name, run.hash) == run.hash, (path, run.name)
+
+
+# ── plan and states ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_dry_run_shows_each_run_and_an_estimate_from_finished_ones(write: Write, tmp_path: Path, capsys: Capture) -> None:
+    path, out = write(rows=["LoRA", "GPM"]), tmp_path / "out"
+    argv = ["bench", str(path), "--out", str(out), "--dry-run"]
+    assert main(argv) == 0
+    text = capsys.readouterr().out
+    assert text.count("unknown") == 5 and text.count("to do") == 5 and not out.exists()
+    finish(grids.load(write("other", rows=["GPM"], seeds=[0])), out)
+    grid = grids.load(path)
+    (out / "LoRA__seed=0").mkdir()
+    checkpoint.write_json(out / "LoRA__seed=0" / "failed.json", {"hash": grid.runs[0].hash, "error": "no data"})
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "failed: no data" in lines[1] and "finished, acc 22.40" in lines[2] and lines[3].split()[3] == "unknown"
+    assert lines[4].split()[:3] == ["GPM__seed=1", "gpm", "1"] and lines[4].split()[3] == lines[2].split()[3] != "unknown"
+    assert "1 failed, 1 finished, 2 to do" in lines[-1] and "1 runs whose time is unknown" in lines[-1]
+
+
+def test_the_time_of_a_row_on_icons_r_is_known_from_the_runs_that_come_with_janus(tmp_path: Path) -> None:
+    lines = bench.plan(grids.load("icons_r/table1_ablation"), tmp_path)
+    assert len(lines) == 39 + 2 and "unknown" not in "".join(lines)
+
+
+def test_a_stopped_run_says_where_it_stands(write: Write, tmp_path: Path, monkeypatch: Patch) -> None:
+    (run,) = grids.load(write(rows=["LoRA"], seeds=[0])).runs
+
+    def stop(self: train.Run, task: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Run, "report", stop)  # the first task has been saved then
+    with pytest.raises(KeyboardInterrupt):
+        train.execute(run.config, tmp_path / run.name)
+    state = bench.state(run, tmp_path)
+    assert (state.kind, state.text, state.done) == ("stopped", "stopped at task 2 of 2", 0.5)
+
+
+def test_a_result_that_is_cut_off_is_not_finished(write: Write, tmp_path: Path) -> None:
+    grid = grids.load(write(rows=["LoRA"], seeds=[0]))
+    finish(grid, tmp_path)
+    result = tmp_path / grid.runs[0].name / "result.json"
+    assert bench.state(grid.runs[0], tmp_path).kind == "finished"
+    result.write_bytes(result.read_bytes()[:-100])
+    assert bench.state(grid.runs[0], tmp_path).kind == "to do"
+
+
+def test_folders_of_other_runs_are_refused_all_at_once(write: Write, tmp_path: Path) -> None:
+    finish(grids.load(write(rows=["LoRA"])), tmp_path)
+    with pytest.raises(UsageError, match="LoRA__seed=0 holds another run.*LoRA__seed=1 holds another run.*--out"):
+        bench.execute(grids.load(write(rows=["LoRA"], set={"lr": 0.5})), tmp_path)
+
+
+def test_cluster_options_that_cannot_be_met_are_refused_in_one_line(write: Write, tmp_path: Path, monkeypatch: Patch) -> None:
+    grid = grids.load(write())
+    with pytest.raises(UsageError, match="--scheduler goes with neither"):
+        bench.execute(grid, tmp_path, scheduler="tcp://a:1", workers=2)
+    with pytest.raises(UsageError, match="--workers must be at least 1"):
+        bench.execute(grid, tmp_path, workers=0)
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(JanusError, match=r"--slurm needs dask-jobqueue: pip install 'janus-lora\[slurm\]'"):
+        bench.execute(grid, tmp_path, slurm=tmp_path / "s.yaml")
+
+
+def test_each_local_worker_sees_one_gpu(monkeypatch: Patch) -> None:
+    import distributed
+
+    made: dict[str, dict] = {}
+    monkeypatch.setattr(distributed, "SpecCluster", lambda workers, **_: made.update(workers))
+    monkeypatch.setattr(bench, "_cards", lambda: ["2", "5"])
+    bench._local(runs=9, workers=None)
+    assert [spec["options"]["env"]["CUDA_VISIBLE_DEVICES"] for spec in made.values()] == ["2", "5"]
+    assert all(spec["options"]["nthreads"] == 1 for spec in made.values())
+    made.clear(), monkeypatch.setattr(bench, "_cards", lambda: [])
+    bench._local(runs=2, workers=5)
+    assert len(made) == 2 and "CUDA_VISIBLE_DEVICES" not in made[0]["options"]["env"]
+
+
+# ── execution ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def undisturbed(run: grids.Planned) -> dict[str, object]:
+    result = train.execute(run.config).to_dict()
+    return {key: result[key] for key in SAME}
+
+
+@pytest.mark.slow
+def test_a_grid_runs_through_the_notebook_keeps_what_failed_and_repeats_nothing(
+        write: Write, tmp_path: Path, image_folder: Path, monkeypatch: Patch, capsys: Capture) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the kernels, in a checkout that is not installed
+    monkeypatch.setenv("JANUS_FAST", "1")  # of the lessons: must not reach the runs
+    missing, out = tmp_path / "late folder", tmp_path / "out"  # a space: what `--set` text cannot hold
+    path = write(rows=["LoRA", {"late": {"method": "ncm", "dataset": str(missing)}}], seeds=[0])
+    argv, (good, late) = ["bench", str(path), "--out", str(out)], grids.load(path).runs
+    assert main(argv) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith(f"{good.name}: finished") for line in lines) and "1 done, 0 running, 1 failed, 0 left" in lines[-3]
+    assert lines[-2].startswith(f"failed: {late.name}: ") and "late folder" in lines[-2] and "UsageError" in lines[-2]
+    assert lines[-1].startswith("janus: 1 of 2 runs failed") and "--retry" in lines[-1]
+    result = json.loads((out / good.name / "result.json").read_text())
+    assert result["hash"] == good.hash and {key: result[key] for key in SAME} == undisturbed(good)
+    assert nbformat.read(out / good.name / "notebook.ipynb", 4).cells[-2].execution_count
+    assert "late folder" in (out / late.name / "notebook.ipynb").read_text()
+    assert "late folder" in json.loads((out / late.name / "failed.json").read_text())["error"]
+
+    monkeypatch.setattr(bench, "connect", None)  # nothing is left to run, so no cluster is asked for
+    assert main(argv) == 1
+    assert f"failed: {late.name}" in capsys.readouterr().err
+    monkeypatch.undo()
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    missing.symlink_to(image_folder)
+    stamp = (out / good.name / "result.json").stat().st_mtime_ns
+    assert main([*argv, "--retry"]) == 0
+    assert not (out / late.name / "failed.json").exists() and bench.state(late, out).kind == "finished"
+    assert (out / good.name / "result.json").stat().st_mtime_ns == stamp
+
+
+def kernels(process: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [child] if "ipykernel_launcher" in " ".join(child.cmdline()) else []
+    return found
+
+
+def until(done: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.15)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_in_mid_run_loses_nothing_and_leaves_no_kernel(write: Write, tmp_path: Path) -> None:
+    settings, log, seen = {"epochs": 12, "per_class": 8, "batch_size": 8, "save_every": 0.1}, tmp_path / "log", set()
+    path = write(rows=["OE+GR"], seeds=[0, 1], settings=settings)
+    runs = grids.load(path).runs
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with log.open("w") as stderr:
+        process = psutil.Popen([sys.executable, "-m", "janus", "bench", str(path), "--out", str(tmp_path), "--workers", "2"],
+                               env=environment, stderr=stderr, stdout=subprocess.DEVNULL)
+    until(lambda: list(tmp_path.glob("*/checkpoint.safetensors")) or process.poll() is not None)
+    victim = next(kernel for kernel in kernels(process) if any(file.path.endswith("/.lock") for file in kernel.open_files()))
+    os.kill(victim.ppid(), signal.SIGKILL)
+    assert not psutil.wait_procs([victim], timeout=20)[1]  # the kernel follows its worker
+    until(lambda: seen.update(kernels(process)) or process.poll() is not None)
+    assert process.returncode == 0, log.read_text()
+    assert len(seen) == 2 and not psutil.wait_procs(seen, timeout=20)[1]
+    assert "its worker or its kernel died" in log.read_text() and log.read_text().count("goes on") == 1
+    for run in runs:
+        result = json.loads((tmp_path / run.name / "result.json").read_text())
+        assert {key: result[key] for key in SAME} == undisturbed(run)
+
+
+def test_a_kernel_that_is_killed_is_no_failure_of_the_run(write: Write, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Batch systems end all processes of a job: the kernel may be gone before its worker."""
+    from nbclient.exceptions import DeadKernelError
+
+    def die(*_: object, **__: object) -> None:
+        raise DeadKernelError("Kernel died")
+
+    (run,) = grids.load(write(rows=["LoRA"], seeds=[0])).runs
+    monkeypatch.setattr("janus.papermill.execute", die)
+    assert bench.work(run.name, str(tmp_path / run.name), run.hash, {}, str(tmp_path)) == bench.DIED
+    assert bench.state(run, tmp_path).kind == "to do"
+
+
+def test_a_run_that_kills_three_workers_counts_as_failed(write: Write, tmp_path: Path) -> None:
+    """On a cluster that loses each worker as soon as it has something to do."""
+
+    class Gone:
+        status = "cancelled"
+        cancel = done = lambda self: True  # noqa: E731
+
+        def result(self, timeout: float) -> None:
+            raise TimeoutError
+
+    class Client:
+        started = 0
+
+        def scheduler_info(self) -> dict[str, list[str]]:
+            self.started += 1
+            return {"workers": [f"tcp://worker:{self.started}"]}  # a new address each time: the last worker is dead
+
+        def submit(self, *_: object, **__: object) -> Gone:
+            return Gone()
+
+    grid, lines = grids.load(write(rows=["LoRA"], seeds=[0])), []
+    (run,), found = grid.runs, {grid.runs[0].name: bench.State("to do", "to do")}
+    (tmp_path / run.name).mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distributed.wait", lambda *_, **__: None)
+        failed = bench.Bench(Client(), grid, tmp_path, found, lines.append).finish([run], {})
+    assert failed == {run.name: "its worker or its kernel died 3 times (out of memory?)"}
+    assert bench.state(run, tmp_path).kind == "failed"
+    assert sum("died; the run waits" in line for line in lines) == 2
