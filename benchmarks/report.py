@@ -84,6 +84,35 @@ def bases_table(results: dict[str, Any]) -> Table:
         for key in first])
 
 
+def many_tasks(record: dict[str, Any]) -> str:
+    """How a step's time and the process's memory change over a hundred tasks."""
+    said = []
+    for name, rows in record["methods"].items():
+        fifth = len(rows) // 5
+        early, late = rows[fifth : 2 * fifth], rows[-fifth:]
+        ratio = statistics.median(row["ms"] for row in late) / statistics.median(row["ms"] for row in early)
+        grown = (late[-1]["resident"] - early[0]["resident"]) / 1e6
+        said.append(f"{name} {ratio:.2f} × and {grown:+.0f} MB")
+    count = len(next(iter(record["methods"].values())))
+    kept = sum(late[-1][key] for key in ("heads", "basis", "prototypes", "test features")) / 1e6
+    return (f"Over {count} tiny tasks, from the second fifth to the last: time of a step and resident memory of the process "
+            f"{', '.join(said)} ({record['hardware']['cpu']}, {record['hardware']['threads']} thread, one run each). "
+            f"Heads, basis, prototypes and the test features that drift is measured with are {kept:.1f} MB at the end; "
+            "decoded images are kept, too.")
+
+
+def input_pipeline(record: dict[str, Any]) -> str:
+    """Photographs from the decoded cache, augmented, against a DataLoader that decodes."""
+    case = record["case"]
+    speed, ratio = case["images_per_core_second"], case["ratio"]
+    width, height = case["photograph"]
+    return (f"{case['images']} photographs of {width} x {height} pixels to {case['size']}, cropped and flipped: "
+            f"{speed['cache']:.0f} images a second and core from the decoded cache, {speed['dataloader']:.0f} from a DataLoader "
+            f"that decodes JPEG with Pillow; round by round {ratio['median']:.1f} × ({ratio['lowest']:.1f} … {ratio['highest']:.1f}; "
+            f"{case['rounds']} rounds, {record['hardware']['cpu']}, {record['hardware']['threads']} thread, a machine shared with "
+            "other work).")
+
+
 def provenance(rows: Rows) -> str:
     some = next(iter(rows.values()))[0]
     seeds = sorted({run.config["seed"] for found in rows.values() for run in found})
@@ -95,7 +124,8 @@ def blocks() -> dict[str, str]:
     """README's marked places → what belongs there."""
     groups = read(RESULTS)
     rows, cross = groups["rows"], groups["cross"]
-    cost, bases = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("step_cost", "oe_vs_gpm"))
+    cost, bases, many, pipeline = (json.loads((RESULTS / f"{name}.json").read_text())
+                                   for name in ("step_cost", "oe_vs_gpm", "many_tasks", "input_pipeline"))
     return {
         "rows": f"{overview(rows)}\n\n{provenance(rows)}",
         "differences": str(difference_table(rows | cross, STEPS)),
@@ -110,6 +140,8 @@ def blocks() -> dict[str, str]:
         "cost": "Time of a training step as a multiple of PEFT's LoRA on `qkv` (same model, batch and rank; paired steps in one "
                 f"process, median and quarter points):\n\n{step_table(cost)}\n\n{cost['hardware']['cpu']}, torch "
                 f"{cost['versions']['torch']}, a machine shared with other work.",
+        "many": many_tasks(many),
+        "input": input_pipeline(pipeline),
     }
 
 
