@@ -12,7 +12,7 @@ from typing import Any
 
 from janus import plots
 from janus.ablation import CROSS
-from janus.compare import Rows, paired, read, score, spread, tables, values
+from janus.compare import Rows, read, score
 from janus.tables import Table, difference_table, form_table, overview, rate_table, step_table
 
 HERE = Path(__file__).parent
@@ -61,19 +61,6 @@ def strength_table(runs: Rows) -> Table:
         [f"{s:g}", f"{frozen[s]:.1f}", f"{joint[s]:.1f}", f"{joint[s] - frozen[s]:+.1f}"] for s in sorted(frozen)])
 
 
-def capacity_table(rows: Rows) -> Table:
-    """More and more tasks of fewer classes: what is left of the null space, and what protection is worth against `frozen`."""
-    lines = []
-    for table in sorted(tables(rows).values(), key=lambda table: table["frozen"][0].config["tasks"]):
-        for row, runs in table.items():
-            gain = list(paired(table, "frozen", row).values())
-            ranks = [value for run in runs for value in (run.basis_rank[-1].values() if run.basis_rank else ())]
-            lines.append([runs[0].config["tasks"], row, len(runs), spread(values(runs, "acc")),
-                          "—" if row == "frozen" else f"{statistics.fmean(gain):+.1f}", spread(values(runs, "violation"), 2),
-                          f"{min(ranks)} … {max(ranks)}"])
-    return Table(["tasks", "row", "seeds", "ACC", "above frozen", "violation", "rank of V at the end (of 192)"], lines)
-
-
 def bases_table(results: dict[str, Any]) -> Table:
     """Online Estimation's basis against GPM's, after the first and the last task."""
     first, last = results["tasks"][0], results["tasks"][-1]
@@ -107,8 +94,9 @@ def input_pipeline(record: dict[str, Any]) -> str:
     speed, ratio = case["images_per_core_second"], case["ratio"]
     width, height = case["photograph"]
     return (f"{case['images']} photographs of {width} x {height} pixels to {case['size']}, cropped and flipped: "
-            f"{speed['cache']:.0f} images a second and core from the decoded cache, {speed['dataloader']:.0f} from a DataLoader "
-            f"that decodes JPEG with Pillow; round by round {ratio['median']:.1f} × ({ratio['lowest']:.1f} … {ratio['highest']:.1f}; "
+            f"{speed['cache']:.0f} images a second and core from the decoded cache, {speed['dataloader']:.0f} from a "
+            f"DataLoader that decodes JPEG with Pillow; round by round {ratio['median']:.1f} × ({ratio['lowest']:.1f} … "
+            f"{ratio['highest']:.1f}; "
             f"{case['rounds']} rounds, {record['hardware']['cpu']}, {record['hardware']['threads']} thread, a machine shared with "
             "other work).")
 
