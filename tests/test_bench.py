@@ -156,7 +156,9 @@ def test_every_grid_that_comes_with_janus_is_sound(path: Path) -> None:
 
 def test_each_grid_has_a_twin_on_icons_r_and_is_found_by_name() -> None:
     folder = resources.benchmarks("grids")
-    assert {p.name for p in folder.glob("*.yaml")} == {p.name for p in (folder / "icons_r").glob("*.yaml")} and len(GRIDS) == 14
+    alone = {"capacity.yaml"}  # how the null space fills is a question to the small benchmark only
+    assert {p.name for p in (folder / "icons_r").glob("*.yaml")} == {p.name for p in folder.glob("*.yaml")} | alone
+    assert len(GRIDS) == 2 * 7 + len(alone)
     assert grids.find("icons_r/table1_ablation") == folder / "icons_r" / "table1_ablation.yaml"
     with pytest.raises(UsageError, match="did you mean 'icons_r/table1_ablation'"):
         grids.find("icons_r/table1_ablaton")
