@@ -1,4 +1,4 @@
-"""The `janus` command: run, bench, extend, predict, and what there is to choose from."""
+"""The `janus` command: run, bench, extend, predict, report, and what there is to choose from."""
 
 from __future__ import annotations
 

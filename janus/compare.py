@@ -45,7 +45,7 @@ def read(folder: str | Path) -> dict[str, dict[str, list[Result]]]:
             named = path.parent if path.name == "result.json" and path.parent != folder else path
             name = (named.name if named == path.parent else path.stem).partition("__")[0]
             group = groups.setdefault(named.parent.relative_to(folder).as_posix(), {})
-            group.setdefault(_UNSLUG.get(name, name), []).append(Result.load(path))
+            group.setdefault(_UNSLUG.get(name, name), []).append(Result.from_values(values, path))
     if not groups:
         raise UsageError(f"no results in {folder}: name a folder of runs (each has a result.json or is a file of its own)")
     for group, rows in groups.items():
@@ -83,7 +83,7 @@ PROTOCOL = ("dataset", "data", "tasks", "per_class", "evaluate", "extended", "mo
             "epochs", "batch_size")
 
 
-def tables(rows: Rows) -> dict[str, dict[str, list[Result]]]:
+def by_protocol(rows: Rows) -> dict[str, dict[str, list[Result]]]:
     """What may be compared: title → row → runs. Runs of different protocols come into different tables, and runs of one row with
     different hyper-parameters into different rows.
 

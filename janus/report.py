@@ -13,7 +13,7 @@ from typing import Any
 from . import compare
 from .compare import FLOOR, Rows
 from .errors import UsageError
-from .tables import Table, difference_table, overview, provenance, seconds_table
+from .tables import Table, difference_table, overview, provenance, seconds, seconds_table
 
 KINDS = ("md", "html", "csv", "tex")
 NUMBERS = ("acc", "maa", "bwt", "forgetting", "learning_acc", "acc_task_mean", "task_aware_acc", "violation", "past_output_norm",
@@ -62,7 +62,7 @@ def sections(folders: Sequence[str | Path]) -> list[Section]:
         for group, rows in compare.read(folder).items():
             place = Path(folder).resolve().name if len(folders) > 1 or group == "." else ""
             name = " · ".join(part for part in (place, group) if part not in ("", "."))
-            for title, table in compare.tables(rows).items():
+            for title, table in compare.by_protocol(rows).items():
                 out.append(Section(f"{name}: {title}" if title else name, table))
     return out
 
@@ -104,9 +104,8 @@ def _csv(found: Sequence[Section]) -> str:
     for section in found:
         for row, runs in section.rows.items():
             for run in runs:
-                seconds = sum(run.seconds[part] for part in ("train", "eval", "oe"))
                 writer.writerow([section.title, row, run.config["seed"], run.config["class_seed"], run.hash,
-                                 *(compare.score(run, key) for key in NUMBERS), round(seconds, 1)])
+                                 *(compare.score(run, key) for key in NUMBERS), round(seconds(run), 1)])
     return out.getvalue()
 
 

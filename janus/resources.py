@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from janus.errors import JanusError
@@ -33,10 +34,7 @@ def results() -> Path:
     Raises:
         JanusError: neither the installed package nor a checkout holds it.
     """
-    for folder in RESULTS:
-        if folder.is_dir():
-            return folder
-    raise JanusError("the benchmark's results are missing: reinstall janus-lora, or clone the repository")
+    return _first(RESULTS, "the benchmark's results are")
 
 
 def benchmarks(part: str) -> Path:
@@ -45,7 +43,7 @@ def benchmarks(part: str) -> Path:
     Raises:
         JanusError: neither the installed package nor a checkout holds it.
     """
-    return _first([root / part for root in BENCHMARKS], f"benchmarks/{part}")
+    return _first([root / part for root in BENCHMARKS], f"benchmarks/{part} is")
 
 
 def notebook() -> Path:
@@ -54,11 +52,11 @@ def notebook() -> Path:
     Raises:
         JanusError: neither the installed package nor a checkout holds it.
     """
-    return _first([root / "07_benchmark.ipynb" for root in NOTEBOOKS], "notebooks/07_benchmark.ipynb")
+    return _first([root / "07_benchmark.ipynb" for root in NOTEBOOKS], "notebooks/07_benchmark.ipynb is")
 
 
-def _first(places: list[Path], what: str) -> Path:
+def _first(places: Iterable[Path], what: str) -> Path:
     for place in places:
         if place.exists():
             return place
-    raise JanusError(f"{what} is missing: reinstall janus-lora, or clone the repository")
+    raise JanusError(f"{what} missing: reinstall janus-lora, or clone the repository")

@@ -86,6 +86,11 @@ class Result:
             raise JanusError(f"{path}: no result there; the run has not finished") from None
         except (OSError, ValueError) as error:
             raise JanusError(f"{path}: not a readable result ({error}); delete it and run again") from None
+        return cls.from_values(values, path)
+
+    @classmethod
+    def from_values(cls, values: Any, path: Path) -> Result:
+        """The result that was read from `path`. JanusError: of another format, or not complete; the file is named."""
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise JanusError(f"{path}: result format {values.get('format') if isinstance(values, dict) else None!r} is not "
                              f"{FORMAT}, which this version reads; run it again")

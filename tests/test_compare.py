@@ -67,14 +67,14 @@ def test_the_interval_is_students() -> None:
 
 def test_runs_of_different_protocols_come_into_different_tables() -> None:
     five, ten = results({"LoRA": {0: 20.0}, "frozen": {0: 18.0}}, tasks=5), results({"LoRA": {0: 15.0, 1: 16.0}}, tasks=10)
-    found = compare.tables({row: [*five.get(row, ()), *ten.get(row, ())] for row in ("LoRA", "frozen")})
+    found = compare.by_protocol({row: [*five.get(row, ()), *ten.get(row, ())] for row in ("LoRA", "frozen")})
     assert {title: {row: len(runs) for row, runs in rows.items()} for title, rows in found.items()} == {
         "tasks=5": {"LoRA": 1, "frozen": 1}, "tasks=10": {"LoRA": 2}}
 
 
 def test_runs_of_one_row_with_other_settings_are_other_rows() -> None:
     slow, fast = results({"LoRA": {0: 20.0, 1: 21.0}}, lr=1e-4)["LoRA"], results({"LoRA": {0: 15.0}}, lr=1e-2)["LoRA"]
-    assert {row: len(runs) for row, runs in compare.tables({"LoRA": slow + fast})[""].items()} == {
+    assert {row: len(runs) for row, runs in compare.by_protocol({"LoRA": slow + fast})[""].items()} == {
         "LoRA, lr=0.0001": 2, "LoRA, lr=0.01": 1}
 
 
