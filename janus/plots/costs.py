@@ -11,8 +11,8 @@ from plotly.subplots import make_subplots
 
 from ..compare import Rows
 from ..tables import seconds
-from .figure import COLOURS, MARKERS, Figure
-from .runs import WIDE, end_labels, style
+from .figure import COLOURS, MARKERS, WIDE, Figure
+from .runs import end_labels, style
 
 
 def accuracy_over_cost(rows: Rows) -> Figure:
@@ -40,7 +40,7 @@ def accuracy_over_cost(rows: Rows) -> Figure:
     figure.update_yaxes(automargin=True, showgrid=False, categoryorder="array", categoryarray=order)
     figure.update_xaxes(title="ACC (%), ± over seeds", row=1, col=1)
     figure.update_xaxes(title="seconds of a run", row=1, col=2)
-    figure.update_layout(title="Does accuracy cost time?", barmode="stack", bargap=0.3, height=190 + 32 * len(order), width=940,
+    figure.update_layout(title="Does accuracy cost time?", barmode="stack", bargap=0.3, height=190 + 32 * len(order), width=WIDE,
                          margin={"t": 105}, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right",
                                                     "traceorder": "normal"})
     told = ", ".join(f"{row} {fmean(r.acc for r in rows[row]):.1f} % in {fmean(map(seconds, rows[row])):.0f} s"

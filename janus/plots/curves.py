@@ -11,8 +11,8 @@ from plotly.subplots import make_subplots
 
 from ..compare import FLOOR, Rows, curve
 from ..tables import rate
-from .figure import Figure
-from .runs import WIDE, end_labels, style
+from .figure import WIDE, Figure
+from .runs import end_labels, style
 
 
 def trajectories(rows: Rows, floor: str = FLOOR) -> Figure:

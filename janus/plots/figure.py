@@ -27,6 +27,7 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#0
 MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "x", "star", "cross", "hexagon", "pentagon")
 SEQUENTIAL = "Cividis"  # ordered the same way for every reader
 FONT = 16  # pixels: 12 points
+WIDE = 940  # pixels: what JupyterLab shows beside an open side bar
 NO_CHROME = "PNGs need Chrome or Chromium (install it, or run `plotly_get_chrome`)"
 
 _AXIS = {"title": {"font": {"size": FONT}}, "gridcolor": "#E3E3E3", "linecolor": "#888888", "ticks": "outside", "zeroline": False}

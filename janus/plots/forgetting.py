@@ -8,7 +8,7 @@ from statistics import fmean
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .figure import COLOURS, FONT, MARKERS, Figure
+from .figure import COLOURS, FONT, MARKERS, WIDE, Figure
 from .runs import end_labels
 
 Matrix = Sequence[Sequence[float | None]]  # R[t][i]: accuracy (per cent) on task i after task t, i ≤ t; None: not evaluated
@@ -111,7 +111,7 @@ def split_bars(rows: dict[str, tuple[Matrix, Matrix]], title: str = "Where did t
                         range=[-low - margin, high + margin], zeroline=True, zerolinecolor="#222222")
     figure.update_yaxes(range=[len(names) - 0.5, -0.5], tickvals=list(range(len(names))), ticktext=list(names), ticks="",
                         showgrid=False)
-    figure.update_layout(title=title, width=940, height=230 + 85 * len(rows), margin={"l": 220})
+    figure.update_layout(title=title, width=WIDE, height=230 + 85 * len(rows), margin={"l": 220})
     said = "; ".join(f"{label} within the task {signed(row[0])}, between the heads {signed(row[1])}, together {signed(row[2])}"
                      for label, row in zip(parts, values))
     return Figure(figure, f"Bars of backward transfer in two parts, in points: {said}.")
@@ -146,7 +146,7 @@ def split_curves(rows: dict[str, tuple[Matrix, Matrix]], task: int = 0, title: s
     figure.update_yaxes(range=[-0.02 * highest, 1.25 * highest])
     figure.update_yaxes(title=f"accuracy on task {task + 1} (%)", row=1, col=1)
     figure.update_annotations(font_size=FONT)
-    figure.update_layout(title=title or f"Task {task + 1}: the grey gap is what other heads take away", width=940, height=480)
+    figure.update_layout(title=title or f"Task {task + 1}: the grey gap is what other heads take away", width=WIDE, height=480)
     return Figure(figure, f"Accuracy of task {task + 1} over the stream, by argmax within its own head and over all heads. "
                           f"{'; '.join(falls)}.")
 

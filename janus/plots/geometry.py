@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from .figure import COLOURS, MARKERS, Figure
+from .figure import COLOURS, MARKERS, WIDE, Figure
 
 GREY = "#7A7A7A"
 TURN, TILT = 14.0, 18.0  # degrees: the viewer's place beside the plane and above it
@@ -83,7 +83,7 @@ def safe_plane(positions: Mapping[str, Arrows], V: Tensor, title: str, knob: str
             for trace in [*_ground(frame, reach, turn, named=column == 1), *_arrows(coordinates[mark], reach, turn)]:
                 static.add_trace(trace, 1, column)
         static.update_xaxes(look[0]).update_yaxes(look[1])
-        static.update_layout(title=title, height=400, width=940, showlegend=False, margin={"l": 5, "r": 5, "t": 100, "b": 5})
+        static.update_layout(title=title, height=400, width=WIDE, showlegend=False, margin={"l": 5, "r": 5, "t": 100, "b": 5})
     heights = "; ".join(
         (f"{knob} {mark}: " if len(marks) > 1 else "") + ", ".join(
             f"{label} {max(abs(tip[2]) for tip in tips):.2f}" for label, tips in arrows.items())
@@ -183,7 +183,7 @@ def violation_by_angle(angles: Sequence[float], curves: Mapping[str, Sequence[fl
     figure.add_annotation(text="A V = 0", x=90, y=1.06, showarrow=False, font={"color": "#555555"}, bgcolor="white")
     figure.update_xaxes(title="angle between A's row and V (degrees)", tickvals=list(range(0, 181, 30)), range=[0, 180])
     figure.update_yaxes(title="violation ‖ΔW V‖ / ‖ΔW‖ (0 to 1)", range=[-0.03, 1.12])
-    figure.update_layout(title="Projected gradients leave the safe plane, unless A V = 0", height=520, width=940,
+    figure.update_layout(title="Projected gradients leave the safe plane, unless A V = 0", height=520, width=WIDE,
                          margin={"r": 270}, showlegend=False)
     at = min(range(len(angles)), key=lambda j: abs(angles[j] - 90))
     said = "; ".join(f"{label.replace('<br>', ' ')} {values[0]:.2f} at {angles[0]:g} degrees, {max(values):.2f} at most, "

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .figure import COLOURS, FONT, MARKERS, Figure
+from .figure import COLOURS, FONT, MARKERS, WIDE, Figure
 from .runs import apart, end_labels
 
 FLOOR = 1e-16  # where an exact zero is drawn on a logarithmic axis
@@ -72,7 +72,7 @@ def second_step(norms: Sequence[float], size: Mapping[str, Sequence[float]], mis
     figure.update_annotations(font_size=FONT)
     figure.add_annotation(text="after one step", x=math.log10(first), y=0.02, yref="y domain", xref="x", xanchor="right",
                           yanchor="bottom", xshift=-5, showarrow=False)
-    figure.update_layout(title="Close to B = 0 the closed form asks for enormous steps of A", showlegend=False, width=940,
+    figure.update_layout(title="Close to B = 0 the closed form asks for enormous steps of A", showlegend=False, width=WIDE,
                          height=500, margin={"t": 100})
     words = "; ".join(f"{label}: {y[0]:.1e} at ‖B‖ = {norms[0]:.0e}, {y[-1]:.2g} at {norms[-1]:.0e}" for label, y in size.items())
     missed = "; ".join(f"{label} {y[0]:.2g} at the left, {y[-1]:.2g} at the right" for label, y in miss.items())
@@ -97,7 +97,7 @@ def along(series: Mapping[str, Sequence[float]]) -> Figure:
     figure.update_xaxes(title="step", range=[0, length * 1.03])
     figure.update_yaxes(title="violation of the displacement (log)", type="log", exponentformat="power", dtick=2,
                         range=[math.log10(low) - 0.5, 0.5])
-    figure.update_layout(title="Only A V = 0 keeps a whole task out of the past's way", showlegend=False, width=940,
+    figure.update_layout(title="Only A V = 0 keeps a whole task out of the past's way", showlegend=False, width=WIDE,
                          margin={"l": 110, "r": 240})
     return Figure(figure, "Violation of the displacement over the steps of a task. At the end: "
                           + ", ".join(f"{label} {y[-1]:.1e}" for label, y in series.items()) + ".")

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from ..ablation import PAPER, PAPER_ROWS
 from ..compare import FLOOR, Rows, interval, paired, spread, values
-from .figure import COLOURS, MARKERS, Figure
+from .figure import COLOURS, MARKERS, WIDE, Figure
 from .runs import apart
 
 GROUPS = {  # what a row trains, and how it is drawn: colour and marker
@@ -50,7 +50,7 @@ def ablation(runs: Rows, key: str = "acc", label: str = "ACC (%)") -> Figure:
     figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, range=[len(rows) - 0.4, -1.5], showgrid=True)
     figure.update_xaxes(title=f"{label} on Icons-R, test; small: each seed, large: mean ± standard deviation")
     figure.update_layout(title=f"How far above the floor do the rows stand?<br><span style='font-size:16px'>{words}</span>",
-                         height=170 + 36 * len(rows), width=940, margin={"l": 140, "r": 190, "t": 90})
+                         height=170 + 36 * len(rows), width=WIDE, margin={"l": 140, "r": 190, "t": 90})
     said = "; ".join(f"{row} {spread(values(runs[row], key))}" for row in rows if values(runs[row], key))
     return Figure(figure, f"Dot plot of {label} over the ablation's rows, each seed a point: {said}.")
 
@@ -87,7 +87,7 @@ def differences(runs: Rows, pairs: Sequence[tuple[str, str]], key: str = "acc", 
                         range=[len(shown) - 0.4, -0.6])
     figure.update_xaxes(title=f"difference in {label} in the same seed (points); bar: 95 % interval of the mean")
     figure.update_layout(title=f"Which differences are larger than the seeds' noise?<br>{words}",
-                         height=170 + 36 * len(shown), width=940, margin={"l": 210, "r": 190, "t": 90})
+                         height=170 + 36 * len(shown), width=WIDE, margin={"l": 210, "r": 190, "t": 90})
     return Figure(figure, f"Paired differences in {label} over seeds with 95 % intervals for {len(shown)} pairs of rows. "
                           f"Clear of zero: {', '.join(clear) or 'none'}.")
 
@@ -131,7 +131,7 @@ def stability_plasticity(runs: Rows) -> Figure:
     figure.update_xaxes(title=f"plasticity: learning accuracy minus {FLOOR}'s (points)", range=[x_low, x_high])
     figure.update_yaxes(title=f"stability: BWT minus {FLOOR}'s (points)", range=[y_low, y_high])
     figure.update_layout(xaxis={"zeroline": True, "zerolinecolor": "#AAAAAA"}, yaxis={"zeroline": True, "zerolinecolor": "#AAAAAA"})
-    figure.update_layout(title="Does learning more pay for forgetting more?", height=640, width=940, margin={"r": 130})
+    figure.update_layout(title="Does learning more pay for forgetting more?", height=640, width=WIDE, margin={"r": 130})
     said = "; ".join(f"{row} {x:+.1f}, {y:+.1f}" for row, (x, y) in means.items() if row != FLOOR)
     return Figure(figure, f"Plane of plasticity (learning accuracy minus {FLOOR}'s) and stability (BWT minus {FLOOR}'s), with "
                           f"lines of equal ACC. {said}.")
@@ -184,7 +184,7 @@ def paper_beside_ours(runs: Rows, metric: str = "acc") -> Figure:
     figure.update_xaxes(title=f"{name}, ViT of 2.9 M weights", row=1, col=2)
     figure.update_annotations(font_size=16)
     figure.update_layout(title="Does our order follow the paper's? (two benchmarks, two scales: compare the order only)",
-                         height=520, width=940, margin={"l": 145, "r": 190, "t": 100})
+                         height=520, width=WIDE, margin={"l": 145, "r": 190, "t": 100})
     said = "; ".join(f"{row} {t:.1f} and {spread(o)}" for row, t, o in zip(rows, theirs, ours))
     return Figure(figure, f"{metric.upper()} of {len(rows)} rows in the paper's order: the paper's on ImageNet-R, and ours on "
                           f"Icons-R. {said}.")

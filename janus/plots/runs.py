@@ -9,12 +9,10 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .figure import COLOURS, FONT, MARKERS, Figure
+from .figure import COLOURS, FONT, MARKERS, WIDE, Figure
 
 KINDS = {"k": "keys (K)", "v": "values (V)"}
 FLOOR = 1e-9  # where an exact zero is drawn on a logarithmic axis
-
-WIDE = 940  # pixels: what JupyterLab shows beside an open side bar
 
 Scores = Sequence[Mapping[str, float]]  # of each task 2…T: matrix name → score
 Values = Sequence[float | None]  # one a run

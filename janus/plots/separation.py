@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from .figure import COLOURS, Figure
+from .figure import COLOURS, WIDE, Figure
 
 if TYPE_CHECKING:
     from ..images import Images
@@ -82,7 +82,7 @@ def danger_plot(panels: Mapping[str, Points]) -> Figure:
         figure.update_yaxes(range=[low, 1.02], row=1, col=column)
     figure.update_yaxes(title="cosine to the own class centre", row=1, col=1)
     figure.update_annotations(font_size=16)
-    figure.update_layout(title="Do new features keep away from old classes?", height=500, width=940, margin={"t": 90, "r": 20})
+    figure.update_layout(title="Do new features keep away from old classes?", height=500, width=WIDE, margin={"t": 90, "r": 20})
     said = "; ".join(f"{title}: danger {fmean(p[0] for p in points):.3f}, {share(points, 'danger'):.0%} in the danger zone, "
                      f"{share(points, 'ideal'):.0%} in the ideal zone" for title, points in panels.items())
     return Figure(figure, f"Danger plots of new features, {len(panels)} side by side. {said}.")
@@ -120,7 +120,7 @@ def task_map(panels: Mapping[str, Points], tasks: Sequence[int], notes: Mapping[
     for i, title in enumerate(panels):
         figure.layout.annotations[i].text = _headline(title, notes[title][count - 1])
     figure.update_annotations(font_size=16)
-    figure.update_layout(title=MAP_TITLE, height=600, width=940, margin=MAP_MARGIN, sliders=[{
+    figure.update_layout(title=MAP_TITLE, height=600, width=WIDE, margin=MAP_MARGIN, sliders=[{
         "active": count - 2, "steps": steps, "currentvalue": {"prefix": "new task: "}, "pad": {"t": 20}}])
     static = _side_by_side(panels, tasks, notes, [1, count - 1] if count > 2 else [1])
     return Figure(figure, f"Maps of the features of {count} tasks, for {' and '.join(panels)}; a slider over tasks, the new "
@@ -138,7 +138,7 @@ def _side_by_side(panels: Mapping[str, Points], tasks: Sequence[int], notes: Map
                 figure.add_trace(_dots(points, tasks, task, new), row, column)
     for column, points in enumerate(panels.values(), 1):
         _frame(figure, points, column)
-    return figure.update_annotations(font_size=16).update_layout(title=MAP_TITLE, height=150 + 350 * len(rows), width=940,
+    return figure.update_annotations(font_size=16).update_layout(title=MAP_TITLE, height=150 + 350 * len(rows), width=WIDE,
                                                                  margin=MAP_MARGIN)
 
 
@@ -205,7 +205,7 @@ def circles(steps: Mapping[str, Tensor], points: Tensor, old: Tensor, own: Tenso
         figure.update_yaxes(range=[-1.12, 1.12], visible=False, scaleanchor=anchor, row=1, col=column)
     figure.update_annotations(font_size=16)
     figure.update_layout(title="Which way does the loss move a feature? (arrows: minus the gradient; hollow dots: none)",
-                         height=430, width=940, margin={"l": 10, "r": 10, "t": 100, "b": 10})
+                         height=430, width=WIDE, margin={"l": 10, "r": 10, "t": 100, "b": 10})
     said = ", ".join(f"{title}: {int((s.norm(dim=1) > STILL).sum())} of {len(s)} points move" for title, s in steps.items())
     return Figure(figure, "Unit circles with an old prototype (cross) and the own centre (star), and an arrow at each feature "
                           f"for the step down the loss. {said}.")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..history import precise
 from ..metrics import principal_angles
-from .figure import COLOURS, FONT, MARKERS, Figure
+from .figure import COLOURS, FONT, MARKERS, WIDE, Figure
 from .runs import end_labels
 
 ENERGIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
@@ -110,7 +110,7 @@ def room(moments: Mapping[str, Tensor], energy: float, rank: int) -> Figure:
                               text=f"{row['rank']} protected, {100 * row['share_left']:.0f} % left")
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title="directions of the layer's input space", range=[0, max(row["n"] for row in rows)])
-    figure.update_layout(barmode="stack", title=f"What is protected, and what is left, at ε = {energy:g}", width=940,
+    figure.update_layout(barmode="stack", title=f"What is protected, and what is left, at ε = {energy:g}", width=WIDE,
                          height=190 + 50 * len(rows), margin={"r": 235, "b": 120},
                          legend={"orientation": "h", "y": -0.28, "x": 0, "traceorder": "normal"})
     return Figure(figure, f"Bars per layer at ε = {energy:g}. Protected directions: "
@@ -176,7 +176,7 @@ def angles(bases: Mapping[str, Mapping[str, Tensor]], layers: Sequence[str]) -> 
     figure.update_yaxes(title="angle (degrees)", row=1, col=1)
     figure.update_yaxes(range=[-0.05 * max(top, 10), 1.12 * max(top, 10)])
     figure.update_annotations(font={"size": FONT})
-    figure.update_layout(title="How far apart are the subspaces? (0° = shared, 90° = foreign)", showlegend=False, width=940,
+    figure.update_layout(title="How far apart are the subspaces? (0° = shared, 90° = foreign)", showlegend=False, width=WIDE,
                          margin={"r": 175, "t": 95})
     worst = {" – ".join(couple): max(max(a) for a in per_layer) for couple, per_layer in found.items()}
     return Figure(figure, "Principal angles per direction, sorted. Largest: "
@@ -207,7 +207,7 @@ def memory(cases: Mapping[str, Mapping[str, int]]) -> Figure:
                      f"{b['second moments'] / b['inputs of an image']:.1f}")
     figure.update_yaxes(title="memory (bytes)", row=1, col=1)
     figure.update_annotations(font={"size": FONT})
-    figure.update_layout(title="What it takes to remember the past", showlegend=False, width=940, height=520,
+    figure.update_layout(title="What it takes to remember the past", showlegend=False, width=WIDE, height=520,
                          margin={"r": 165, "t": 95})
     return Figure(figure, "Memory over images seen, both axes logarithmic; stored samples grow, second moments and V do not. "
                           + "; ".join(words) + ".")
