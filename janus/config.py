@@ -64,7 +64,7 @@ class Config:
     dml_pull_margin: float = 0.7
     dml_temperature: float = 0.1
     # where
-    amp: bool = False  # bf16 autocast
+    amp: bool = False  # autocast to bf16, or to fp16 on cards without it
     step_score_every: int = 20  # violation_step is sampled at every so many steps
     device: str = "auto"
     threads: int | None = None
@@ -178,7 +178,7 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     if origin is tuple:
         if not isinstance(value, (str, list, tuple)):
             raise UsageError(f"{key} takes names, separated by commas, got {value!r}")
-        parts = value.split(",") if isinstance(value, str) else list(value)
+        parts = (value.split(",") if value else []) if isinstance(value, str) else list(value)
         return tuple(str(part).strip() for part in parts)
     if origin is dict:
         if not isinstance(value, dict):

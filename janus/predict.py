@@ -17,7 +17,7 @@ from .errors import JanusError, UsageError, unknown
 from .images import MARGIN, SMALL, from_paths, square, to_rgb
 from .result import Result
 from .separation import Prototypes
-from .train import CHECKPOINT, RESULT, Progress, augmentation, build_model, execute, lock, pick_device
+from .train import CHECKPOINT, RESULT, Progress, augmentation, build_model, execute, half_precision, lock, pick_device
 
 BATCH = 64
 
@@ -64,7 +64,7 @@ class Predictor:
         """(N, classes) float32 on the CPU, see `score`; images as in `predict`."""
         rows = []
         for batch in self._batches(images):  # (b, 3, S, S), ready for the backbone
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp):
+            with torch.autocast(self.device.type, dtype=half_precision(self.device), enabled=self.config.amp):
                 features = self.model(batch.to(self.device))
             scores = self.method.scores(features.float())
             rows.append((scores.softmax(dim=1) if self.score == "probability" else scores).cpu())

@@ -106,7 +106,11 @@ class DenseGradient:
 
         def collect(grad: Tensor) -> None:
             g = grad[..., self._rows].flatten(0, -2)  # (tokens, m)
-            G = (g.T @ x.to(g.dtype)).to(self._dtype)
+            if g.dtype == torch.float16:  # a sum over tokens of scaled gradients would leave fp16's range
+                most = [t.abs().amax().float().clamp(min=torch.finfo(torch.float32).tiny) for t in (g, x)]
+                G = ((g / most[0]).half().T @ (x / most[1]).half()).to(self._dtype) * (most[0] * most[1])
+            else:
+                G = (g.T @ x.to(g.dtype)).to(self._dtype)
             self.value = G if self.value is None else self.value + G
 
         output.register_hook(collect)
@@ -130,12 +134,14 @@ class RectifiedAdam(torch.optim.Optimizer):
         basis: input_key → V (n, k), the protected inputs; None or k = 0: nothing is protected (`P = I`).
         cap: with `tangent`, the largest `‖ΔA‖/‖A‖` of one step. ridge: see `tangent_update`.
 
-    With `tangent`, gradients accumulate from backward to `zero_grad`, like `.grad` does. A GradScaler and gradient clipping do
-    not know the dense gradient: use bf16, or `exact`.
+    With `tangent`, gradients accumulate from backward to `zero_grad`, like `.grad` does. `torch.amp.GradScaler` works with all
+    three; gradient clipping does not know the dense gradient.
 
     Raises:
         UsageError: unknown `gr`.
     """
+
+    _step_supports_amp_scaling = True  # torch's word for: GradScaler hands `step` its scale, which divides all of `gradients()`
 
     def __init__(self, pairs: Iterable[Pair], lr: float = 1e-3, *, gr: str = "exact",
                  basis: Mapping[str, Tensor] | None = None, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
@@ -185,6 +191,11 @@ class RectifiedAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if getattr(self, "found_inf", None) is not None and self.found_inf.item():
+            return loss  # the scaler lowers its scale
+        if getattr(self, "grad_scale", None) is not None:
+            for gradient in self.gradients():
+                gradient.div_(self.grad_scale)
         for batch, V in zip(self._batches, self._basis):
             if all(pair.A.grad is None and pair.B.grad is None for pair in batch):
                 continue

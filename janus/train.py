@@ -29,6 +29,7 @@ from .prefetch import Prefetcher
 from .recall import Lost
 from .result import Result, versions
 from .separation import Prototypes, danger
+from .timing import clock
 
 CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
 Progress = Callable[[str], None]
@@ -149,7 +150,7 @@ class Run:
     def forward(self, x: Tensor) -> Tensor:
         if not len(x):  # a process's part of a small batch
             return torch.zeros(0, self.model.num_features, device=self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp):
+        with torch.autocast(self.device.type, dtype=half_precision(self.device), enabled=self.config.amp):
             return self.model(x)
 
     # ── the stream ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -206,7 +207,8 @@ class Run:
         total = batches * c.epochs * self.method.trains_heads
         factors = self.method.factor_optimizer(task)
         head = torch.optim.AdamW(self.heads[task.index].parameters(), lr=c.head_lr, weight_decay=0.0)
-        self.optimizers = {"factors": factors, "head": head}
+        scaler = torch.amp.GradScaler(self.device.type, enabled=c.amp and half_precision(self.device) is torch.float16)
+        self.optimizers = {"factors": factors, "head": head} | ({"scaler": scaler} if scaler.is_enabled() else {})
         if self.pending_optimizers:
             for name, state in self.pending_optimizers.items():
                 self.optimizers[name].load_state_dict(state)
@@ -233,14 +235,15 @@ class Run:
                     raise JanusError(f"the loss became {mean.item()} in task {task.index + 1}, step {self.step + 1}; try a smaller "
                                      f"lr (now {c.lr:g}) or head_lr (now {c.head_lr:g})"
                                      + (f"; the last checkpoint is kept in {self.folder}" if self.folder else ""))
-                loss.backward()
+                scaler.scale(loss).backward()
                 self.processes.sum_gradients(head, factors)
-                head.step()
+                scaler.step(head)
                 scored = factors is not None and task.index > 0 and self.step % c.step_score_every == 0
                 before = self.factors() if scored else []
                 update = time.perf_counter()
                 if factors:
-                    factors.step()
+                    scaler.step(factors)
+                scaler.update()
                 now = time.perf_counter()
                 self.seconds["gr"] += now - update
                 self.seconds["oe"] += self.moments.seconds - watched
@@ -448,13 +451,15 @@ def pick_device(name: str) -> torch.device:
         raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use device=cpu") from None
 
 
+def half_precision(device: torch.device) -> torch.dtype:
+    """What `amp` computes in: bf16, or fp16 (with a scaled loss) on CUDA cards that only emulate bf16, such as Colab's T4."""
+    emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if emulated else torch.bfloat16
+
+
 def weighted(row: list[float | None], tasks: stream.Stream) -> float:
     """Accuracy over all samples of the tasks in `row` that could be evaluated."""
     return metrics.over_samples(row, [len(task.evaluation) for task in tasks.tasks[: len(row)]])
-
-
-def clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def _same_run(config: Config, other: dict[str, Any], folder: Path) -> None:

@@ -465,6 +465,35 @@ def test_zero_grad_clears_and_a_step_without_gradients_does_nothing(gr):
     assert all(torch.allclose(a, b, atol=1e-7) for x, y in zip(*steps) for a, b in zip(x, y))
 
 
+@pytest.mark.parametrize("gr", ["none", "tangent", "exact"])
+def test_a_grad_scaler_changes_nothing_but_leaves_out_a_step_whose_gradient_overflowed(gr):
+    plain, scaled = adapted(), adapted()
+    V, scaler = bases(plain), torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=1000)
+    steps = [(model, RectifiedAdam(lora.pairs(model), 1e-2, gr=gr, basis=V)) for model in (plain, scaled)]
+    for i in range(3):
+        for model, optimizer in steps:
+            optimizer.zero_grad()
+            loss = objective(model, i, HEAD)
+            (loss if model is plain else scaler.scale(loss)).backward()
+        steps[0][1].step()
+        scaler.step(steps[1][1]), scaler.update()
+    assert all(torch.equal(a, b) for x, y in zip(factors(plain), factors(scaled)) for a, b in zip(x, y))  # 2**10 loses no bit
+    before = factors(scaled)
+    scaler.scale(objective(scaled, 3, HEAD) * float("inf")).backward()
+    scaler.step(steps[1][1]), scaler.update()
+    assert all(torch.equal(a, b) for x, y in zip(before, factors(scaled)) for a, b in zip(x, y)) and scaler.get_scale() == 2.0**9
+
+
+def test_the_dense_gradient_of_half_precision_does_not_overflow():
+    pair = lora.pairs(adapted())[0]
+    tap = DenseGradient(pair)
+    with torch.autocast("cpu", torch.float16):
+        y = pair.layer(torch.full((1, 3000, pair.A.shape[1]), 8.0))
+    y.backward(torch.full_like(y, 64.0))
+    assert y.dtype == torch.float16 and tap.value.dtype == torch.float32
+    assert torch.allclose(tap.value, torch.full_like(tap.value, 3000 * 8.0 * 64.0), rtol=1e-2)  # 23 times fp16's largest number
+
+
 def test_closure_and_scheduler():
     model = adapted()
     optimizer = RectifiedAdam(lora.pairs(model), 1e-2, gr="exact", basis=bases(model))

@@ -338,6 +338,25 @@ def test_a_broken_run_ends_with_the_numbers_of_an_unbroken_one(name, settings, t
     assert same_state(whole, parts)
 
 
+@pytest.mark.parametrize("name", ["exact", "tangent"])
+def test_fp16_with_its_scaled_loss_resumes_and_comes_near_to_float32(name, settings, tmp_path, monkeypatch):
+    """As on a card without bf16; here on the CPU, which can do it as well."""
+    monkeypatch.setattr(train, "half_precision", lambda device: torch.float16)
+    config = settings(name, amp=True)
+    result = train.run(tmp_path / "whole", **config)
+    assert abs(result.acc - train.run(**settings(name)).acc) < 5
+    broken_run(tmp_path / "parts", (1, 4), config | {"save_every": 0}, monkeypatch)
+    assert checkpoint.load(tmp_path / "parts" / CHECKPOINT)["optimizers"]["scaler"]["scale"] == 65536.0
+    assert numbers(train.run(tmp_path / "parts", **config)) == numbers(result)
+
+
+def test_half_precision_is_fp16_only_where_a_card_emulates_bf16(monkeypatch):
+    assert train.half_precision(torch.device("cpu")) is torch.bfloat16
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
+        assert train.half_precision(torch.device("cuda")) is dtype
+
+
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 @pytest.mark.parametrize("name", ["exact", "tangent"])
 def test_sigkill_in_mid_task(name, settings, tmp_path):
