@@ -47,10 +47,10 @@ def bench(args: argparse.Namespace) -> None:
 
     grid = grids.load(args.grid)
     if args.dry_run:
-        print("\n".join(bench.plan(grid, Path(args.out), args.workers or 1)))
+        print("\n".join(bench.plan(grid, Path(args.out), args.workers or 1, args.known)))
         return
     failed = bench.execute(grid, args.out, retry=args.retry, workers=args.workers, scheduler=args.scheduler, slurm=args.slurm,
-                           say=lambda line: print(line, file=sys.stderr, flush=True))
+                           known=args.known, say=lambda line: print(line, file=sys.stderr, flush=True))
     if failed:
         raise JanusError(f"{len(failed)} of {len(grid.runs)} runs failed (named above, each with its notebook in {args.out}); "
                          "the same command with --retry tries them again")
@@ -154,6 +154,8 @@ def build_parser() -> Parser:
     parts["bench"].add_argument("grid", metavar="GRID.yaml", help="the runs: a grid file, or the name of one that comes with janus")
     parts["bench"].add_argument("--out", metavar="DIR", required=True, help="folder of the runs, one folder each")
     parts["bench"].add_argument("--dry-run", action="store_true", help="only show the runs, how far each is, and the time left")
+    parts["bench"].add_argument("--known", metavar="DIR", nargs="+", default=(), help="folders of results: a run that "
+                                "has one there, whatever it is called, counts as finished")
     parts["bench"].add_argument("--retry", action="store_true", help="run those again that failed before")
     parts["bench"].add_argument("--workers", metavar="N", type=int,
                                 help="runs at once (one a GPU, or one); with --slurm: jobs (one a run)")

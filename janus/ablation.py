@@ -50,13 +50,26 @@ def slug(row: str) -> str:
     return row.replace(" ", "_").replace("+", "-").replace("=", "-")
 
 
-def settings(row: str) -> dict[str, Any]:
-    """A row's switches with the hyper-parameters that validation chose for it (`chosen.json`, written by
-    `benchmarks/icons_r.py choose`). Raises JanusError if none were chosen yet."""
+def chosen(file: Path = CHOSEN) -> dict[str, dict[str, Any]]:
+    """Row → the hyper-parameters that validation chose for it. JanusError: no such file."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise JanusError(f"cannot read what validation chose from {file} ({error})") from None
+
+
+def switched(row: str, choices: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
+    """A row's switches, and over them its choices. JanusError: there are choices, and none for this row."""
     switches = (ROWS | CROSS)[row]
-    if row == "ncm":
-        return PROTOCOL | switches  # nothing to choose: it has no learning rate
-    chosen = json.loads(CHOSEN.read_text()) if CHOSEN.exists() else {}
-    if row not in chosen:
-        raise JanusError(f"no settings were chosen for {row!r} yet: run `python benchmarks/icons_r.py tune` and `choose`")
-    return PROTOCOL | switches | chosen[row]
+    if choices is None or row == "ncm":  # it has no learning rate, so nothing to choose
+        return switches
+    if row not in choices:
+        raise JanusError(f"no settings were chosen for {row!r} yet: choose them on validation first (benchmarks/icons_r.py on "
+                         "Icons-R, benchmarks/choose.py from the runs of a grid)")
+    return switches | choices[row]
+
+
+def settings(row: str) -> dict[str, Any]:
+    """A row on Icons-R: protocol, switches, and what validation chose for it (`chosen.json`, written by
+    `benchmarks/icons_r.py choose`). Raises JanusError if nothing was chosen yet."""
+    return PROTOCOL | switched(row, chosen())

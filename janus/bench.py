@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from . import resources
+from .clusters import connect
 from .errors import JanusError, UsageError
-from .grids import Grid, Planned, parse
+from .grids import Grid, Planned
+from .timing import clock, total
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -52,8 +54,19 @@ class State:
     seconds: float | None = None
 
 
-def state(run: Planned, out: Path) -> State:
-    """What the run's folder says. UsageError: the folder holds another run."""
+def finished_below(*folders: str | Path) -> dict[str, Path]:
+    """Hash of a config → a finished run's result with it, whatever it is called, anywhere below the folders."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(Path(folder).rglob("*.json")):
+            values = _read(path)
+            if {"accuracy", "config", "hash"} <= values.keys():
+                found.setdefault(values["hash"], path)
+    return found
+
+
+def state(run: Planned, out: Path, known: Mapping[str, Path] | None = None) -> State:
+    """What the run's folder says, or else a result of the same config among `known`. UsageError: the folder holds another run."""
     from . import checkpoint
     from .config import Config
     from .result import Result
@@ -68,7 +81,10 @@ def state(run: Planned, out: Path) -> State:
         result = None
     if result:
         _same(run, result.hash, folder)
-        return State("finished", f"finished, acc {result.acc:.2f}", 1.0, _seconds(result.seconds))
+        return State("finished", f"finished, acc {result.acc:.2f}", 1.0, total(result.seconds))
+    if other := (known or {}).get(run.hash):
+        result = Result.load(other)
+        return State("finished", f"finished, acc {result.acc:.2f}, in {other}", 1.0, total(result.seconds))
     if not (folder / CHECKPOINT).exists():
         return State("to do", "to do")
     try:
@@ -80,12 +96,14 @@ def state(run: Planned, out: Path) -> State:
     return State("stopped", f"stopped at task {min(saved['task'] + 1, tasks)} of {tasks}", saved["task"] / tasks)
 
 
-def states(grid: Grid, out: Path) -> dict[str, State]:
-    """Run name → state. UsageError: all the folders that hold other runs."""
-    found, faults = {}, []
+def states(grid: Grid, out: Path, known: Sequence[str | Path] = ()) -> dict[str, State]:
+    """Run name → state. known: more folders of results; a run whose config has a result there, or under another name in `out`,
+    is finished. UsageError: all the folders that hold other runs, a folder of results that is not there."""
+    found, faults = {}, [f"no folder {folder} of results" for folder in known if not Path(folder).is_dir()]
+    results = finished_below(out, *known)
     for run in grid.runs:
         try:
-            found[run.name] = state(run, out)
+            found[run.name] = state(run, out, results)
         except UsageError as error:
             faults.append(str(error))
     if faults:
@@ -104,7 +122,7 @@ class Pace:
             for path in resources.results().rglob("*.json"):
                 values = _read(path)
                 if {"config", "seconds", "accuracy"} <= values.keys():
-                    self.shipped.setdefault(_cost(values["config"]), []).append(_seconds(values["seconds"]))
+                    self.shipped.setdefault(_cost(values["config"]), []).append(total(values["seconds"]))
 
     def add(self, run: Planned, seconds: float) -> None:
         self.here.setdefault(_cost(run.config.to_dict()), []).append(seconds)
@@ -120,19 +138,19 @@ class Pace:
         times = [(self.estimate(run), done) for run, done in runs]
         known = [seconds * max(0.0, 1 - done) for seconds, done in times if seconds is not None]
         missing = len(times) - len(known)
-        text = _clock(sum(known) / max(1, workers))
+        text = clock(sum(known) / max(1, workers))
         return text if not missing else UNKNOWN if not known else f"{text} and {missing} runs whose time is {UNKNOWN}"
 
 
-def plan(grid: Grid, out: Path, workers: int = 1) -> list[str]:
+def plan(grid: Grid, out: Path, workers: int = 1, known: Sequence[str | Path] = ()) -> list[str]:
     """What `--dry-run` prints: a line for each run, then how many there are of each kind and the time left."""
-    found = states(grid, out)
+    found = states(grid, out, known)
     pace = _paced(grid, found)
     width = max(len(run.name) for run in grid.runs)
     lines = [f"{'run':{width}s}  {'method':8s}  seed  time      state"]
     for run in grid.runs:
         seconds = pace.estimate(run)
-        time_ = UNKNOWN if seconds is None else _clock(seconds)
+        time_ = UNKNOWN if seconds is None else clock(seconds)
         lines.append(f"{run.name:{width}s}  {run.config.method:8s}  {run.config.seed:4d}  {time_:8s}  {found[run.name].text}")
     kinds = Counter(state.kind for state in found.values())
     todo = [(run, found[run.name].done) for run in grid.runs if found[run.name].kind in ("to do", "stopped")]
@@ -177,6 +195,7 @@ def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> None:
     except Timeout:
         raise JanusError(f"{folder} is in use by another janus process") from None
     os.environ.pop("JANUS_FAST", None)  # the lessons' switch for tiny streams would make it another run
+    os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)  # Dask's, to give memory back at once: a run takes 1.5 times as long with it
     os.environ["JANUS_PNG"] = "0"  # a Chrome for each run takes longer than all else here
     papermill.execute(resources.notebook(), folder / NOTEBOOK, parameters, cwd=cwd, start_timeout=KERNEL_START,
                       extra_arguments=["--log-level=CRITICAL"])  # of the kernel, on the bench's own stderr
@@ -193,7 +212,8 @@ def parameters(run: Planned, out: Path) -> dict[str, Any]:
 
 
 def execute(grid: Grid, out: str | Path, *, retry: bool = False, workers: int | None = None, scheduler: str | None = None,
-            slurm: str | Path | None = None, say: Progress = lambda line: None) -> dict[str, str]:
+            slurm: str | Path | None = None, known: Sequence[str | Path] = (),
+            say: Progress = lambda line: None) -> dict[str, str]:
     """Run what is not finished; the runs that failed, now or before, with a line each.
 
     Args:
@@ -201,6 +221,7 @@ def execute(grid: Grid, out: str | Path, *, retry: bool = False, workers: int | 
         retry: run those again that failed before.
         workers: how many runs at once. Here: one a GPU, or one; on SLURM: jobs, one a run.
         scheduler: address of a running Dask scheduler. slurm: a YAML file of `dask_jobqueue.SLURMCluster`'s arguments.
+        known: folders of results; what has one there, by the hash of its config, is not run again.
 
     Raises:
         UsageError: folders in `out` that hold other runs, cluster options that do not go together.
@@ -212,7 +233,7 @@ def execute(grid: Grid, out: str | Path, *, retry: bool = False, workers: int | 
     if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, got {workers}")
     with _lock(out):
-        found = states(grid, out)
+        found = states(grid, out, known)
         failed = {run.name: found[run.name].text.removeprefix("failed: ") for run in grid.runs
                   if found[run.name].kind == "failed" and not retry}
         todo = [run for run in grid.runs if found[run.name].kind != "finished" and run.name not in failed]
@@ -300,7 +321,7 @@ class Bench:
         if self.found[job.run.name].kind != "stopped" and not self.kills[job.run.name]:
             self.pace.add(job.run, seconds)
         acc = _read(self.out / job.run.name / RESULT).get("acc")
-        self.say(f"{job.run.name}: finished in {_clock(seconds)}" + (f", acc {acc:.2f}" if acc is not None else ""))
+        self.say(f"{job.run.name}: finished in {clock(seconds)}" + (f", acc {acc:.2f}" if acc is not None else ""))
 
     def worker_died(self, job: Running) -> None:
         name = job.run.name
@@ -332,74 +353,6 @@ class Bench:
             left.append((job.run, self.found[job.run.name].done + ((now - job.began) / seconds if seconds else 0)))
         self.say("{} done, {} running, {} failed, {} left, ".format(*counts) +
                  f"time left {self.pace.left(left, len(self.workers))}")
-
-
-# ── clusters ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@contextlib.contextmanager
-def connect(runs: int, workers: int | None, scheduler: str | None, slurm: str | Path | None) -> Iterator[Client]:
-    """A client of the cluster that is asked for; a cluster that was started here ends with it."""
-    try:
-        import distributed
-    except ImportError as error:
-        raise JanusError(f"janus bench needs {error.name}: pip install 'janus-lora[bench]'") from None
-    with contextlib.ExitStack() as stack:
-        if scheduler:
-            try:
-                client = distributed.Client(scheduler, timeout="10s")
-            except (OSError, TimeoutError, ValueError) as error:
-                raise JanusError(f"no Dask scheduler answers at {scheduler} ({str(error).splitlines()[0]})") from None
-            yield stack.enter_context(client)
-            return
-        cluster = stack.enter_context(_slurm(Path(slurm), min(runs, workers or runs)) if slurm else _local(runs, workers))
-        yield stack.enter_context(distributed.Client(cluster))
-
-
-def _local(runs: int, workers: int | None) -> Any:
-    """Worker processes on this machine, one thread each; each sees one GPU if there are any."""
-    import logging
-
-    from distributed import Nanny, Scheduler, SpecCluster
-
-    cards = _cards()
-    count = min(runs, workers or len(cards) or 1)
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // count))  # Dask alone would set 1
-    spec = {}
-    for i in range(count):
-        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        environment |= {"CUDA_VISIBLE_DEVICES": cards[i % len(cards)]} if cards else {}
-        spec[i] = {"cls": Nanny, "options": {"nthreads": 1, "env": environment, "dashboard": False, "host": "127.0.0.1",
-                                             "silence_logs": logging.CRITICAL}}  # what matters, `Bench` says
-    return SpecCluster(workers=spec, scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
-                       silence_logs=logging.CRITICAL, name="janus-bench")
-
-
-def _cards() -> list[str]:
-    """The CUDA GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    return visible.split(",")[:count] if visible else [str(i) for i in range(count)]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _slurm(file: Path, jobs: int) -> Any:
-    """A SLURM cluster of so many jobs, from a YAML file of `dask_jobqueue.SLURMCluster`'s arguments."""
-    try:
-        from dask_jobqueue import SLURMCluster
-    except ImportError:
-        raise JanusError("--slurm needs dask-jobqueue: pip install 'janus-lora[slurm]'") from None
-    try:
-        cluster = SLURMCluster(**{"processes": 1, "name": "janus-bench"} | parse(file))
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{file}: SLURMCluster does not take this ({' '.join(str(error).split())})") from None
-    cluster.scale(jobs=jobs)
-    return cluster
 
 
 # ── small things ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -442,12 +395,3 @@ def _paced(grid: Grid, found: Mapping[str, State]) -> Pace:
 
 def _cost(config: Mapping[str, Any]) -> str:
     return json.dumps([config.get(key) for key in COST], sort_keys=True)
-
-
-def _seconds(parts: Mapping[str, float]) -> float:
-    return parts["train"] + parts["eval"] + parts["oe"]  # `gr` is part of `train`
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"

@@ -25,7 +25,8 @@ from .ablation import PAPER, PAPER_ROWS, settings, slug
 from .config import Config, from_text
 from .errors import JanusError
 from .result import Result
-from .train import RESULT, clock
+from .timing import clock
+from .train import RESULT
 
 REPOSITORY = Path(__file__).parents[1]
 SHOWN = [*PAPER_ROWS, "GPM", "exact", "frozen", "joint"]

@@ -17,7 +17,8 @@ from .config import Config, coerce
 from .errors import JanusError, UsageError, unknown
 
 KEYS = {"title": "a text", "protocol": "the name of a protocol, or a list of them", "rows": "a list of rows",
-        "seeds": "a list of whole numbers", "grid": "settings, each with a list of values", "set": "settings"}
+        "seeds": "a list of whole numbers", "grid": "settings, each with a list of values", "set": "settings",
+        "chosen": "true, false, or the name of a JSON file"}
 NEEDED = ("title", "protocol", "rows", "seeds")
 PROTOCOL_KEYS = ("title", "chosen", "settings")
 SHOWN = 3  # runs with the same fault that are named; the others are counted
@@ -50,7 +51,8 @@ def load(file: str | Path) -> Grid:
     """Read a grid file and expand it: seeds × protocols × rows × the product of `grid`, in this order.
 
     A setting comes from the protocol; over it what a row sets (a row of `janus.ablation` brings its switches, and its
-    hyper-parameters where the protocol says `chosen: true`); over that `set`; over all `grid`.
+    hyper-parameters where the protocol, or over it the grid, says `chosen`: true for those of Icons-R, or a file beside the
+    protocol); over that `set`; over all `grid`.
 
     Args:
         file: a path, or the name of a grid that comes with janus ("icons_r/table1_ablation").
@@ -70,7 +72,8 @@ def load(file: str | Path) -> Grid:
     title = values.get("title", "")
     if not isinstance(title, str):
         note(f"title takes a text, got {title!r}")
-    protocols = {str(name): _protocol(name, path, note) for name in _list(values, "protocol", note, alone=str)}
+    names = _list(values, "protocol", note, alone=str)
+    protocols = {str(name): _protocol(name, path, values.get("chosen"), note) for name in names}
     rows = dict(_rows(_list(values, "rows", note, alone=dict), note))
     seeds = [seed for seed in _list(values, "seeds", note) if _seed(seed, note)]
     shared, axes = _settings("set", _mapping(values, "set"), note), _axes(_mapping(values, "grid"), note)
@@ -168,8 +171,11 @@ def _mapping(values: Mapping[str, Any], key: str) -> Any:
     return {} if values.get(key) is None else values[key]
 
 
-def _protocol(name: Any, grid: Path, note: Note) -> tuple[bool, Layer] | None:
-    """(whether rows bring what validation chose, settings) of a protocol: a name, or a path beside the grid file."""
+def _protocol(name: Any, grid: Path, chosen: Any, note: Note) -> tuple[dict[str, Layer] | None, Layer] | None:
+    """(what validation chose for each row, or None, settings) of a protocol: a name, or a path beside the grid file.
+
+    chosen: what the grid says about it, None if nothing.
+    """
     if not isinstance(name, str):
         return note(f"protocol takes {KEYS['protocol']}, got {name!r}")
     folder = resources.benchmarks("protocols")
@@ -184,16 +190,26 @@ def _protocol(name: Any, grid: Path, note: Note) -> tuple[bool, Layer] | None:
     for key in values:
         if key not in PROTOCOL_KEYS:
             note(f"{where}: {unknown('key', key, PROTOCOL_KEYS)}")
-    chosen, stated = values.get("chosen", False), values.get("settings")
-    if not isinstance(chosen, bool):
-        note(f"{where}: chosen takes true or false, got {chosen!r}")
+    choices, stated = _chosen(values.get("chosen", False) if chosen is None else chosen, where, path, note), values.get("settings")
     if not isinstance(stated, dict):
         return note(f"{where}: no 'settings' (each with a value and a source)")
     for key, entry in stated.items():
         if not isinstance(entry, dict) or entry.keys() != {"value", "source"} or not isinstance(entry["source"], str):
             return note(f"{where}: {key} needs `value` and `source`, and nothing else; got {entry!r}")
     settings = _settings(where, {key: entry["value"] for key, entry in stated.items()}, note)
-    return None if settings is None else (chosen, settings)
+    return None if settings is None else (choices, settings)
+
+
+def _chosen(value: Any, where: str, protocol: Path, note: Note) -> dict[str, Layer] | None:
+    """What validation chose, row → settings: of Icons-R (true), of a JSON file beside the protocol, or nothing (false)."""
+    if isinstance(value, bool):
+        return ablation.chosen() if value else None
+    if not isinstance(value, str):
+        return note(f"{where}: chosen takes {KEYS['chosen']}, got {value!r}")
+    try:
+        return ablation.chosen(protocol.parent / value)
+    except JanusError as error:
+        return note(f"{where}: {error}")
 
 
 def _rows(entries: list[Any], note: Note) -> Iterator[tuple[str, Layer | None]]:
@@ -218,13 +234,11 @@ def _one(entry: Any) -> bool:
     return isinstance(entry, dict) and len(entry) == 1
 
 
-def _of_row(row: str, own: Layer, chosen: bool) -> Layer:
+def _of_row(row: str, own: Layer, chosen: dict[str, Layer] | None) -> Layer:
     """What a row sets over the protocol. JanusError: validation has not chosen for it yet."""
     if row not in ablation.ROWS | ablation.CROSS:
         return own
-    if not chosen:
-        return (ablation.ROWS | ablation.CROSS)[row]
-    return {key: value for key, value in ablation.settings(row).items() if ablation.PROTOCOL.get(key) != value}
+    return ablation.switched(row, chosen)
 
 
 def _seed(seed: Any, note: Note) -> bool:

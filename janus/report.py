@@ -13,7 +13,8 @@ from typing import Any
 from . import compare
 from .compare import FLOOR, Rows
 from .errors import UsageError
-from .tables import Table, difference_table, overview, provenance, seconds, seconds_table
+from .tables import Table, difference_table, overview, provenance, seconds_table
+from .timing import total
 
 KINDS = ("md", "html", "csv", "tex")
 NUMBERS = ("acc", "maa", "bwt", "forgetting", "learning_acc", "acc_task_mean", "task_aware_acc", "violation", "past_output_norm",
@@ -105,7 +106,7 @@ def _csv(found: Sequence[Section]) -> str:
         for row, runs in section.rows.items():
             for run in runs:
                 writer.writerow([section.title, row, run.config["seed"], run.config["class_seed"], run.hash,
-                                 *(compare.score(run, key) for key in NUMBERS), round(seconds(run), 1)])
+                                 *(compare.score(run, key) for key in NUMBERS), round(total(run.seconds), 1)])
     return out.getvalue()
 
 

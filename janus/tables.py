@@ -12,6 +12,7 @@ from typing import Any
 from . import paper
 from .compare import NONE, Rows, interval, number, paired, spread, values
 from .result import Result
+from .timing import total
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def form_table(forms: Rows) -> Table:
 def seconds_table(rows: Rows) -> Table:
     """Seconds a run by part, mean ± standard deviation over seeds."""
     return Table(["row", "training", "of it GR", "OE", "evaluation", "together"], [
-        [row, *(spread([r.seconds[k] for r in found]) for k in ("train", "gr", "oe", "eval")), spread([seconds(r) for r in found])]
+        [row, *(spread([r.seconds[k] for r in found]) for k in ("train", "gr", "oe", "eval")),
+         spread([total(r.seconds) for r in found])]
         for row, found in rows.items()])
 
 
@@ -176,8 +178,3 @@ def _listed(values: set[Any]) -> str:
 def rate(row: str, result: Result) -> float:
     """The learning rate that was searched for a row: of the factors, or of the heads where there are none."""
     return result.config["head_lr" if row == "frozen" else "lr"]
-
-
-def seconds(result: Result) -> float:
-    """Of a whole run. OE's hooks are inside `train` as well: up to a second is counted twice."""
-    return result.seconds["train"] + result.seconds["eval"] + result.seconds["oe"]

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..compare import Rows
-from ..tables import seconds
+from ..timing import total
 from .figure import COLOURS, MARKERS, WIDE, Figure
 from .runs import end_labels, style
 
@@ -20,7 +20,7 @@ def accuracy_over_cost(rows: Rows) -> Figure:
 
     The hooks of OE run inside the training step, so up to a second of them is drawn twice.
     """
-    order = sorted(rows, key=lambda row: -fmean(map(seconds, rows[row])))
+    order = sorted(rows, key=lambda row: -fmean(total(r.seconds) for r in rows[row]))
     figure = make_subplots(1, 2, column_widths=[0.38, 0.62], horizontal_spacing=0.03, shared_yaxes=True)
     for row in order:
         colour, marker, _ = style(row)
@@ -43,7 +43,7 @@ def accuracy_over_cost(rows: Rows) -> Figure:
     figure.update_layout(title="Does accuracy cost time?", barmode="stack", bargap=0.3, height=190 + 32 * len(order), width=WIDE,
                          margin={"t": 105}, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right",
                                                     "traceorder": "normal"})
-    told = ", ".join(f"{row} {fmean(r.acc for r in rows[row]):.1f} % in {fmean(map(seconds, rows[row])):.0f} s"
+    told = ", ".join(f"{row} {fmean(r.acc for r in rows[row]):.1f} % in {fmean(total(r.seconds) for r in rows[row]):.0f} s"
                      for row in order[::-1])
     return Figure(figure, f"ACC beside the seconds of a run, by row: {told}.")
 
