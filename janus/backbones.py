@@ -1,10 +1,11 @@
-"""Backbones: the embedded ViT, any timm ViT with attention, and weights from local files."""
+"""Backbones: the embedded ViT, its sibling for small photographs, any timm ViT with attention, and weights from local files."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from . import resources
 from .errors import JanusError, UsageError, unknown
 from .vit import matrices
 
-EMBEDDED = "icons-vit"
+EMBEDDED, PHOTOS = "icons-vit", "photos-vit"
+_OURS = {EMBEDDED: (32, 8), PHOTOS: (64, 16)}  # name -> side and patch in pixels
 _EMBEDDED_FILE = "backbone/icons-vit.safetensors"
 _FAMILIES = {  # timm's modules whose models `janus.vit` knows
     "vision_transformer": "ViT: plain, DeiT III, DINO, CLIP, SigLIP",
@@ -43,35 +45,37 @@ class PreprocessConfig:
 
 
 class ConvStem(nn.Module):
-    """Three stride-2 3x3 conv-BatchNorm-ReLU and a 1x1 convolution: a patch embedding that learns from few images.
+    """log2 P stride-2 3x3 conv-BatchNorm-ReLU and a 1x1 convolution: a patch embedding that learns from few images.
 
-    Maps (B, 3, S, S) to S/8 x S/8 tokens of `embed_dim`. The signature is the one timm's `embed_layer` expects.
+    Maps (B, 3, S, S) to S/P x S/P tokens of `embed_dim`, P a power of two. The signature is the one timm's `embed_layer` expects.
     """
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, **_: object) -> None:
         super().__init__()
-        self.num_patches = (img_size // 8) ** 2
-        self.patch_size = (8, 8)
-        self.grid_size = (img_size // 8, img_size // 8)
+        side = img_size // patch_size
+        self.num_patches, self.patch_size, self.grid_size = side**2, (patch_size, patch_size), (side, side)
+        widths = [in_chans, *(embed_dim // 2**i for i in reversed(range(patch_size.bit_length() - 1)))]  # doubling up to embed_dim
         layers: list[nn.Module] = []
-        for c_in, c_out in ((in_chans, embed_dim // 4), (embed_dim // 4, embed_dim // 2), (embed_dim // 2, embed_dim)):
+        for c_in, c_out in pairwise(widths):
             layers += [nn.Conv2d(c_in, c_out, 3, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
         self.stem = nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, 1))
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, (S/8)^2, D)
+    def forward(self, x: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, (S/P)^2, D)
         return self.stem(x).flatten(2).transpose(1, 2)
 
 
-def embedded_vit(num_classes: int = 0) -> VisionTransformer:
-    """The architecture of the embedded backbone: 32 px, width 192, 6 blocks, 3 heads, 17 tokens."""
+def embedded_vit(num_classes: int = 0, img_size: int = 32, patch_size: int = 8) -> VisionTransformer:
+    """The architecture of the embedded backbone: 32 px, width 192, 6 blocks, 3 heads, 17 tokens. With 64 px and patches of 16
+    it is photos-vit."""
     return VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=192, depth=6, num_heads=3, num_classes=num_classes, embed_layer=ConvStem
+        img_size=img_size, patch_size=patch_size, embed_dim=192, depth=6, num_heads=3, num_classes=num_classes, embed_layer=ConvStem
     )
 
 
 def models() -> dict[str, str]:
     """Name -> description of every model `create` knows by name; hub names ("hf-hub:…") come on top of these."""
-    found = {EMBEDDED: "the embedded ViT: 32 px, width 192, 6 blocks, pre-trained on the icon vocabulary"}
+    found = {EMBEDDED: "the embedded ViT: 32 px, width 192, 6 blocks, pre-trained on the icon vocabulary",
+             PHOTOS: "the same for photographs of 64 px; its weights are made by data/scripts/pretrain_photos.py"}
     for module, description in _FAMILIES.items():
         found |= {name: description for name in timm.list_models(module=module)}
     return found
@@ -82,19 +86,24 @@ def create(
 ) -> tuple[nn.Module, PreprocessConfig]:
     """A frozen backbone in eval mode that gives features (no classifier), and the preprocessing it expects.
 
-    name: "icons-vit", any ViT of timm ("vit_small_patch14_dinov2", with a tag if wanted) or "hf-hub:owner/model".
-    weights: a local safetensors file, "random" (the same each time), or None: the embedded file, or those that timm has
-    on the hub under that name.
+    name: "icons-vit", "photos-vit" (needs weights), any ViT of timm ("vit_small_patch14_dinov2", with a tag if wanted) or
+    "hf-hub:owner/model".
+    weights: a local safetensors file (as it stands, or below $JANUS_DATA), "random" (the same each time), or None: the embedded
+    file, or those that timm has on the hub under that name.
     img_size: another side in pixels; timm resizes the positions. options: passed to timm (depth, embed_dim …).
 
     Loading is strict: every tensor of the backbone must be in the file and no others but a classifier.
     Raises UsageError for an unknown name, option or kind of file and a model without known attention, JanusError for
     weights that are missing, damaged, of another model, or that cannot be fetched.
     """
-    if name == EMBEDDED:
-        if options or img_size not in (None, 32):
-            raise UsageError(f"{EMBEDDED} has one size, 32 px, and no options: leave them out or choose another model")
-        model, preprocess = _seeded(embedded_vit), PreprocessConfig(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
+    if name in _OURS:
+        side, patch = _OURS[name]
+        if options or img_size not in (None, side):
+            raise UsageError(f"{name} has one size, {side} px, and no options: leave them out or choose another model")
+        if weights is None and name == PHOTOS:
+            raise UsageError(f"{PHOTOS} comes without weights: make them with data/scripts/pretrain_photos.py, then weights=<file>")
+        model = _seeded(embedded_vit, img_size=side, patch_size=patch)
+        preprocess = PreprocessConfig(side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
         if weights is None:
             weights = resources.path(_EMBEDDED_FILE)
     else:
@@ -110,7 +119,7 @@ def create(
         preprocess = _preprocess(model)
     list(matrices(model, ("k", "v")))  # refuses by name what has no attention we know
     if weights is not None and weights != "random":
-        _load(model, Path(weights), name)
+        _load(model, _located(Path(weights)), name)
     return model.requires_grad_(False).eval(), preprocess
 
 
@@ -164,6 +173,12 @@ def _preprocess(model: nn.Module) -> PreprocessConfig:
     if height != width:
         raise UsageError(f"{type(model).__name__} wants images of {height}×{width}: only square ones are supported")
     return PreprocessConfig(height, tuple(config["mean"]), tuple(config["std"]), config["interpolation"])
+
+
+def _located(path: Path) -> Path:
+    """A file as it stands, else below $JANUS_DATA if it is there."""
+    below = (resources.home() or Path()) / path
+    return below if not path.exists() and below.exists() else path
 
 
 def _load(model: nn.Module, path: Path, name: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import inspect
-import os
 import struct
 import warnings
 import zlib
@@ -20,6 +19,7 @@ from janus import sources, splits
 from janus.cache import Tell
 from janus.errors import JanusError, UsageError, unknown
 from janus.images import Encoded, FileImages, Images, TensorImages
+from janus.resources import home
 from janus.sources import Source
 
 SPLIT_SEED = 1_000_003  # splits made here are the same for every run
@@ -111,13 +111,9 @@ def _options(loader: Callable[..., ImageSet]) -> list[str]:
 # ---- where local files are ------------------------------------------------------------------------------------------
 
 
-def _home() -> Path | None:
-    return Path(os.environ["JANUS_DATA"]).expanduser() if os.environ.get("JANUS_DATA") else None
-
-
 def _find(name: str, root: str | Path | None) -> Path | None:
     """`name` as a path or pattern: as it stands, below `root`, below $JANUS_DATA; None if nothing is there."""
-    bases = [Path(root).expanduser()] if root is not None else [Path(), *([_home()] if _home() else [])]
+    bases = [Path(root).expanduser()] if root is not None else [Path(), *([home()] if home() else [])]
     for base in bases:
         path = base / Path(name).expanduser()
         if path.is_dir() or sources.parquet_files(path):
@@ -159,7 +155,7 @@ FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 
 def _fashion(name: str, root: str | Path | None, val_fraction: float | None = None, **common: object) -> ImageSet:
     """Fashion-MNIST from its four IDX files, gzipped or not, or from parquet or class folders; grey becomes RGB."""
-    bases = [Path(root).expanduser()] if root is not None else [_home()] if _home() else []
+    bases = [Path(root).expanduser()] if root is not None else [home()] if home() else []
     places = [b / sub for b in bases for sub in ("", "fashion-mnist", "FashionMNIST/raw", "FashionMNIST")]
     other = next((p for p in (places[:1] if root is not None else places[1:2]) if p.is_dir() and not _has_idx(places)), None)
     if other is not None and (sources.parquet_files(other) or sources.has_class_folders(other)):
@@ -277,7 +273,7 @@ def _hub(
 
 def _chosen(source: Source, class_list: str | None, root: Path | None) -> Source:
     """The classes of a list (option `class_list`), or all of them."""
-    return source if class_list is None else splits.only(source, splits.locate(class_list, root or _home()))
+    return source if class_list is None else splits.only(source, splits.locate(class_list, root or home()))
 
 
 # ---- the benchmarks -------------------------------------------------------------------------------------------------
@@ -304,7 +300,7 @@ def _published(hub_name: str, own: Callable[..., Source | None] | None = None, *
     def loader(name: str, root: str | Path | None, **options: object) -> ImageSet:
         mine = {k: options.pop(k) for k in extra if k in options}
         common = {k: options.pop(k) for k in COMMON if k in options}
-        place = Path(root).expanduser() if root is not None else _home() / name if _home() else None
+        place = Path(root).expanduser() if root is not None else home() / name if home() else None
         if root is not None and not place.exists():
             raise UsageError(f"{name}: the folder {place} given as root does not exist; {_download(name)}")
         if place is None or not place.is_dir():
@@ -400,8 +396,8 @@ _imagenet_100.__signature__ = inspect.signature(_imagenet_100_files)
 
 def _download(name: str) -> str:
     """The command that provides a benchmark, and where it puts it."""
-    place = _home() / name if _home() else Path("data") / name
-    then = "" if _home() else f", then root={place}"
+    place = home() / name if home() else Path("data") / name
+    then = "" if home() else f", then root={place}"
     return f"`hf download {HUB[name]} --repo-type dataset --local-dir {place}` (pip install huggingface_hub) fetches it{then}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +27,11 @@ def path(relative: str) -> Path:
     raise JanusError(
         f"the packaged data file {relative!r} is missing: reinstall janus-lora, or rebuild it as data/README.md says"
     )
+
+
+def home() -> Path | None:
+    """Where the user's own files are, as $JANUS_DATA says."""
+    return Path(os.environ["JANUS_DATA"]).expanduser() if os.environ.get("JANUS_DATA") else None
 
 
 def results() -> Path:

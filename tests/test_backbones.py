@@ -99,6 +99,18 @@ def test_unknown_and_unsuitable_models():
     assert "timm cannot build" in message(UsageError, NAME, "random", depht=2)
     assert "one size" in message(UsageError, "icons-vit", "random", img_size=64)
     assert "one size" not in str(create("icons-vit", "random", img_size=32)[1])
+    assert "one size, 64 px" in message(UsageError, "photos-vit", "random", img_size=32)
+    assert "pretrain_photos.py" in message(UsageError, "photos-vit")
+
+
+def test_the_photographs_backbone_takes_its_file_from_the_users_folder(tmp_path, monkeypatch):
+    state = embedded_vit(img_size=64, patch_size=16).state_dict()
+    save_file(state, tmp_path / "photos.safetensors")
+    monkeypatch.setenv("JANUS_DATA", str(tmp_path))
+    model, preprocess = create("photos-vit", "photos.safetensors")
+    assert preprocess.size == 64 and model(torch.zeros(2, 3, 64, 64)).shape == (2, 192)
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in state.items())
+    assert model.patch_embed.num_patches == 16 and model.patch_embed.stem[0].out_channels == 24
 
 
 def test_offline_is_one_clear_line(monkeypatch):
@@ -118,7 +130,7 @@ def test_offline_is_one_clear_line(monkeypatch):
 def test_models_lists_what_create_accepts():
     known = models()
     assert "icons-vit" in known and "vit_small_patch14_dinov2" in known and "resnet18" not in known
-    assert all(name == backbones.EMBEDDED or timm.is_model(name) for name in known)
+    assert all(name in (backbones.EMBEDDED, backbones.PHOTOS) or timm.is_model(name) for name in known)
 
 
 @pytest.mark.skipif("JANUS_DATA" not in os.environ, reason="JANUS_DATA is not set: no real checkpoint at hand")

@@ -15,6 +15,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -74,72 +75,73 @@ def backbone_state(model: nn.Module) -> dict[str, Tensor]:
     return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=24)
+def options(description: str, out: Path, epochs: int) -> argparse.ArgumentParser:
+    """The command line that both pre-training scripts share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--label-smoothing", type=float, default=0.1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=DATA / "backbone" / "icons-vit.safetensors")
-    parser.add_argument("--checkpoints", type=Path, help="folder for weights after 40%% and 70%% of the epochs, and the end")
-    args = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=out)
+    return parser
 
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)  # timm initialises from the global generator
-    generator = torch.Generator().manual_seed(args.seed)
-    classes, parts = icons.vocabulary()
-    alpha, labels = (torch.from_numpy(parts["train"][k]) for k in (0, 1))
-    val_alpha, val_labels = (torch.from_numpy(parts["val"][k]) for k in (0, 1))
 
-    model = embedded_vit(num_classes=len(classes)).train()
+def fit(
+    model: nn.Module,
+    count: int,
+    loss_of: Callable[[Tensor], Tensor],
+    accuracy_of: Callable[[], float],
+    args: argparse.Namespace,
+    generator: torch.Generator,
+    after: Callable[[int], None] = lambda epoch: None,
+) -> list[dict[str, float]]:
+    """AdamW under a cosine with a warm-up over `args.epochs` epochs of `count` images; epoch, loss and accuracy of each.
+
+    loss_of(indices (B,)) is the loss of a batch, accuracy_of() the validation accuracy in per cent; `after(epoch)` is called
+    after each epoch.
+    """
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimiser = torch.optim.AdamW(
         [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}], lr=args.lr
     )
-    steps = args.epochs * (len(labels) // args.batch)
+    steps = args.epochs * (count // args.batch)
     warm = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda i: min((i + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(0, i - warm) / (steps - warm))))
     )
-    print(f"{len(classes)} concepts, {len(labels)} images, {steps} steps", flush=True)
-
-    keep = {round(share * args.epochs) for share in (0.4, 0.7, 1.0)}
+    print(f"{count} images, {steps} steps", flush=True)
     history: list[dict[str, float]] = []
     start = time.time()
     for epoch in range(1, args.epochs + 1):
-        order = torch.randperm(len(labels), generator=generator)
+        order = torch.randperm(count, generator=generator)
         total = 0.0
-        for batch in order[: len(labels) // args.batch * args.batch].split(args.batch):
-            images = grey(jitter(alpha[batch].float().div(255)[:, None], generator), generator)
-            loss = F.cross_entropy(model(normalise(images)), labels[batch], label_smoothing=args.label_smoothing)
+        for batch in order[: count // args.batch * args.batch].split(args.batch):
+            loss = loss_of(batch)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
             total += loss.item() * len(batch)
-        val = accuracy(model, val_alpha, val_labels)
+        val = accuracy_of()
         spent = time.time() - start
-        history.append({"epoch": epoch, "loss": round(total / len(labels), 4), "val_accuracy": round(val, 2)})
+        history.append({"epoch": epoch, "loss": round(total / count, 4), "val_accuracy": round(val, 2)})
         left = spent / epoch * (args.epochs - epoch)
         print(
-            f"epoch {epoch}/{args.epochs}  loss {total / len(labels):.3f}  val {val:.1f} %  {spent:.0f} s, {left:.0f} s left",
+            f"epoch {epoch}/{args.epochs}  loss {total / count:.3f}  val {val:.1f} %  {spent:.0f} s, {left:.0f} s left",
             flush=True,
         )
-        if args.checkpoints and epoch in keep:
-            args.checkpoints.mkdir(parents=True, exist_ok=True)
-            save_file(backbone_state(model), args.checkpoints / f"icons-vit-epoch{epoch:02d}.safetensors")
+        after(epoch)
+    return history
 
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(backbone_state(model), args.out)
-    card = {
-        "architecture": "janus.backbones.embedded_vit",
-        "vocabulary": {"concepts": len(classes), "train_images": len(labels), "val_images": len(val_labels)},
-        "vocabulary_sha256": json.loads((DATA / "icons-r" / "manifest.json").read_text())["icons-vocab"]["train"]["sha256"],
+
+def recipe(args: argparse.Namespace, history: list[dict[str, float]], start: float) -> dict[str, object]:
+    """The part of a backbone's card that both scripts share."""
+    return {
         "val_accuracy": history[-1]["val_accuracy"],
         "epochs": args.epochs,
         "seed": args.seed,
@@ -154,6 +156,42 @@ def main() -> None:
         "torch": torch.__version__,
         "history": history,
     }
+
+
+def main() -> None:
+    parser = options(__doc__, DATA / "backbone" / "icons-vit.safetensors", epochs=24)
+    parser.add_argument("--checkpoints", type=Path, help="folder for weights after 40%% and 70%% of the epochs, and the end")
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)  # timm initialises from the global generator
+    generator = torch.Generator().manual_seed(args.seed)
+    classes, parts = icons.vocabulary()
+    alpha, labels = (torch.from_numpy(parts["train"][k]) for k in (0, 1))
+    val_alpha, val_labels = (torch.from_numpy(parts["val"][k]) for k in (0, 1))
+    print(f"{len(classes)} concepts", flush=True)
+
+    model = embedded_vit(num_classes=len(classes)).train()
+    keep = {round(share * args.epochs) for share in (0.4, 0.7, 1.0)} if args.checkpoints else set()
+
+    def loss_of(batch: Tensor) -> Tensor:
+        images = grey(jitter(alpha[batch].float().div(255)[:, None], generator), generator)
+        return F.cross_entropy(model(normalise(images)), labels[batch], label_smoothing=args.label_smoothing)
+
+    def after(epoch: int) -> None:
+        if epoch in keep:
+            args.checkpoints.mkdir(parents=True, exist_ok=True)
+            save_file(backbone_state(model), args.checkpoints / f"icons-vit-epoch{epoch:02d}.safetensors")
+
+    start = time.time()
+    history = fit(model, len(labels), loss_of, lambda: accuracy(model, val_alpha, val_labels), args, generator, after)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(backbone_state(model), args.out)
+    card = {
+        "architecture": "janus.backbones.embedded_vit",
+        "vocabulary": {"concepts": len(classes), "train_images": len(labels), "val_images": len(val_labels)},
+        "vocabulary_sha256": json.loads((DATA / "icons-r" / "manifest.json").read_text())["icons-vocab"]["train"]["sha256"],
+    } | recipe(args, history, start)
     args.out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
     print(f"wrote {args.out}: {history[-1]['val_accuracy']:.1f} % of the validation icons named rightly", flush=True)
 

@@ -1,0 +1,91 @@
+"""What validation chose: benchmarks/choose.py, and the parquet files that data/scripts/build_tin100.py cuts out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from janus import datasets
+from janus.checkpoint import write_json
+from janus.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+
+
+def script(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def runs(tmp_path: Path):
+    """Write runs of (row, rate, accuracy), judged on validation."""
+    shipped = json.loads((ROOT / "benchmarks/results/tune/OE__lr=0.001.json").read_text())
+
+    def write(*found: tuple[str, float, float], evaluate: str = "val") -> Path:
+        for row, rate, acc in found:
+            values = shipped | {"config": shipped["config"] | {"lr": rate, "evaluate": evaluate}, "acc": acc}
+            (tmp_path / f"{row}__lr={rate}").mkdir()
+            write_json(tmp_path / f"{row}__lr={rate}" / "result.json", values)
+        return tmp_path
+
+    return write
+
+
+def test_the_rate_with_the_highest_validation_accuracy_is_chosen_row_by_row(runs) -> None:
+    folder = runs(("OE", 0.1, 20.0), ("OE", 0.2, 30.0), ("OE-GR", 0.1, 25.0), ("OE-GR", 0.2, 24.0))
+    assert script("benchmarks/choose.py").choose(folder, ["lr", "head_lr"]) == {
+        "OE": {"lr": 0.2}, "OE+GR": {"lr": 0.1}, "OE+DML": {"lr": 0.2}, "OE+GR+DML": {"lr": 0.1}}
+
+
+def test_a_choice_on_test_or_with_unequal_budgets_is_refused(runs) -> None:
+    choose = script("benchmarks/choose.py").choose
+    folder = runs(("OE", 0.1, 20.0), ("OE", 0.2, 30.0), ("GPM", 0.1, 25.0))
+    with pytest.raises(UsageError, match="not every row had as many trials"):
+        choose(folder, ["lr"])
+    with pytest.raises(UsageError, match="judged on test"):
+        choose(runs(("exact", 0.3, 1.0), evaluate="test"), ["lr"])
+
+
+@pytest.fixture
+def tiny_imagenet(tmp_path: Path) -> Path:
+    """Tiny-ImageNet as its zip unpacks, with two of the numbers that are kept, one that is not, and a test image a class."""
+    classes = [wnid for part in json.loads((ROOT / "data/scripts/tin100.json").read_text()).values() for wnid in part]
+    root, lines = tmp_path / "tiny-imagenet-200", []
+    for i, wnid in enumerate([*classes, "n99999999"]):  # one class that belongs to neither part
+        folder = root / "train" / wnid / "images"
+        folder.mkdir(parents=True)
+        for number in (0, 3, 110):
+            Image.new("RGB", (8, 8), (i, number, 0)).save(folder / f"{wnid}_{number}.JPEG")
+        (root / "val" / "images").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (i, 0, 255)).save(root / "val" / "images" / f"val_{i}.JPEG")
+        lines.append(f"val_{i}.JPEG\t{wnid}\t0\t0\t7\t7\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    return root
+
+
+def test_the_photographs_are_cut_out_of_tiny_imagenet_as_it_unpacks(tiny_imagenet: Path, tmp_path: Path) -> None:
+    script("data/scripts/build_tin100.py").build(tiny_imagenet, tmp_path / "out")
+    stream, pre = (datasets.load(tmp_path / "out" / f"{name}-*.parquet") for name in ("tin100", "tinpre"))
+    assert (len(stream.classes), stream.classes[0], len(pre.classes)) == (100, "espresso", 50)
+    assert (len(stream.train), len(stream.test), len(pre.train), len(pre.test)) == (200, 100, 150, 50)
+    assert not set(stream.classes) & set(pre.classes)
+    assert stream.train.labels.tolist() == [i for i in range(100) for _ in range(2)]
+    red = stream.train.batch(stream.train.labels.argsort(stable=True))[:, 0].float().mean((1, 2))  # the class's number
+    assert abs(red[::2] - red.new_tensor(range(100))).max() < 6
+
+
+def test_a_folder_that_is_not_all_of_tiny_imagenet_is_named(tiny_imagenet: Path, tmp_path: Path) -> None:
+    build = script("data/scripts/build_tin100.py").build
+    with pytest.raises(UsageError, match="has no val/val_annotations.txt"):
+        build(tmp_path / "nothing", tmp_path / "out")
+    (tiny_imagenet / "train" / "n07920052").rename(tmp_path / "away")
+    with pytest.raises(UsageError, match="n07920052"):
+        build(tiny_imagenet, tmp_path / "out")
