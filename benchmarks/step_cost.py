@@ -6,15 +6,21 @@
 The reference is PEFT's LoRA on the fused `qkv` at the same rank, with torch's AdamW. Every round takes one step of each
 variant in turn, in changing order, on the same images; the ratio is taken round by round, so a machine whose speed drifts
 does not matter. A protected past (`--basis` directions a layer, 20 old prototypes) is in place, as in the middle of a stream.
+Memory is how far the resident memory of a fresh process rises over three steps, model and optimiser included.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,26 +44,35 @@ def build(name: str) -> nn.Module:
     return backbones.create(name, weights="random")[0]
 
 
-def peft_step(name: str, rank: int, classes: int) -> Callable[[Tensor, Tensor], None]:
+@dataclass(frozen=True)
+class Variant:
+    """One way to take a training step: the loss of images (B, 3, S, S) and labels (B,), and what steps after its backward."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    optimizers: tuple[torch.optim.Optimizer, ...]
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        self.loss(x, y).backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+def peft_variant(name: str, rank: int, directions: int) -> Variant:
     """LoRA as its users run it: PEFT on qkv, AdamW, cross-entropy."""
     model = build(name)
-    head = nn.Linear(model.num_features, classes)
+    head = nn.Linear(model.num_features, CLASSES)
     model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv"])).eval()
     optimizer = torch.optim.AdamW([p for p in [*model.parameters(), *head.parameters()] if p.requires_grad], lr=1e-4)
-
-    def step(x: Tensor, y: Tensor) -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(head(model(x)), y).backward()
-        optimizer.step()
-
-    return step
+    return Variant(lambda x, y: F.cross_entropy(head(model(x)), y), (optimizer,))
 
 
-def janus_step(name: str, rank: int, classes: int, directions: int, gr: str, oe: bool, dml: bool) -> Callable:
+def janus_variant(name: str, rank: int, directions: int, gr: str, oe: bool, dml: bool) -> Variant:
     """The same step with this package's LoRA on K and V, and the parts asked for."""
     generator = torch.Generator().manual_seed(0)
     model = janus.adapt(build(name), rank)
-    head = nn.Linear(model.num_features, classes)
+    head = nn.Linear(model.num_features, CLASSES)
     found = pairs(model)
     basis = {}
     for pair in found:
@@ -66,39 +81,60 @@ def janus_step(name: str, rank: int, classes: int, directions: int, gr: str, oe:
         if gr == "exact":
             pair.A.data = nullspace_start(pair.A.data, basis[pair.input_key])
     factors = RectifiedAdam(found, 1e-4, gr=gr, basis=basis if gr != "none" else None)
-    heads = torch.optim.AdamW(head.parameters(), lr=1e-4)
     moments = SecondMoments(found)
     moments.active = oe
     prototypes = Prototypes(model.num_features)
     prototypes.old = torch.randn(20, model.num_features, generator=generator)
-    prototypes.begin_task(classes)
+    prototypes.begin_task(CLASSES)
 
-    def step(x: Tensor, y: Tensor) -> None:
-        factors.zero_grad(), heads.zero_grad()
+    def loss(x: Tensor, y: Tensor) -> Tensor:
         features = model(x)
-        loss = F.cross_entropy(head(features), y)
+        found = F.cross_entropy(head(features), y)
         if dml:
             prototypes.observe(features, y)
-            loss = loss + decoupled_margin_loss(features, y, prototypes.old, prototypes.centres)
-        loss.backward()
-        heads.step(), factors.step()
+            found = found + decoupled_margin_loss(features, y, prototypes.old, prototypes.centres)
+        return found
 
-    return step
+    return Variant(loss, (torch.optim.AdamW(head.parameters(), lr=1e-4), factors))
+
+
+CLASSES = 10
+VARIANTS: dict[str, Callable[[str, int, int], Variant]] = {  # name → variant of (model, rank, directions)
+    "peft LoRA on qkv": peft_variant,
+    "janus LoRA on k, v": partial(janus_variant, gr="none", oe=False, dml=False),
+    "exact + DML": partial(janus_variant, gr="exact", oe=False, dml=True),
+    "exact + OE + DML": partial(janus_variant, gr="exact", oe=True, dml=True),
+    "tangent + OE + DML": partial(janus_variant, gr="tangent", oe=True, dml=True),
+}
+
+
+def example(name: str, batch: int) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, S, S) and labels (B,) of one step."""
+    size = 32 if name == backbones.EMBEDDED else 224
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, 3, size, size, generator=generator), torch.arange(batch) % CLASSES
+
+
+def peak(name: str, batch: int, rank: int, directions: int, threads: int, variant: str) -> float:
+    """Megabytes by which this process's resident memory has been higher than before the model was built."""
+    torch.set_num_threads(threads)
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
+    x, y = example(name, batch)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    made = VARIANTS[variant](name, rank, directions)
+    for _ in range(3):
+        made.step(x, y)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
 
 
 def measure(name: str, batch: int, rank: int, directions: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Ratio to PEFT's step of each variant: median, and the quarter points of the rounds."""
-    classes = 10
-    steps = {
-        "peft LoRA on qkv": peft_step(name, rank, classes),
-        "janus LoRA on k, v": janus_step(name, rank, classes, directions, "none", oe=False, dml=False),
-        "exact + DML": janus_step(name, rank, classes, directions, "exact", oe=False, dml=True),
-        "exact + OE + DML": janus_step(name, rank, classes, directions, "exact", oe=True, dml=True),
-        "tangent + OE + DML": janus_step(name, rank, classes, directions, "tangent", oe=True, dml=True),
-    }
-    size = 32 if name == backbones.EMBEDDED else 224
-    generator = torch.Generator().manual_seed(1)
-    x, y = torch.randn(batch, 3, size, size, generator=generator), torch.arange(batch) % classes
+    """Ratio to PEFT's step of each variant: median, and the quarter points of the rounds; megabytes at the peak."""
+    megabytes = {}
+    for key in VARIANTS:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process each: memory that was freed is not always given back
+            megabytes[key] = pool.apply(peak, (name, batch, rank, directions, torch.get_num_threads(), key))
+    steps = {key: make(name, rank, directions).step for key, make in VARIANTS.items()}
+    x, y = example(name, batch)
     names, seconds = list(steps), {key: [] for key in steps}
     for r in range(rounds + 2):  # two rounds of warm-up
         for key in names[r % len(names):] + names[: r % len(names)]:
@@ -110,7 +146,8 @@ def measure(name: str, batch: int, rank: int, directions: int, rounds: int) -> d
     for key in names:
         ratios = [t / ref for t, ref in zip(seconds[key][2:], reference)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        report[key] = {"ratio": middle, "low": low, "high": high, "ms": 1e3 * statistics.median(seconds[key][2:])}
+        report[key] = {"ratio": middle, "low": low, "high": high, "ms": 1e3 * statistics.median(seconds[key][2:]),
+                       "megabytes": megabytes[key]}
     return report
 
 
@@ -133,7 +170,8 @@ def main() -> None:
         print(f"\n{name}, batch {batch}, rank {args.rank}, {args.basis} protected directions, {args.rounds} rounds, "
               f"{args.threads} threads: time of a step / PEFT's (quarter points)")
         for key, row in report.items():
-            print(f"  {key:20s} {row['ratio']:.3f}  ({row['low']:.3f} … {row['high']:.3f})   {row['ms']:7.1f} ms")
+            print(f"  {key:20s} {row['ratio']:.3f}  ({row['low']:.3f} … {row['high']:.3f})   {row['ms']:7.1f} ms  "
+                  f"{row['megabytes']:6.0f} MB")
     if args.out:
         kept = json.loads(args.out.read_text())["cases"] if args.out.exists() else []
         new = {(case["model"], case["batch"]) for case in results}
