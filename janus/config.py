@@ -63,6 +63,17 @@ class Config:
     dml_push_margin: float = 0.3
     dml_pull_margin: float = 0.7
     dml_temperature: float = 0.1
+    head: Literal["linear", "ncm", "ranpac"] = "linear"  # how classes are scored at test; training is the same
+    ranpac_dim: int = 2000  # M, the random features of the RanPAC head
+    ewc_lambda: float = 1e3  # settings of a method begin with its name
+    ewc_decay: float = 1.0  # of old tasks' Fisher information at each new one
+    ewc_samples: int = 200  # images a task from which it is estimated
+    lwf_weight: float = 1.0
+    lwf_temperature: float = 2.0
+    slca_samples: int = 256
+    slca_epochs: int = 5
+    slca_lr: float = 0.01
+    slca_temperature: float = 0.1
     # where
     amp: bool = False  # autocast to bf16, or to fp16 on cards without it
     step_score_every: int = 20  # violation_step is sampled at every so many steps
@@ -93,6 +104,12 @@ class Config:
         for key in set(values) & set(SWITCHES) - set(method.fixed) - set(method.switches):
             raise UsageError(f"method={method.name} has no switch {key!r}; leave it out, or use method=janus")
         config = cls(**{**method.defaults, **method.fixed, **values})
+        for key in sorted(foreign(values | {"method": config.method, "head": config.head})):
+            if values[key] != known[key].default:
+                owner = key.partition("_")[0]
+                what = "head" if owner in typing.get_args(hints["head"]) else "method"
+                raise UsageError(f"{key} is a setting of {what}={owner} and does nothing with method={method.name}, "
+                                 f"head={config.head}; leave it out, or set {what}={owner}")
         config._check()
         return config
 
@@ -103,16 +120,17 @@ class Config:
             raise UsageError("init=nullspace requires adapter=merged (a shared adapter never starts again)")
         if self.init == "nullspace" and not self.oe:
             raise UsageError("init=nullspace requires oe=true (without it there is no estimated past to start off from)")
-        for key in ("tasks", "epochs", "batch_size", "rank", "step_score_every", "threads", "per_class"):
+        for key in ("tasks", "epochs", "batch_size", "rank", "step_score_every", "threads", "per_class",
+                    "ranpac_dim", "ewc_samples", "slca_samples", "slca_epochs"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise UsageError(f"{key} must be at least 1, got {getattr(self, key)}")
-        for key in ("lr", "head_lr", "scale", "cap", "dml_temperature"):
+        for key in ("lr", "head_lr", "scale", "cap", "dml_temperature", "lwf_temperature", "slca_lr", "slca_temperature"):
             if not getattr(self, key) > 0:
                 raise UsageError(f"{key} must be positive, got {getattr(self, key)}")
-        for key in ("seed", "class_seed", "weight_decay", "ridge", "save_every"):
+        for key in ("seed", "class_seed", "weight_decay", "ridge", "save_every", "ewc_lambda", "lwf_weight"):
             if getattr(self, key) is not None and getattr(self, key) < 0:
                 raise UsageError(f"{key} must not be negative, got {getattr(self, key)}")
-        for key in ("energy", "energy_end"):
+        for key in ("energy", "energy_end", "ewc_decay"):
             if getattr(self, key) is not None and not 0 <= getattr(self, key) <= 1:
                 raise UsageError(f"{key} is a share in [0, 1], got {getattr(self, key)}")
 
@@ -128,6 +146,14 @@ SWITCHES = ("oe", "gr", "dml", "adapter", "init")
 FREE = ("device", "threads", "save_every", "root")  # what may differ between two parts of one run
 
 
+def foreign(config: dict[str, Any]) -> set[str]:
+    """The settings in a config that belong to a method or head it does not have, by their names: `ranpac_dim` is RanPAC's."""
+    from . import methods
+
+    own, known = (config["method"], config.get("head")), methods.all_methods()
+    return {key for key in config if (owner := key.partition("_")[0]) in known and owner not in own}
+
+
 def deciding(config: dict[str, Any]) -> dict[str, Any]:
     """Those values of a config (`Config.to_dict`) that can change a run's numbers: without `FREE`, without the margin loss's
     settings where it is off, without settings that later versions added where they change nothing, and with the class order's
@@ -135,6 +161,10 @@ def deciding(config: dict[str, Any]) -> dict[str, Any]:
     kept = {k: v for k, v in config.items() if k not in FREE and (config["dml"] or not k.startswith("dml_"))}
     if kept.get("normalise") != "none":  # a run older than the setting keeps its hash
         kept.pop("normalise", None)
+    for key in foreign(kept):
+        del kept[key]
+    if kept.get("head") in ("linear", kept["method"]):  # ncm, ranpac: the method is its head
+        del kept["head"]
     kept["data"] = {k: v for k, v in kept["data"].items() if k != "cache"}  # where pixels are kept is not what they are
     return kept | {"class_seed": config["seed"] if config["class_seed"] is None else config["class_seed"]}
 

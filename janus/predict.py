@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from . import checkpoint, datasets, lora, methods, parallel, transforms
+from . import checkpoint, datasets, heads, lora, methods, parallel, transforms
 from .config import FREE, Config
 from .errors import JanusError, UsageError, unknown
 from .images import MARGIN, SMALL, from_paths, square, to_rgb
@@ -36,8 +36,8 @@ class Predictor:
     """A trained model: adapted backbone, heads, prototypes, and the method that turns features into scores.
 
     class_names: every class the run has met, in the order it met them. score: what the numbers of `predict` are,
-    "probability" (softmax over all classes; the heads were trained task by task, so it ranks classes and is not calibrated)
-    or "cosine" (`ncm`: similarity to the class mean, in [-1, 1]).
+    "probability" (softmax over all classes; the heads were trained task by task, so it ranks classes and is not calibrated),
+    "cosine" (head `ncm`: similarity to the class mean, in [-1, 1]) or "regression" (head `ranpac`: estimates of 0 and 1).
     """
 
     def __init__(self, config: Config, state: dict[str, Any], device: torch.device) -> None:
@@ -54,9 +54,11 @@ class Predictor:
             self.heads.append(head.to(device))
         self.prototypes = Prototypes(self.model.num_features, device)
         self.prototypes.load_state_dict(state["prototypes"])
+        self.classifier = heads.KINDS[config.head](self, torch.Generator().manual_seed(0))
+        self.classifier.load_state_dict(state.get("classifier", {}))
         self.method = methods.get(config.method)(self)  # it reads heads, prototypes and pairs, as in training
         self.method.load_state_dict(state["method"])
-        self.score = "probability" if self.method.trains_heads else "cosine"
+        self.score = self.classifier.score
         self.plain = transforms.test_transform(augmentation(config), self.preprocess)
 
     @torch.no_grad()

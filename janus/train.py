@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from . import backbones, checkpoint, datasets, lora, methods, metrics, parallel, recall, stream, transforms
+from . import backbones, checkpoint, datasets, heads, lora, methods, metrics, parallel, recall, stream, transforms
 from .config import Config, deciding
 from .errors import JanusError, UsageError
 from .history import History, SecondMoments
@@ -114,6 +114,7 @@ class Run:
         self.moments = SecondMoments(self.pairs)
         self.history = History(self.pairs, config.rank)
         self.prototypes = Prototypes(self.model.num_features, self.device)
+        self.classifier = heads.KINDS[config.head](self, self.generator("classifier"))
         self.method = self.method_class(self)
         self.seconds = {"train": 0.0, "eval": 0.0, "oe": 0.0, "gr": 0.0}
         self.records: dict[str, Any] = {"accuracy": [], "task_aware": [], "violation": [], "violation_step": [],
@@ -192,8 +193,12 @@ class Run:
         self.records["basis_rank"].append({key: V.shape[1] for key, V in self.protected().items()})
         start = time.perf_counter()
         old = self.prototypes.old
-        self.prototypes.end_task(self.features(task.train).to(self.device),
-                                 (task.train.labels - task.positions.start).to(self.device), classes)
+        features, labels = self.features(task.train).to(self.device), task.train.labels.to(self.device)
+        self.prototypes.end_task(features, labels - task.positions.start, classes)
+        fit = time.perf_counter()
+        self.classifier.end_task(features, labels, task.positions.stop, self.generator("classifier", task.index))
+        fit = time.perf_counter() - fit
+        self.seconds["oe"], start = self.seconds["oe"] + fit, start + fit  # learning, not evaluation
         self.evaluate(task, old)
         self.seconds["eval"] += time.perf_counter() - start
         self.task, self.step = self.task + 1, 0
@@ -225,6 +230,7 @@ class Run:
                     optimizer.zero_grad()
                 images = self.augment(batch, self.generator("augment", task.index, self.step), whole, self.processes.part(whole))
                 labels = (task.train.labels[index] - task.positions.start).to(self.device)
+                self.method.begin_step(images)
                 self.moments.active = c.oe_epochs == "all" or epoch == c.epochs - 1
                 with torch.set_grad_enabled(factors is not None):
                     features = self.forward(images)  # (b, d)
@@ -378,8 +384,8 @@ class Run:
             "model": lora.state(self.model), "start_factors": self.start_factors,
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items() if o and self.step},
             "moments": self.moments.state_dict(), "history": self.history.state_dict(),
-            "prototypes": self.prototypes.state_dict(), "method": self.method.state_dict(),
-            "records": self.records, "learned": self.learned, "seconds": self.seconds,
+            "prototypes": self.prototypes.state_dict(), "classifier": self.classifier.state_dict(),
+            "method": self.method.state_dict(), "records": self.records, "learned": self.learned, "seconds": self.seconds,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -392,6 +398,7 @@ class Run:
         self.moments.load_state_dict(state["moments"])
         self.history.load_state_dict(state["history"])
         self.prototypes.load_state_dict(state["prototypes"])
+        self.classifier.load_state_dict(state.get("classifier", {}))  # a run older than the setting has a linear head
         self.method.load_state_dict(state["method"])
         self.start_factors = [(A.to(self.device), B.to(self.device)) for A, B in state["start_factors"]]
         self.pending_optimizers = state["optimizers"]

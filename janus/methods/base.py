@@ -40,6 +40,9 @@ class Method:
         """The optimiser of the LoRA factors for this task; fresh each task."""
         return None
 
+    def begin_step(self, images: Tensor) -> None:
+        """Before the forward pass of a training step: this process's part of the batch, augmented, (b, 3, S, S); b may be 0."""
+
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """features (b, d), logits over the current task's classes (b, c), labels (b,) in 0…c−1. Local cross-entropy.
 
@@ -63,5 +66,5 @@ class Method:
         """Take back what `state_dict` returned."""
 
     def scores(self, features: Tensor) -> Tensor:
-        """(N, d) → (N, classes seen): higher is likelier. No task identity is used."""
-        return torch.cat([head(features) for head in self.run.heads], dim=1)
+        """(N, d) → (N, classes seen): higher is likelier. No task identity is used. By default what the run's `head` finds."""
+        return self.run.classifier.scores(features)

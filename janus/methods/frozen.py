@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from .base import Method
 
 _NO_SWITCHES = {"oe": False, "gr": "none", "dml": False, "adapter": "shared", "init": "free"}
@@ -19,13 +16,10 @@ class Frozen(Method):
 
 
 class NearestClassMean(Method):
-    """The nearest class mean of frozen features, by cosine. Nothing is trained."""
+    """The nearest class mean of frozen features, by cosine (`janus.heads`). Nothing is trained."""
 
     name = "ncm"
     summary = "nearest class mean on the frozen backbone"
     paper = "Mensink et al., Distance-Based Image Classification, TPAMI 2013"
-    fixed = _NO_SWITCHES
+    fixed = _NO_SWITCHES | {"head": "ncm"}
     trains_heads = False
-
-    def scores(self, features: Tensor) -> Tensor:
-        return F.normalize(features.float(), dim=1) @ F.normalize(self.run.prototypes.old, dim=1).T

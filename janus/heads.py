@@ -1,0 +1,120 @@
+"""Classifier heads: how the classes seen so far are scored from a method's final features. Training is the same for all.
+
+Each takes in a task once, when it ends, by the features its training images have then (test transform, not normalised); no
+image is kept, and features that drift later are not followed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import JanusError
+
+if TYPE_CHECKING:
+    from .predict import Predictor
+    from .train import Run
+
+RIDGES = tuple(10.0**power for power in range(-8, 9))  # the paper's 17 candidates
+
+
+class Linear:
+    """The tasks' own linear heads side by side, `W_t f + b_t`: what the methods train. Keeps nothing besides."""
+
+    score: ClassVar[str] = "probability"  # what `janus.predict.Predictor` makes of the scores
+
+    def __init__(self, run: Run | Predictor, generator: torch.Generator) -> None:
+        self.run = run
+
+    def end_task(self, features: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> None:
+        """Take in a task: features (N, d) of all its images, labels (N,) in 0…classes−1; `classes` have been seen so far."""
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(N, d) → (N, classes seen) float32: higher is likelier. No task identity is used."""
+        return torch.cat([head(features) for head in self.run.heads], dim=1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+
+
+class NearestClassMean(Linear):
+    """Cosine to the mean of each class's L2-normalised features (Mensink et al., TPAMI 2013): `run.prototypes`, one a class."""
+
+    score = "cosine"
+
+    def scores(self, features: Tensor) -> Tensor:
+        return F.normalize(features.float(), dim=1) @ F.normalize(self.run.prototypes.old, dim=1).T
+
+
+class RanPAC(Linear):
+    """Ridge regression of one-hot labels y on random features `h = ReLU(f P)` (McDonnell et al., RanPAC, NeurIPS 2023).
+
+    P (d, M) is Gaussian and never changes; the setting `ranpac_dim` is M: 2,000, which a CPU manages; the paper has 10,000.
+    With `G = Σ h hᵀ` and `C = Σ h yᵀ` over all images so far, the scores are `h W`, `W = (G + λI)⁻¹ C`: while features stay as
+    they are, the same W for one λ, however the classes are cut into tasks. λ: `choose_ridge`, anew at each task. (The paper
+    adapts the backbone in task 1 only; here the features are the method's.) Keeps P, G (M, M), C and W (M, classes seen) in
+    float64, on the CPU where the device is mps, which has none.
+    """
+
+    score = "regression"
+
+    def __init__(self, run: Run | Predictor, generator: torch.Generator) -> None:
+        super().__init__(run, generator)
+        self.device = torch.device("cpu") if run.device.type == "mps" else run.device
+        d, M, self.ridge = run.model.num_features, run.config.ranpac_dim, 0.0
+        self.P = torch.randn(d, M, generator=generator, dtype=torch.float64).to(self.device)
+        self.G, self.C, self.W = (self.P.new_zeros(M, n) for n in (M, 0, 0))
+
+    def random(self, features: Tensor) -> Tensor:
+        """h (N, M) of features (N, d)."""
+        return (features.to(self.device).double() @ self.P).relu_()
+
+    def end_task(self, features: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> None:
+        order = torch.randperm(len(labels), generator=generator).to(labels.device)
+        h, y = self.random(features[order]), F.one_hot(labels[order], classes).to(self.P)
+        self.C = F.pad(self.C, (0, classes - self.C.shape[1]))
+        fifth = max(1, len(order) // 5)  # of the task's images, held out to choose λ
+        self.G, self.C = self.G + h[fifth:].T @ h[fifth:], self.C + h[fifth:].T @ y[fifth:]
+        self.ridge = choose_ridge(self.G, self.C, h[:fifth], y[:fifth])
+        self.G, self.C = self.G + h[:fifth].T @ h[:fifth], self.C + h[:fifth].T @ y[:fifth]
+        self.W = ridge_regression(self.G, self.C, self.ridge)
+
+    def scores(self, features: Tensor) -> Tensor:
+        return (self.random(features) @ self.W).float()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"P": self.P, "G": self.G, "C": self.C, "W": self.W, "ridge": self.ridge}  # torch may draw P otherwise one day
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.P, self.G, self.C, self.W, self.ridge = *(state[name].to(self.device) for name in "PGCW"), state["ridge"]
+
+
+def ridge_regression(G: Tensor, C: Tensor, ridge: float) -> Tensor:
+    """`W = (G + λI)⁻¹ C` (M, classes). JanusError: it is not finite, as when features are not."""
+    W, failed = torch.linalg.solve_ex(G + ridge * torch.ones_like(G[0]).diag(), C)
+    if failed or not W.isfinite().all():
+        raise JanusError(f"head=ranpac finds no weights (λ = {ridge:g}): features are not finite any more; try a smaller lr")
+    return W
+
+
+def choose_ridge(G: Tensor, C: Tensor, h: Tensor, y: Tensor) -> float:
+    """The λ of `RIDGES` whose W has the least mean squared error on held-out h (N, M), y (N, classes). G and C: of past tasks
+    and the other four fifths of this one (the paper's appendix; its code leaves the past out). The largest λ comes first; the
+    last is the smallest for which G + λI is positive definite to rounding."""
+    best = math.inf, RIDGES[-1]
+    for ridge in reversed(RIDGES):
+        factor, failed = torch.linalg.cholesky_ex(G + ridge * torch.ones_like(G[0]).diag())
+        if failed:
+            break
+        best = min(best, (F.mse_loss(h @ torch.cholesky_solve(C, factor), y).item(), ridge))
+    return best[1]
+
+
+KINDS = {"linear": Linear, "ncm": NearestClassMean, "ranpac": RanPAC}  # by the setting `head`

@@ -1,0 +1,53 @@
+"""LwF: the old heads' answers to the new images stay what they were when the task began."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .janus import Finetune
+
+
+class LwF(Finetune):
+    """Learning without Forgetting on LoRA: `L = CE + λ Σ_{j<t} T² KL(softmax(o_j / T) ‖ softmax(n_j / T))`, mean over the batch.
+
+    o_j (b, classes of task j): logits of old head j by the model as it was when the task began, on the new task's (augmented)
+    images; n_j: by the model as it is. One more forward pass a step, without gradient. Settings: `lwf_weight` is λ (the paper's
+    λ_o = 1), `lwf_temperature` is T (2, the paper's). Two things differ from the paper, where the gradient of the term does not
+    carry Hinton's T² and old heads are trained along: here a head is not touched after its task.
+
+    Keeps nothing between tasks; within one, the factors it began with (`run.start_factors`). No image.
+    """
+
+    name = "lwf"
+    summary = "LoRA, with the old heads' answers distilled on new images"
+    paper = "Li & Hoiem, Learning without Forgetting, ECCV 2016"
+
+    @torch.no_grad()
+    def begin_step(self, images: Tensor) -> None:
+        run = self.run
+        if run.task == 0:
+            return
+        now = run.factors()
+        self._set(run.start_factors)
+        self.before = run.forward(images).float()  # (b, d): what the features were when the task began
+        self._set(now)
+
+    def _set(self, factors: list[tuple[Tensor, Tensor]]) -> None:
+        for pair, (A, B) in zip(self.run.pairs, factors):
+            pair.A.copy_(A)
+            pair.B.copy_(B)
+
+    def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        loss, c = super().loss(features, logits, labels), self.run.config
+        for head in self.run.heads[: self.run.task]:
+            loss = loss + c.lwf_weight * distillation(head(self.before), head(features.float()), c.lwf_temperature)
+        return loss
+
+
+def distillation(old: Tensor, new: Tensor, temperature: float = 2.0) -> Tensor:
+    """`T² KL(softmax(old / T) ‖ softmax(new / T))`, the mean over the batch: logits (b, c), of which `old` is constant. The T²
+    keeps the gradient's size the same for every T (Hinton et al., 2015). Not negative; zero where both say the same."""
+    old, new = ((logits / temperature).log_softmax(dim=1) for logits in (old.detach(), new))
+    return temperature**2 * F.kl_div(new, old, reduction="batchmean", log_target=True)

@@ -1,0 +1,18 @@
+"""RanPAC on a backbone that is never adapted: the head alone, `janus.heads.RanPAC`, as a method."""
+
+from __future__ import annotations
+
+from .frozen import NearestClassMean
+
+
+class RanPAC(NearestClassMean):
+    """Ridge regression on random features of the frozen backbone. Nothing is trained.
+
+    The paper also adapts the backbone in task 1 ("phase 1"); this is its row without. Adapted features: `head=ranpac` with
+    another method. Between tasks: see `janus.heads.RanPAC`.
+    """
+
+    name = "ranpac"
+    summary = "ridge regression on random features of the frozen backbone"
+    paper = "McDonnell et al., RanPAC, NeurIPS 2023"
+    fixed = NearestClassMean.fixed | {"head": "ranpac"}

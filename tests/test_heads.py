@@ -1,0 +1,265 @@
+"""Heads: what they compute by hand, that training does not know of them, and that they survive breaks and predict alike."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from test_parallel import two_processes
+from test_train import _toy_backbone, broken_run, numbers, same_state, settings  # noqa: F401
+from toys import toy_backbone, write_image_folder
+
+from janus import backbones, checkpoint, heads, predict, train
+from janus.config import Config, deciding
+from janus.errors import JanusError, UsageError
+from janus.result import Result
+from janus.separation import class_means
+from janus.train import CHECKPOINT, Run
+
+SMALL = {"ranpac_dim": 40}
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def ranpac(d: int = 6, M: int = 40, seed: int = 1) -> heads.RanPAC:
+    run = SimpleNamespace(device=torch.device("cpu"), model=SimpleNamespace(num_features=d),
+                          config=SimpleNamespace(ranpac_dim=M))
+    return heads.RanPAC(run, generator(seed))
+
+
+def examples(classes: int = 6, each: int = 25, d: int = 6, seed: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features around a centre a class, in order of the classes."""
+    g = generator(seed)
+    labels = torch.arange(classes).repeat_interleave(each)
+    return torch.randn(classes, d, generator=g)[labels] + 0.3 * torch.randn(len(labels), d, generator=g), labels
+
+
+# ── nearest class mean ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_ncm_by_hand():
+    features = torch.tensor([[3.0, 4.0], [0.0, 2.0], [5.0, 0.0]])
+    means = class_means(features, torch.tensor([0, 0, 1]), 2)  # of (.6, .8) and (0, 1): (.3, .9); of (1, 0)
+    head = heads.NearestClassMean(SimpleNamespace(prototypes=SimpleNamespace(old=means)), generator(0))
+    scores = head.scores(torch.tensor([[0.0, 7.0], [2.0, 2.0]]))
+    root = np.sqrt([0.9, 2.0])
+    assert scores.numpy() == pytest.approx(np.array([[0.9 / root[0], 0.0], [1.2 / (root[0] * root[1]), 1 / root[1]]]), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["finetune", "joint"])
+def test_ncm_takes_each_class_mean_when_its_task_ends(name, settings):  # noqa: F811
+    """Adapted features: the means are those of the model as it was then, the test features those of the model as it is."""
+    run = Run(Config.create(**settings(name, head="ncm")), None)
+    means: list[np.ndarray] = []
+    for task in run.stream.tasks:
+        run.learn(task)
+        for label in task.positions:
+            f = run.features(task.train)[task.train.labels == label].double().numpy()
+            means.append((f / np.linalg.norm(f, axis=1, keepdims=True)).mean(0))
+    M = np.array(means) / np.linalg.norm(means, axis=1, keepdims=True)
+    for i, task in enumerate(run.stream.tasks):
+        guess = (run.features(task.evaluation).double().numpy() @ M.T).argmax(1)
+        right = (guess == task.evaluation.labels.numpy()).mean()
+        assert run.records["accuracy"][-1][i] == pytest.approx(100 * right)
+
+
+# ── RanPAC ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("sizes", [[6], [3, 3], [1, 2, 3], [1] * 6])
+def test_ranpac_is_ridge_regression_on_all_data_at_once_whatever_the_tasks(sizes):
+    features, labels = examples()
+    head, start = ranpac(), 0
+    for t, size in enumerate(sizes):
+        mine = (labels >= start) & (labels < start + size)
+        start += size
+        head.end_task(features[mine], labels[mine], start, generator(10 + t))
+        seen = labels < start
+        H = np.maximum(features[seen].double().numpy() @ head.P.numpy(), 0)  # (N, M)
+        Y = np.eye(start)[labels[seen].numpy()]
+        assert np.allclose(head.G, H.T @ H, rtol=1e-12) and np.allclose(head.C, H.T @ Y, rtol=1e-12)
+        W = np.linalg.solve(H.T @ H + head.ridge * np.eye(40), H.T @ Y)
+        assert head.W.dtype == torch.float64 and head.W.shape == (40, start) and head.ridge in heads.RIDGES
+        assert np.allclose(head.W, W, rtol=1e-6, atol=1e-9)
+    probe = torch.randn(9, 6, generator=generator(3))
+    expected = np.maximum(probe.double().numpy() @ head.P.numpy(), 0) @ W
+    assert head.scores(probe).numpy() == pytest.approx(expected, abs=1e-5)
+    assert (head.scores(features).argmax(1) == labels).float().mean() > 0.9
+
+
+def test_the_ridge_is_chosen_on_a_fifth_of_the_task_that_is_held_out(monkeypatch):
+    features, labels = examples()
+    head, asked = ranpac(), []
+    monkeypatch.setattr(heads, "choose_ridge", lambda *given: asked.append(given) or 10.0)
+    for t, (first, last) in enumerate(((0, 2), (2, 6))):
+        mine = (labels >= first) & (labels < last)
+        head.end_task(features[mine], labels[mine], last, generator(t))
+        (G, C, h, y), N = asked[-1], int(mine.sum())
+        assert h.shape == (N // 5, 40) and y.shape == (N // 5, last) and (y.sum(1) == 1).all()
+        assert y[:, :first].sum() == 0  # of the current task alone
+        H = head.random(features[labels < last])
+        assert torch.allclose(G + h.T @ h, H.T @ H) and torch.allclose(C + h.T @ y, head.C)  # the past and four fifths
+    assert head.ridge == 10.0
+
+
+@pytest.mark.parametrize(("noise", "N"), [(0.1, 200), (3.0, 60), (0.5, 15)])  # 15 < M: G is singular
+def test_the_ridge_has_the_least_error_of_all(noise, N):
+    g = generator(4)
+    h = torch.randn(N + 30, 20, generator=g, dtype=torch.float64).relu()
+    y = h @ torch.randn(20, 3, generator=g, dtype=torch.float64) + noise * torch.randn(N + 30, 3, generator=g).double()
+    G, C = h[:N].T @ h[:N], h[:N].T @ y[:N]
+    held, truth = h[N:].numpy(), y[N:].numpy()
+    errors = [((held @ np.linalg.solve(G.numpy() + ridge * np.eye(20), C.numpy()) - truth) ** 2).mean() for ridge in heads.RIDGES]
+    found = heads.choose_ridge(G, C, h[N:], y[N:])
+    assert found == heads.RIDGES[int(np.argmin(errors))]
+    assert 1e-8 < found < 1e8 or noise == 0.1
+
+
+def test_features_that_are_not_finite_are_an_error():
+    features, labels = examples()
+    features[3] = float("nan")
+    with pytest.raises(JanusError, match="head=ranpac.*smaller lr"):
+        ranpac().end_task(features, labels, 6, generator(0))
+
+
+def test_one_image_is_enough():
+    head = ranpac()
+    head.end_task(torch.ones(1, 6), torch.tensor([0]), 1, generator(0))
+    assert head.scores(torch.ones(1, 6)) == pytest.approx(1.0, abs=1e-4)
+
+
+# ── in a run ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", ["exact", "gpm", "joint"])
+def test_training_does_not_know_of_the_head(name, settings, tmp_path):  # noqa: F811
+    results = {head: train.run(tmp_path / head, **settings(name, head=head, **(SMALL if head == "ranpac" else {})))
+               for head in heads.KINDS}
+    states = {head: checkpoint.load(tmp_path / head / CHECKPOINT) for head in heads.KINDS}
+    linear = results["linear"].to_dict()
+    for head in ("ncm", "ranpac"):
+        found = results[head].to_dict()
+        assert all(found[key] == linear[key] for key in ("violation", "violation_step", "drift", "danger", "basis_rank", "stream"))
+        for part in ("model", "heads", "history", "prototypes"):
+            assert str(states[head][part]) == str(states["linear"][part])
+        assert all(torch.equal(a, states["linear"]["model"][k]) for k, a in states[head]["model"].items())
+    assert len({str(r.accuracy) for r in results.values()}) == 3
+
+
+def test_the_method_ranpac_is_the_head_on_the_frozen_backbone(settings):  # noqa: F811
+    alone, head = (train.run(**settings("frozen", **SMALL, **more)) for more in ({"method": "ranpac"}, {"head": "ranpac"}))
+    assert alone.accuracy == head.accuracy and alone.acc > 50
+    assert alone.config["head"] == "ranpac" and alone.hash != head.hash and alone.violation["mean"]["all"] == 0
+
+
+@pytest.mark.parametrize("more", [{"head": "ncm"}, {"head": "ranpac", **SMALL}])
+def test_a_broken_run_ends_with_the_numbers_of_an_unbroken_one(more, settings, tmp_path, monkeypatch):  # noqa: F811
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = numbers(train.run(whole, **settings("finetune", **more)))
+    config = settings("finetune", **more, save_every=0)
+    for where in [(0, 3), (1, 0), (1, 6), (2, 0), (3, 0)]:
+        broken_run(parts, where, config, monkeypatch)
+    assert numbers(train.run(parts, **config)) == expected and same_state(whole, parts)
+
+
+def test_a_run_does_not_go_on_with_another_head(settings, tmp_path, monkeypatch):  # noqa: F811
+    broken_run(tmp_path, (1, 0), settings("finetune"), monkeypatch)
+    with pytest.raises(UsageError, match="differs in head, ranpac_dim"):
+        train.run(tmp_path, **settings("finetune", head="ranpac"))
+
+
+@pytest.mark.parametrize(("more", "score"), [({"head": "ncm"}, "cosine"), ({"head": "ranpac", **SMALL}, "regression"),
+                                             ({"method": "ranpac", **SMALL}, "regression"), ({"method": "ncm"}, "cosine"),
+                                             ({"method": "joint", "head": "ranpac", **SMALL}, "regression")])
+def test_predictions_are_those_of_the_run(more, score, settings, image_folder, tmp_path):  # noqa: F811
+    result = train.run(tmp_path, **settings("finetune", **more))
+    predictor = predict.load(tmp_path, "cpu")
+    paths = [p for name in result.stream["class_names"] for p in sorted((image_folder / "test" / name).iterdir())]
+    answers = predictor.predict(paths, top=7)
+    right = [answer[0][0] == path.parent.name for path, answer in zip(paths, answers)]
+    assert 100 * sum(right) / len(right) == pytest.approx(result.acc, abs=1e-4)
+    assert predictor.score == score and all(len(answer) == 7 for answer in answers)
+    if score == "regression":  # estimates of a one-hot vector
+        assert torch.tensor([[value for _, value in answer] for answer in answers]).sum(1).mean() == pytest.approx(1, abs=0.2)
+
+
+def test_extending_equals_knowing_from_the_start(settings, tmp_path):  # noqa: F811
+    new = write_image_folder(tmp_path / "new", classes=2, train=12, test=5, seed=1)
+    for split in ("train", "test"):
+        for c in range(2):
+            (new / split / f"class{c}").rename(new / split / f"other{c}")
+    config = settings("finetune", head="ranpac", **SMALL)
+    train.run(tmp_path / "run", **config)
+    extended = predict.extend(tmp_path / "run", new, tmp_path / "extended", device="cpu")
+    assert numbers(extended) == numbers(train.run(**config, extended=[str(new)])) and len(extended.accuracy) == 4
+
+
+def two_runs(folder: Path, out: Path, settings: dict[str, Any]) -> None:  # noqa: F811
+    backbones.create = toy_backbone
+    for head, more in (("ncm", {}), ("ranpac", SMALL)):
+        train.run(out / head, **settings, head=head, **more)
+
+
+def test_two_processes_find_what_one_finds(settings, image_folder, tmp_path):  # noqa: F811
+    pytest.importorskip("accelerate")
+    config = settings("finetune", batch_size=13)
+    two_runs(image_folder, tmp_path / "one", config)
+    assert two_processes(two_runs, image_folder, tmp_path / "two", config) == [0, 0]
+    for head in ("ncm", "ranpac"):
+        one, two = (Result.load(tmp_path / count / head) for count in ("one", "two"))
+        assert one.accuracy == two.accuracy and two.hardware["processes"] == 2
+    one, two = (checkpoint.load(tmp_path / count / "ranpac" / CHECKPOINT)["classifier"] for count in ("one", "two"))
+    assert torch.equal(one["P"], two["P"]) and one["ridge"] == two["ridge"]
+    assert torch.linalg.norm(one["G"] - two["G"]) < 1e-4 * torch.linalg.norm(one["G"])
+
+
+# ── the setting ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_kind_of_the_setting_has_its_head():
+    assert get_type_hints(Config)["head"].__args__ == tuple(heads.KINDS)
+
+
+def test_the_hash_of_older_runs_stays_and_heads_have_their_own():
+    older = {k: v for k, v in Config.create().to_dict().items() if k not in ("head", "ranpac_dim")}
+    assert deciding(older) == deciding(Config.create().to_dict()) and "head" not in deciding(Config.create().to_dict())
+    ncm = {k: v for k, v in Config.create(method="ncm").to_dict().items() if k not in ("head", "ranpac_dim")}
+    assert Config.create(**ncm).head == "ncm" and deciding(ncm) == deciding(Config.create(method="ncm").to_dict())
+    configs = [{}, {"head": "ncm"}, {"head": "ranpac"}, {"head": "ranpac", "ranpac_dim": 10}, {"method": "ranpac"},
+               {"method": "ranpac", "ranpac_dim": 10}, {"method": "frozen", "head": "ranpac"}, {"method": "ncm"}]
+    assert len({Config.create(**config).hash() for config in configs}) == len(configs)
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({"ranpac_dim": 10}, "ranpac_dim is a setting of head=ranpac and does nothing with method=janus, head=linear"),
+    ({"head": "ncm", "ranpac_dim": 10}, "ranpac_dim is a setting of head=ranpac"),
+    ({"head": "ranpac", "ranpac_dim": 0}, "ranpac_dim must be at least 1"), ({"head": "nmc"}, "did you mean 'ncm'"),
+    ({"method": "ncm", "head": "ranpac"}, "head=ranpac does not go with method=ncm, which has head=ncm"),
+    ({"method": "ranpac", "head": "linear"}, "head=linear does not go with method=ranpac"),
+])
+def test_what_does_not_go_together_is_refused_by_name(values, said):
+    with pytest.raises(UsageError, match=said):
+        Config.create(**values)
+
+
+def test_a_complete_config_is_taken_as_it_is(tmp_path):
+    for values in ({}, {"head": "ranpac", "ranpac_dim": 10}, {"method": "ranpac"}, {"method": "ncm"}):
+        config = Config.create(**values)
+        assert Config.create(**config.to_dict()) == config
+
+
+def test_an_older_checkpoint_is_read(settings, tmp_path):  # noqa: F811
+    train.run(tmp_path / "run", **settings("finetune"))
+    state = checkpoint.load(tmp_path / "run" / CHECKPOINT)
+    del state["classifier"], state["config"]["head"], state["config"]["ranpac_dim"]
+    shutil.copytree(tmp_path / "run", tmp_path / "older")
+    checkpoint.save(tmp_path / "older" / CHECKPOINT, state)
+    image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    assert predict.load(tmp_path / "older", "cpu").predict(image) == predict.load(tmp_path / "run", "cpu").predict(image)

@@ -1,0 +1,324 @@
+"""EWC, LwF and SLCA: their terms by hand, what they hold still, and that their runs survive breaks, processes and loading."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_parallel import same_run, two_processes
+from test_train import _toy_backbone, broken_run, numbers, same_state, settings  # noqa: F401
+from toys import toy_backbone
+
+from janus import backbones, checkpoint, predict, train
+from janus.config import Config, deciding
+from janus.errors import UsageError
+from janus.methods.ewc import EWC
+from janus.methods.lwf import LwF, distillation
+from janus.methods.slca import aligned, gaussians
+from janus.train import CHECKPOINT, Run
+
+METHODS: dict[str, dict[str, Any]] = {
+    "ewc": {"method": "ewc", "ewc_lambda": 300.0, "ewc_samples": 30, "ewc_decay": 0.5},
+    "lwf": {"method": "lwf", "lwf_weight": 2.0},
+    "slca": {"method": "slca", "slca_samples": 20, "slca_epochs": 3, "slca_lr": 0.05},
+}
+
+
+def after(tasks: int, config: dict[str, Any]) -> Run:
+    """A run that has learned its first tasks."""
+    run = Run(Config.create(**config), None)
+    for task in run.stream.tasks[:tasks]:
+        run.learn(task)
+    return run
+
+
+def gradients_of_single_images(run: Run, t: int, index: list[int]) -> list[list[torch.Tensor]]:
+    """∂ log p / ∂(A, B, A, B, …) of each image, by backward passes on a copy of the model."""
+    model, head, task = copy.deepcopy(run.model), copy.deepcopy(run.heads[t]), run.stream.tasks[t]
+    found = []
+    for i in index:
+        model.zero_grad()
+        logits = head(model(run.plain(task.train.batch(torch.tensor([i])))))
+        (-logits.log_softmax(1)[0, int(task.train.labels[i]) - task.positions.start]).backward()
+        found.append([factor.grad.clone() for pair in train.lora.pairs(model) for factor in (pair.A, pair.B)])
+    return found
+
+
+# ── EWC ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_fisher_is_the_mean_of_squared_gradients_of_single_images(settings):  # noqa: F811
+    run = after(1, settings("finetune", method="ewc", ewc_samples=10**6))
+    single = gradients_of_single_images(run, 0, list(range(len(run.stream.tasks[0].train))))
+    assert len(single) == 60
+    for i, found in enumerate(run.method.fisher):
+        expected = torch.stack([gradients[i] for gradients in single]).square().mean(0)
+        assert found.shape == run.method.factors[i].shape and found.max() > 0
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-9)
+        batch = torch.stack([gradients[i] for gradients in single]).mean(0).square()  # what a gradient of the batch would give
+        assert not torch.allclose(found, batch, rtol=0.1)
+
+
+def test_no_more_images_than_allowed_and_each_once(settings, monkeypatch):  # noqa: F811
+    run = after(1, settings("finetune", method="ewc", ewc_samples=7))
+    seen: list[torch.Tensor] = []
+    forward = run.forward
+    monkeypatch.setattr(run, "forward", lambda images: seen.append(images) or forward(images))
+    found, task = run.method.information(run.stream.tasks[0]), run.stream.tasks[0]
+    every = run.plain(task.train.batch(torch.arange(60)))
+    index = [int(torch.isclose(every, image).flatten(1).all(1).nonzero()) for image in seen]
+    assert len(index) == len(set(index)) == 7 and index != list(range(7))
+    single = gradients_of_single_images(run, 0, index)
+    for i, f in enumerate(found):
+        assert torch.allclose(f, torch.stack([g[i] for g in single]).square().mean(0), rtol=1e-4, atol=1e-9)
+
+
+def test_fisher_of_older_tasks_decays_and_the_anchor_is_the_last(settings):  # noqa: F811
+    run = after(1, settings("finetune", **METHODS["ewc"]))
+    first = [f.clone() for f in run.method.fisher]
+    run.learn(run.stream.tasks[1])
+    second = run.method.information(run.stream.tasks[1])
+    for total, one, two in zip(run.method.fisher, first, second):
+        assert torch.allclose(total, 0.5 * one + two, rtol=1e-4, atol=1e-10)
+    assert all(torch.equal(anchor, factor) for anchor, factor in zip(run.method.anchor, run.method.factors))
+
+
+def test_the_penalty_is_zero_when_a_task_begins_and_its_gradient_is_by_hand(settings):  # noqa: F811
+    run = after(1, settings("finetune", **METHODS["ewc"]))
+    method: EWC = run.method
+    assert method.penalty() == 0
+    generator = torch.Generator().manual_seed(5)
+    moved = [0.1 * torch.randn(f.shape, generator=generator) for f in method.factors]
+    with torch.no_grad():
+        for factor, change in zip(method.factors, moved):
+            factor.add_(change)
+    by_hand = sum((150 * f.double() * m.double() ** 2).sum().item() for f, m in zip(method.fisher, moved))
+    assert method.penalty().item() == pytest.approx(by_hand, rel=1e-4) and by_hand > 0
+    for gradient, f, m in zip(torch.autograd.grad(method.penalty(), method.factors), method.fisher, moved):
+        assert torch.allclose(gradient, 300 * f * m, rtol=1e-3, atol=1e-6)
+    features, labels = torch.zeros(4, 32), torch.tensor([0, 1, 0, 1])
+    logits = torch.randn(4, 2, generator=generator)
+    assert method.loss(features, logits, labels).item() == pytest.approx(F.cross_entropy(logits, labels).item() + by_hand, rel=1e-4)
+
+
+def test_what_mattered_moves_less(settings):  # noqa: F811
+    """Far from the anchor, weighted by F: the more, the smaller λ."""
+    def moved(weight: float) -> tuple[float, float]:
+        run = after(1, settings("finetune", method="ewc", ewc_lambda=weight))
+        fisher, anchor = [f.clone() for f in run.method.fisher], [a.clone() for a in run.method.anchor]
+        run.learn(run.stream.tasks[1])
+        changes = [(now - then).detach() for now, then in zip(run.method.factors, anchor)]
+        return (sum((f * d**2).sum().item() for f, d in zip(fisher, changes)), sum((d**2).sum().item() for d in changes))
+
+    free, held = moved(0.0), moved(1e4)
+    assert held[0] < 0.3 * free[0] and held[0] / held[1] < free[0] / free[1]
+
+
+def test_without_a_penalty_ewc_is_finetune(settings):  # noqa: F811
+    plain, none = (numbers(train.run(**settings("finetune", **more))) for more in ({}, {"method": "ewc", "ewc_lambda": 0.0}))
+    assert none["accuracy"] == plain["accuracy"] and none["violation"] == plain["violation"] and none["drift"] == plain["drift"]
+
+
+# ── LwF ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_distillation_by_hand():
+    old, new = np.array([[2.0, 0.0, -1.0], [0.0, 4.0, 0.0]]), np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 4.0]])
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        return np.exp(x / 2) / np.exp(x / 2).sum(1, keepdims=True)
+
+    p, q = softmax(old), softmax(new)
+    logits = torch.tensor(new, requires_grad=True)
+    term = distillation(torch.tensor(old), logits, 2.0)
+    assert term.item() == pytest.approx(4 * (p * np.log(p / q)).sum(1).mean())
+    term.backward()
+    assert logits.grad.numpy() == pytest.approx(2 * (q - p) / 2)  # T (q − p), mean over two
+    assert distillation(torch.tensor(old), torch.tensor(old)).item() == pytest.approx(0, abs=1e-12)
+
+
+def watched(run: Run, monkeypatch) -> list[dict[str, Any]]:
+    """What LwF has before it at each step, and its loss beyond the cross-entropy."""
+    steps: list[dict[str, Any]] = []
+    begin, loss = LwF.begin_step, LwF.loss
+
+    def begin_step(self: LwF, images: torch.Tensor) -> None:
+        before = self.run.factors()
+        begin(self, images)
+        assert all(torch.equal(a, b) for x, y in zip(before, self.run.factors()) for a, b in zip(x, y))  # put back
+        steps.append({"task": run.task, "images": images})
+
+    def with_loss(self: LwF, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        value = loss(self, features, logits, labels)
+        term = value - F.cross_entropy(logits, labels)
+        (gradient,) = torch.autograd.grad(term, features, retain_graph=True) if run.task else (torch.zeros(1),)
+        steps[-1] |= {"term": term.item(), "gradient": gradient, "features": features.detach()}
+        return value
+
+    monkeypatch.setattr(LwF, "begin_step", begin_step)
+    monkeypatch.setattr(LwF, "loss", with_loss)
+    return steps
+
+
+def test_the_term_is_zero_when_a_task_begins_and_compares_with_the_model_of_then(settings, monkeypatch):  # noqa: F811
+    run = Run(Config.create(**settings("finetune", **METHODS["lwf"], lr=1e-2)), None)
+    steps, models = watched(run, monkeypatch), []
+    for task in run.stream.tasks:
+        models.append((copy.deepcopy(run.model), copy.deepcopy(run.heads)))
+        run.learn(task)
+    assert all(step["term"] == 0 for step in steps if step["task"] == 0)
+    for t in (1, 2):
+        mine = [step for step in steps if step["task"] == t]
+        assert abs(mine[0]["term"]) < 1e-5 and mine[0]["gradient"].norm() < 1e-5
+        model, heads = models[t]
+        assert len(heads) == t
+        for step in mine[1:]:
+            with torch.no_grad():
+                was = model(step["images"])
+                expected = sum(2.0 * distillation(head(was), head(step["features"]), 2.0) for head in heads).item()
+            assert step["term"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        assert mine[-1]["term"] > 1e-4
+
+
+def test_old_heads_answer_as_before_the_more_they_weigh(settings):  # noqa: F811
+    def change(weight: float) -> float:
+        run = after(1, settings("finetune", method="lwf", lwf_weight=weight))
+        images = run.stream.tasks[1].train  # new images, old head
+        before = run.heads[0](run.features(images)).softmax(1)
+        run.learn(run.stream.tasks[1])
+        return (run.heads[0](run.features(images)).softmax(1) - before).abs().mean().item()
+
+    assert change(50.0) < 0.6 * change(0.0)
+
+
+def test_without_weight_lwf_is_finetune(settings):  # noqa: F811
+    plain, none = (numbers(train.run(**settings("finetune", **more))) for more in ({}, {"method": "lwf", "lwf_weight": 0.0}))
+    assert none["accuracy"] == plain["accuracy"] and none["violation"] == plain["violation"] and none["drift"] == plain["drift"]
+
+
+# ── SLCA ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_gaussians_are_mean_and_covariance_of_each_class():
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(31, 4, generator=generator), torch.tensor([0, 1, 0] * 10 + [2])
+    mean, root = gaussians(features, labels, 3)
+    for c in range(2):
+        f = features[labels == c].double().numpy()
+        assert mean[c].numpy() == pytest.approx(f.mean(0), abs=1e-6)
+        assert (root[c] @ root[c].T).numpy() == pytest.approx(np.cov(f.T) + 1e-4 * np.eye(4), abs=1e-6)
+        assert torch.equal(root[c], root[c].tril())
+    assert torch.equal(mean[2], features[30]) and torch.allclose(root[2], 0.01 * torch.eye(4))  # one image: nothing but the ridge
+
+
+def test_the_aligned_loss_by_hand():
+    heads = torch.nn.ModuleList([torch.nn.Linear(2, 1), torch.nn.Linear(2, 2)])
+    f = torch.tensor([[1.0, 2.0], [0.5, -1.0]])
+    z = np.concatenate([head(f).detach().double().numpy() for head in heads], axis=1)
+    z = z / np.linalg.norm(z, axis=1, keepdims=True) / 0.5
+    by_hand = (np.log(np.exp(z).sum(1)) - z[[0, 1], [2, 0]]).mean()
+    assert aligned(heads, f, torch.tensor([2, 0]), 0.5).item() == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_task(settings, monkeypatch):  # noqa: F811
+    run = Run(Config.create(**settings("finetune", **METHODS["slca"])), None)
+    batches: list[tuple[torch.Tensor, torch.Tensor]] = []
+    monkeypatch.setattr("janus.methods.slca.aligned", lambda heads, f, y, t: batches.append((f, y)) or aligned(heads, f, y, t))
+    task = run.stream.tasks[0]
+    run.learn(task)
+    assert not batches
+    first, features = [p.clone() for p in run.heads.parameters()], run.features(task.train)
+    run.learn(run.stream.tasks[1])
+    for c in task.positions:  # as they were when the task ended
+        assert torch.allclose(run.method.mean[c], features[task.train.labels == c].mean(0), atol=1e-5)
+    assert not torch.allclose(run.features(task.train), features, atol=1e-3)
+    assert all(not torch.equal(before, now) for before, now in zip(first, run.heads.parameters()))  # old heads too
+    f, y = torch.cat([f for f, _ in batches]), torch.cat([y for _, y in batches])
+    assert torch.equal(torch.bincount(y), torch.full((5,), 60))  # 20 of each of 5 classes in 3 epochs
+    for c in range(5):
+        deviation = (f[y == c].mean(0) - run.method.mean[c]).norm() / run.method.root[c].norm()
+        assert deviation < 4 / 60**0.5
+        spread = (f[y == c] - run.method.mean[c]).square().sum(1).mean() / run.method.root[c].square().sum()
+        assert 0.6 < spread < 1.5
+
+
+def test_alignment_lets_old_heads_compete(settings):  # noqa: F811
+    """What only samples know: with alignment the heads agree about who wins; the learning rate of the factors is slow."""
+    slow = Config.create(method="slca")
+    assert slow.lr == 1e-4 and slow.lr < Config.create(method="finetune").lr
+    plain = train.run(**settings("finetune", lr=1e-4))
+    found = train.run(**settings("finetune", **METHODS["slca"], lr=1e-4))
+    assert found.drift == plain.drift and found.violation == plain.violation  # the backbone does not know of it
+    assert found.acc > plain.acc + 3
+
+
+# ── all ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_broken_run_ends_with_the_numbers_of_an_unbroken_one(name, settings, tmp_path, monkeypatch):  # noqa: F811
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = numbers(train.run(whole, **settings("finetune", **METHODS[name])))
+    config = settings("finetune", **METHODS[name], save_every=0)
+    for where in [(0, 3), (1, 0), (1, 4), (1, 6), (2, 0), (2, 6), (3, 0)]:
+        broken_run(parts, where, config, monkeypatch)
+    assert numbers(train.run(parts, **config)) == expected and same_state(whole, parts)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_predictions_are_those_of_the_run(name, settings, image_folder, tmp_path):  # noqa: F811
+    result = train.run(tmp_path, **settings("finetune", **METHODS[name]))
+    paths = [p for label in result.stream["class_names"] for p in sorted((image_folder / "test" / label).iterdir())]
+    answers = predict.load(tmp_path, "cpu").predict(paths, top=1)
+    right = [answer[0][0] == path.parent.name for path, answer in zip(paths, answers)]
+    assert 100 * sum(right) / len(right) == pytest.approx(result.acc, abs=1e-4)
+
+
+def two_runs(out: Path, config: dict[str, Any]) -> None:
+    backbones.create = toy_backbone
+    for name, more in (METHODS | {"ewc-one": METHODS["ewc"] | {"ewc_samples": 1}}).items():
+        train.run(out / name, **config, **more)
+
+
+def test_two_processes_find_what_one_finds(settings, tmp_path):  # noqa: F811
+    """13 images a batch. Of the last batch's single image the main process has none, nor of Fisher's (`ewc-one`)."""
+    pytest.importorskip("accelerate")
+    config = settings("finetune", batch_size=13, lr=1e-3, energy=0.99)
+    del config["method"]
+    two_runs(tmp_path / "one", config)
+    assert two_processes(two_runs, tmp_path / "two", config) == [0, 0]
+    for name in (*METHODS, "ewc-one"):
+        same_run(tmp_path / "one" / name, tmp_path / "two" / name)
+    for name in ("ewc", "ewc-one"):
+        one, two = (checkpoint.load(tmp_path / count / name / CHECKPOINT)["method"]["fisher"] for count in ("one", "two"))
+        assert all(torch.linalg.norm(a - b) < 1e-3 * torch.linalg.norm(a) for a, b in zip(one, two))
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({"ewc_lambda": 5.0}, "ewc_lambda is a setting of method=ewc and does nothing with method=janus"),
+    ({"method": "ewc", "lwf_weight": 2.0}, "lwf_weight is a setting of method=lwf and does nothing with method=ewc"),
+    ({"method": "lwf", "ewc_samples": 5}, "ewc_samples is a setting of method=ewc"),
+    ({"method": "ewc", "gr": "tangent"}, "gr=tangent does not go with method=ewc"),
+    ({"method": "lwf", "adapter": "merged"}, "adapter=merged does not go with method=lwf"),
+    ({"method": "ewc", "ewc_lambda": -1.0}, "ewc_lambda must not be negative"),
+    ({"method": "ewc", "ewc_decay": 1.5}, "ewc_decay is a share"), ({"method": "ewc", "ewc_samples": 0}, "at least 1"),
+    ({"method": "lwf", "lwf_temperature": 0.0}, "lwf_temperature must be positive"),
+    ({"method": "lwf", "lwf_weight": -1.0}, "lwf_weight must not be negative"),
+    ({"method": "finetune", "slca_lr": 1.0}, "slca_lr is a setting of method=slca"),
+    ({"method": "slca", "slca_epochs": 0}, "slca_epochs must be at least 1"),
+])
+def test_settings_of_another_method_and_values_out_of_range_are_refused_by_name(values, said):
+    with pytest.raises(UsageError, match=said):
+        Config.create(**values)
+
+
+def test_settings_decide_where_they_belong_and_only_there():
+    plain, ewc = deciding(Config.create().to_dict()), deciding(Config.create(method="ewc").to_dict())
+    assert not any(key.startswith(("ewc_", "lwf_")) for key in plain)
+    assert {key for key in ewc if key.startswith(("ewc_", "lwf_"))} == {"ewc_lambda", "ewc_decay", "ewc_samples"}
+    assert Config.create(method="ewc", ewc_lambda=7.0).hash() != Config.create(method="ewc").hash()
