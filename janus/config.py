@@ -70,6 +70,10 @@ class Config:
     ewc_samples: int = 200  # images a task from which it is estimated
     lwf_weight: float = 1.0
     lwf_temperature: float = 2.0
+    olora_penalty: float = 0.5
+    drs_penalty: float = 0.05
+    drs_margin: float = 1.0
+    bilora_coefficients: int = 3000  # trained numbers a matrix and task
     slca_samples: int = 256
     slca_epochs: int = 5
     slca_lr: float = 0.01
@@ -127,7 +131,8 @@ class Config:
         for key in ("lr", "head_lr", "scale", "cap", "dml_temperature", "lwf_temperature", "slca_lr", "slca_temperature"):
             if not getattr(self, key) > 0:
                 raise UsageError(f"{key} must be positive, got {getattr(self, key)}")
-        for key in ("seed", "class_seed", "weight_decay", "ridge", "save_every", "ewc_lambda", "lwf_weight"):
+        for key in ("seed", "class_seed", "weight_decay", "ridge", "save_every", "ewc_lambda", "lwf_weight", "olora_penalty",
+                    "drs_penalty", "drs_margin"):
             if getattr(self, key) is not None and getattr(self, key) < 0:
                 raise UsageError(f"{key} must not be negative, got {getattr(self, key)}")
         for key in ("energy", "energy_end", "ewc_decay"):

@@ -32,6 +32,11 @@ def project_out(M: Tensor, basis: Tensor | None) -> Tensor:
     return M if basis is None else M - (M @ basis) @ basis.mT
 
 
+def complement(basis: Tensor) -> Tensor:
+    """(n, n − k): an orthonormal basis of all that the orthonormal V (n, k) leaves, in the best type of the device."""
+    return torch.linalg.qr(precise(basis), mode="complete")[0][:, basis.shape[1] :]
+
+
 class SecondMoments:
     """Sums `Σ x xᵀ` and token counts of layer inputs, taken by forward hooks while `active`.
 
@@ -154,10 +159,11 @@ class History:
         pairs: adapted matrices; the layers of one `input_key` share a basis.
         rank: LoRA's rank r. At least 2r directions stay free in every layer, or nothing more could be learned;
             a layer that runs out is named once in a warning.
+        power: what energy is a sum of: λ of the second moment (1, GPM's rule) or λ² (2, DualGPM's).
     """
 
-    def __init__(self, pairs: Iterable[Pair], rank: int) -> None:
-        self.rank = rank
+    def __init__(self, pairs: Iterable[Pair], rank: int, power: int = 1) -> None:
+        self.rank, self.power = rank, power
         self.tasks = 0
         self.basis: dict[str, Tensor] = {}  # float32, (n, k): used in every step
         self.mean: dict[str, Tensor] = {}  # float64, (n, n): C̄ of tasks < t
@@ -172,7 +178,7 @@ class History:
         for key, V in self.basis.items():
             C = moments.mean(key)
             most = max(0, len(C) - 2 * self.rank)
-            V = extend_basis(V, C, energy, max_rank=most)
+            V = extend_basis(V, torch.linalg.matrix_power(C, self.power), energy, max_rank=most)
             if V.shape[1] >= most and key not in self.full:
                 self.full.add(key)
                 warnings.warn(f"{key}: the null space is used up ({V.shape[1]} of {len(C)} directions are protected, "

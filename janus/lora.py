@@ -260,6 +260,11 @@ def reset(target: nn.Module | Pair, generator: torch.Generator) -> None:
         pair.B.zero_()
 
 
+def set_factors(pair: Pair, A: Tensor, B: Tensor) -> None:
+    """Put A (r, n) and B (m, r) of any rank r in the place of a pair's values; the parameters remain the same objects."""
+    pair.A.data, pair.B.data = A.detach().to(pair.A), B.detach().to(pair.B)
+
+
 def unadapt(model: nn.Module) -> nn.Module:
     """Back to the plain timm model, in place: every adapted layer becomes an nn.Linear with the effective weight."""
     for path, module in _layers(model).items():
@@ -284,8 +289,10 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def load_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+def load_state(model: nn.Module, tensors: dict[str, Tensor], any_rank: bool = False) -> None:
     """Put what `state` returned into a freshly adapted model (same backbone, rank and targets).
+
+    any_rank: take over the saved ranks, too (see `set_factors`).
 
     Raises JanusError naming tensors that are missing, foreign or of another shape; the model is then unchanged.
     """
@@ -296,7 +303,8 @@ def load_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         for name, rows in module.blocks.items():
             for key, own in ((f"A_{name}", getattr(module, f"A_{name}")), (f"B_{name}", getattr(module, f"B_{name}"))):
                 value = rest.pop(f"{path}.{key}", None)
-                if value is None or value.shape != own.shape:
+                r = slice(1, None) if key.startswith("A") else slice(0, 1)  # where the rank does not stand
+                if value is None or (value.shape[r] != own.shape[r] if any_rank else value.shape != own.shape):
                     raise JanusError(f"{path}.{key} is missing or of another shape: saved from another adaptation?")
                 todo.append((own, value))
             if (value := rest.pop(f"{path}.W_{name}", None)) is not None:
@@ -311,7 +319,7 @@ def load_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             setattr(module, f"W0_{name}", rows.clone())
         rows.copy_(value)
     for own, value in todo:
-        own.copy_(value)
+        own.data = value.to(own, copy=True)
 
 
 def _layers(model: nn.Module) -> dict[str, LoRALinear]:

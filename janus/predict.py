@@ -44,7 +44,7 @@ class Predictor:
         self.config, self.device = config, device
         self.class_names: list[str] = state["stream"]["class_names"]
         self.model, self.preprocess = build_model(config, torch.Generator().manual_seed(0), device)
-        lora.load_state(self.model, state["model"])
+        lora.load_state(self.model, state["model"], any_rank=True)
         self.model.requires_grad_(False)
         self.pairs = lora.pairs(self.model)
         self.heads = nn.ModuleList()

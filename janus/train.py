@@ -390,7 +390,7 @@ class Run:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a checkpoint of the same config."""
-        lora.load_state(self.model, state["model"])
+        lora.load_state(self.model, state["model"], any_rank=True)
         for t, weights in enumerate(state["heads"]):
             head = self.new_head(t, len(weights["bias"]))
             head.load_state_dict(weights)

@@ -38,6 +38,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "exact": {"augment": "photo", "oe_epochs": "all"},
     "tangent": {"augment": "icons", **TANGENT, "dml_form": "softmax"},
     "gpm": {"method": "gpm", "augment": "icons"},
+    "inflora": {"method": "inflora", "augment": "icons", "energy": 0.9999, "energy_end": None},
+    "sdlora": {"method": "sdlora", "augment": "icons"},
+    "olora": {"method": "olora", "augment": "icons"},
+    "drs": {"method": "drs", "augment": "icons", "drs_penalty": 0.0},  # each process looks for triplets in its own part
     "finetune": {"method": "finetune", "augment": "none"},
     "ncm": {"method": "ncm", "augment": "none"},
 }
@@ -100,7 +104,8 @@ def _toy_backbone(monkeypatch):
 def two(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every config, run by two processes."""
     out = tmp_path_factory.mktemp("two")
-    assert two_processes(runs, image_folder, {out / name: config for name, config in CONFIGS.items()}) == [0, 0]
+    for name, config in CONFIGS.items():
+        assert two_processes(runs, image_folder, {out / name: config}) == [0, 0], name
     return out
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..history import SecondMoments
+
 if TYPE_CHECKING:
+    from ..images import Images
     from ..stream import Task
     from ..train import Run
 
@@ -57,6 +63,21 @@ class Method:
     def basis(self) -> dict[str, Tensor]:
         """The input subspaces (input_key → V) this method protects; the violation is measured against them."""
         return {}
+
+    @contextmanager
+    def extra_pass(self, images: Images) -> Iterator[SecondMoments]:
+        """The layer inputs' second moments over `images` (test transform), from a forward pass of their own, whose time and that of
+        what is done with them counts as `seconds["oe"]`."""
+        start, run = time.perf_counter(), self.run
+        moments = SecondMoments(run.pairs)
+        moments.active = True
+        try:
+            run.features(images)
+        finally:
+            moments.remove()
+        with moments.over(run.processes):
+            yield moments
+        run.seconds["oe"] += time.perf_counter() - start
 
     def state_dict(self) -> dict[str, Any]:
         """What the method itself keeps between tasks (tensors and JSON values)."""

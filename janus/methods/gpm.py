@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
+from typing import Any, ClassVar
 
-from ..history import History, SecondMoments
+from ..history import History
 from ..stream import Task
 from .janus import Janus
 
@@ -23,23 +22,18 @@ class GPM(Janus):
     fixed = {"oe": True, "dml": False}
     switches = ("gr", "adapter", "init")
     defaults = {"gr": "none", "adapter": "shared", "init": "free"}
+    power: ClassVar[int] = 1  # of λ in the energy rule
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
-        self.memory = History(run.pairs, run.config.rank)
+        self.memory = History(run.pairs, run.config.rank, self.power)
 
     def basis(self) -> dict[str, Any]:
         return self.memory.basis
 
     def end_task(self, task: Task) -> None:
-        start = time.perf_counter()
-        moments = SecondMoments(self.run.pairs)
-        moments.active = True
-        self.run.features(task.train)
-        moments.remove()
-        with moments.over(self.run.processes):
+        with self.extra_pass(task.train) as moments:
             self.memory.end_task(moments, self.run.energy(task.index))
-        self.run.seconds["oe"] += time.perf_counter() - start
 
     def state_dict(self) -> dict[str, Any]:
         return self.memory.state_dict()

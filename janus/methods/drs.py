@@ -1,0 +1,135 @@
+"""LoRA-DRS: updates stay in the space that the new task shows once the old adapters are subtracted from the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..history import complement, extend_basis, project_out
+from ..lora import Pair, merge, reset
+from ..rectify import RectifiedAdam, nullspace_start
+from ..stream import Task
+from .janus import Janus
+
+
+@contextmanager
+def subtracted(pairs: Iterable[Pair]) -> Iterator[None]:
+    """Inside, a matrix that is W = W0 + Σ B_i A_i (merged) is `W̃ = W0 − Σ B_i A_i`. Afterwards W is W again, bit for bit."""
+    with torch.no_grad():
+        layers = {pair.layer: pair.layer.weight.clone() for pair in pairs}
+        for layer, W in layers.items():
+            for name, rows in layer.blocks.items():
+                layer.weight[rows] = 2 * getattr(layer, f"W0_{name}") - W[rows]
+        try:
+            yield
+        finally:
+            for layer, W in layers.items():
+                layer.weight.copy_(W)
+
+
+class DriftResistantAdam(RectifiedAdam):
+    """Adam whose updates are multiplied by `P = U Uᵀ/√k`: `ΔA P`, and `P ΔB` where B has as many rows as A has columns.
+
+    `basis` is the complement of U. With `gr=tangent` the full-weight step is `Z P`, and ΔA and ΔB are what the closed form gives.
+    """
+
+    def _factors(self, batch: list[Pair], A: Tensor, B: Tensor, V: Tensor | None) -> tuple[Tensor, Tensor]:
+        dA, dB = super()._factors(batch, A, B, V)
+        if dB.shape[-2] == dA.shape[-1]:
+            dB = project_out(dB.mT, V).mT
+        return self._normed(project_out(dA, V), dB, V)  # once more, for the weight decay
+
+    def _tangent(self, batch: list[Pair], A: Tensor, B: Tensor, V: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._normed(*super()._tangent(batch, A, B, V), V)
+
+    def _normed(self, dA: Tensor, dB: Tensor, V: Tensor | None) -> tuple[Tensor, Tensor]:
+        k = dA.new_full((len(dA), 1, 1), dA.shape[-1]) - (0 if V is None else V.square().sum((-2, -1), keepdim=True))
+        k = k.clamp(min=1)  # energy=0 leaves no direction, and no step
+        return dA / k.sqrt(), dB / k.sqrt()
+
+
+def augmented_triplet_loss(features: Tensor, labels: Tensor, prototypes: Tensor, margin: float) -> Tensor:
+    """Mean over the batch of `relu(margin + p − q)`: p the distance to the farthest feature of the own class, q that to the nearest
+    feature of another class or old prototype, whichever is nearer. An anchor without any negative counts as 0.
+
+    Euclidean distances between L2-normalised vectors, in [0, 2]. features: (b, d). labels: (b,). prototypes: (old classes, d).
+    """
+    z = F.normalize(features.float(), dim=1)
+    others = torch.cat([z, F.normalize(prototypes.float(), dim=1)])
+    distance = (2 - 2 * z @ others.T).clamp(min=1e-12).sqrt()  # (b, b + old classes)
+    same = F.pad(labels[:, None] == labels, (0, len(prototypes)))
+    itself = F.pad(torch.eye(len(z), dtype=torch.bool, device=z.device), (0, len(prototypes)))
+    positive = F.pad(distance.masked_fill(~same | itself, 0.0), (0, 1)).amax(1)
+    negative = F.pad(distance.masked_fill(same, torch.inf), (0, 1), value=torch.inf).amin(1)
+    return F.relu(margin + positive - negative).mean()
+
+
+class DRS(Janus):
+    """LoRA Subtraction for a Drift-Resistant Space. `W = W0 + Σ_{i≤t} B_i A_i`, the earlier pairs merged.
+
+    Before task t > 1 one pass over its training images (test transform, counted in `seconds["oe"]`) goes through
+    `W̃ = W0 − Σ_{i<t} B_i A_i`, in which what the old tasks had learned is unlearned. The top eigenvectors U (n, k) of the second
+    moment of each layer's inputs there, up to the share `energy` of its trace, span the space in which features drift little.
+    Adam's updates (not the gradients) become `ΔA P` and `P ΔB`, `P = U Uᵀ/√k`; see `DriftResistantAdam`. Task 1 is free.
+    Loss: cross-entropy + `drs_penalty` · augmented triplet loss with `drs_margin` (defaults: CIFAR-100's; ImageNet-R .2, 2.0).
+
+    Our readings: A_t starts from Kaiming's draw, as B_t A_t is new in each task. Distances are between normalised features, since
+    our prototypes are means of such. Several processes look for triplets each in its own part of the batch. Heads are linear; the
+    authors classify by the nearest class mean.
+
+    gr: the plug-in. `tangent` makes the full-weight step `Z P` and the factor updates closest to it; `exact` also starts from an A
+    in span(U), so that all of ΔW acts on span(U) only. The violation is measured against the past's inputs, as for `finetune`, and
+    not against what lies outside U, which would be DRS's own opinion of itself.
+
+    Between tasks it keeps the merged weights and W0; U (as its complement) only during a task.
+    """
+
+    name = "drs"
+    summary = "LoRA-DRS: updates in the space seen by subtracting the old adapters, triplet loss"
+    paper = "Liu & Chang, LoRA Subtraction for Drift-Resistant Space in Exemplar-Free Continual Learning, CVPR 2025"
+    fixed = {"oe": True, "dml": False, "adapter": "merged"}
+    switches = ("gr", "init")
+    defaults = {"gr": "none", "init": "free", "energy": 0.99}
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        self.outside: dict[str, Tensor] = {}  # input_key → (n, n − k): the complement of U
+
+    def basis(self) -> dict[str, Tensor]:
+        return {}
+
+    @torch.no_grad()
+    def begin_task(self, task: Task) -> None:
+        run = self.run
+        if task.index == 0:
+            return
+        merge(run.model)
+        with subtracted(run.pairs), self.extra_pass(task.train) as moments:
+            for key, C in ((key, moments.mean(key)) for key in moments.sum):
+                U = extend_basis(C[:, :0], C, run.energy(task.index))
+                self.outside[key] = complement(U).float()
+        reset(run.model, run.generator("factors", task.index))
+        if run.config.init == "nullspace":
+            for pair in run.pairs:
+                pair.A.copy_(nullspace_start(pair.A, self.outside[pair.input_key]))
+
+    def factor_optimizer(self, task: Task) -> RectifiedAdam:
+        c, kind = self.run.config, DriftResistantAdam if task.index else RectifiedAdam
+        return kind(self.run.pairs, c.lr, gr=c.gr, basis=self.outside, weight_decay=c.weight_decay, cap=c.cap, ridge=c.ridge)
+
+    def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        c = self.run.config
+        triplet = augmented_triplet_loss(features, labels, self.run.prototypes.old, c.drs_margin)
+        return super().loss(features, logits, labels) + c.drs_penalty * triplet
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"outside": self.outside}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.outside = {pair.input_key: state["outside"][pair.input_key].to(pair.A.device)
+                        for pair in self.run.pairs if pair.input_key in state["outside"]}

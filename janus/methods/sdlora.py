@@ -1,0 +1,82 @@
+"""SD-LoRA: directions of old tasks stay, how much of each is used is learned again in every task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..lora import kaiming_A, set_factors
+from ..reparam import ThroughFactors
+from ..stream import Task
+from .janus import Janus
+
+START = 0.8  # magnitude of a new pair, as in the authors' code
+TRAINED = ("A", "B", "magnitudes")
+
+
+class SDLoRA(Janus):
+    """`W = W0 + Σ_{i<t} α_i B̂_i Â_i + α_t B_t A_t`: the old pairs, each factor divided by its Frobenius norm, are frozen
+    directions; all magnitudes α_1 … α_t and the new pair are trained. Nothing else protects the past.
+
+    Our readings: one α_i for each matrix. When a task ends, α_t takes the norms with it (`α_t ← α_t ‖B_t‖ ‖A_t‖`), so that the next
+    one begins with the function it ended with. A new pair starts at α = .8. The authors adapt Q and V; here `targets` says what.
+
+    The adapted layers hold `[α_1 B̂_1, …, α_t B_t]` and `[Â_1; …; A_t]`, of rank t·r, and nothing is merged (`adapter=merged` only
+    says that every task has a pair of its own). Between tasks it keeps all directions and magnitudes: (m + n)·t·r numbers a matrix.
+    """
+
+    name = "sdlora"
+    summary = "SD-LoRA: old directions frozen, their magnitudes trained on"
+    paper = "Wu et al., SD-LoRA: Scalable Decoupled Low-Rank Adaptation for Class Incremental Learning, ICLR 2025"
+    fixed = {"oe": False, "gr": "none", "dml": False, "adapter": "merged", "init": "free"}
+    switches = ()
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        self.parts: dict[str, dict[str, Tensor]] = {}  # matrix → Â (k, n), B̂ (m, k) of old tasks; A, B, magnitudes (t,): trained
+
+    @torch.no_grad()
+    def begin_task(self, task: Task) -> None:
+        run = self.run
+        generator = run.generator("factors", task.index)
+        for pair in run.pairs:
+            n = pair.A.shape[1]
+            if task.index == 0:
+                old, A = {"A_old": pair.A[:0].clone(), "B_old": pair.B[:, :0].clone(), "magnitudes": pair.A.new_zeros(0)}, pair.A
+            else:
+                old = self.joined(self.parts[pair.name])
+                A = kaiming_A(run.config.rank, n, generator, pair.A.device, pair.A.dtype)
+            magnitudes = torch.cat([old["magnitudes"], A.new_tensor([START])])
+            self.parts[pair.name] = old | {"A": nn.Parameter(A.clone()), "B": nn.Parameter(A.new_zeros(len(pair.B), len(A))),
+                                           "magnitudes": nn.Parameter(magnitudes)}
+            set_factors(pair, *self.factors(self.parts[pair.name]))
+
+    @staticmethod
+    def joined(part: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A finished task's pair becomes one more direction, its norm a part of its magnitude."""
+        a, b = (torch.linalg.norm(part[key]).clamp(min=torch.finfo(part[key].dtype).tiny) for key in "AB")
+        magnitudes = torch.cat([part["magnitudes"][:-1], part["magnitudes"][-1:] * a * b])
+        return {"A_old": torch.cat([part["A_old"], part["A"] / a]), "B_old": torch.cat([part["B_old"], part["B"] / b], dim=1),
+                "magnitudes": magnitudes}
+
+    @staticmethod
+    def factors(part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """`[Â_1; …; A_t]` (t·r, n) and `[α_1 B̂_1, …, α_t B_t]` (m, t·r)."""
+        B = torch.cat([part["B_old"], part["B"]], dim=1)
+        return torch.cat([part["A_old"], part["A"]]), B * part["magnitudes"].repeat_interleave(len(part["A"]))
+
+    def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
+        c, pairs = self.run.config, self.run.pairs
+        parts = [self.parts[pair.name] for pair in pairs]
+        return ThroughFactors([part[key] for part in parts for key in TRAINED], [p for pair in pairs for p in (pair.A, pair.B)],
+                              lambda: [t for part in parts for t in self.factors(part)], c.lr, c.weight_decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": self.parts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = {pair.name: pair.A.device for pair in self.run.pairs}
+        self.parts = {name: {key: nn.Parameter(t.to(device[name])) if key in TRAINED else t.to(device[name])
+                             for key, t in part.items()} for name, part in state["parts"].items()}

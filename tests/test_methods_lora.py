@@ -1,0 +1,471 @@
+"""The LoRA family of baselines: what each promises of its factors and its loss, and that a run of it can be taken up again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_train import broken_run, numbers, same_state
+from torch import Tensor
+from toys import make_tiny_vit, toy_backbone
+
+import janus
+from janus import backbones, lora, methods, train
+from janus.config import Config, deciding
+from janus.errors import JanusError, UsageError
+from janus.history import complement, extend_basis
+from janus.methods.bilora import from_spectrum
+from janus.methods.drs import augmented_triplet_loss, subtracted
+from janus.methods.inflora import designed_A
+from janus.methods.olora import overlap
+from janus.train import Run
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "inflora": {"method": "inflora", "energy": 0.999, "energy_end": 0.9999},
+    "olora": {"method": "olora"},
+    "drs": {"method": "drs", "energy": 0.98},
+    "drs+tangent": {"method": "drs", "gr": "tangent", "energy": 0.98},
+    "drs+exact": {"method": "drs", "gr": "exact", "init": "nullspace", "energy": 0.98},
+    "bilora": {"method": "bilora", "bilora_coefficients": 40, "lr": 1e-2},
+    "sdlora": {"method": "sdlora"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _toy_backbone(monkeypatch):
+    monkeypatch.setattr(backbones, "create", toy_backbone)
+
+
+@pytest.fixture
+def settings(image_folder: Path):
+    """`settings("olora", lr=…)`: two tasks of 4 and 3 classes, 18 steps."""
+
+    def make(name: str, **more: Any) -> dict[str, Any]:
+        common = {"dataset": str(image_folder), "tasks": 2, "epochs": 2, "batch_size": 16, "rank": 2, "lr": 3e-3, "head_lr": 1e-2,
+                  "augment": "icons", "step_score_every": 2, "device": "cpu"}
+        return {**common, **CONFIGS[name], **more}
+
+    return make
+
+
+def second_task(config: dict[str, Any]) -> Run:
+    """A run that has learned its first task."""
+    run = Run(Config.create(**config), None)
+    run.learn(run.stream.tasks[0])
+    return run
+
+
+def begin(run: Run) -> list[tuple[Tensor, Tensor]]:
+    """Open the second task as `learn` does, up to its first batch; the factors there."""
+    task = run.stream.tasks[1]
+    run.method.begin_task(task)
+    run.heads.append(run.new_head(1, len(task.positions)))
+    run.prototypes.begin_task(len(task.positions))
+    return run.factors()
+
+
+def seen(run: Run, images: Any) -> dict[str, Tensor]:
+    """C = E[x xᵀ] of each layer's inputs, float64, from the layer norms before the adapted layers."""
+    caught: dict[str, list[Tensor]] = {}
+    handles = [block.norm1.register_forward_hook(
+        lambda _, __, out, key=f"blocks.{i}.attn": caught.setdefault(key, []).append(out.flatten(0, -2).double()))
+        for i, block in enumerate(run.model.blocks)]
+    run.features(images)
+    for handle in handles:
+        handle.remove()
+    return {key: (X := torch.cat(parts)).T @ X / len(X) for key, parts in caught.items()}
+
+
+# ── every method ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_tasks_end_to_end_and_taken_up_after_every_kind_of_break(name, settings, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    result = train.run(whole, **settings(name))
+    assert result.drift > 0 and result.seconds["oe"] > 0 and len(result.accuracy[1]) == 2
+    for where in [(0, 3), (1, 0), (1, 4), (1, 8), (2, 0)]:  # (1, 8): all steps of task 2 done, not the rest
+        broken_run(parts, where, settings(name, save_every=0), monkeypatch)
+    assert numbers(train.run(parts, **settings(name, save_every=0))) == numbers(result)
+    assert same_state(whole, parts)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_random_state_of_others_is_left_alone_and_nothing_is_drawn_from_it(name, settings):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = numbers(train.run(**settings(name)))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert numbers(train.run(**settings(name))) == first
+
+
+@pytest.mark.parametrize("key", ["olora_penalty", "drs_penalty", "drs_margin", "bilora_coefficients"])
+def test_settings_of_single_methods_are_refused_elsewhere_by_name(key):
+    owner = key.partition("_")[0]
+    for name in methods.all_methods():
+        if name == owner:
+            assert getattr(Config.create(**{"method": name, key: 2}), key) == 2
+        else:
+            with pytest.raises(UsageError, match=f"{key} is a setting of method={owner} and does nothing with method={name}"):
+                Config.create(**{"method": name, key: 2})
+    if key != "bilora_coefficients":  # what fits depends on the matrices
+        with pytest.raises(UsageError, match=f"{key} must not be negative"):
+            Config.create(**{"method": owner, key: -1})
+
+
+def test_a_run_older_than_these_settings_keeps_its_hash():
+    now = Config.create().to_dict()
+    older = {key: value for key, value in now.items() if key.partition("_")[0] not in methods.all_methods()}
+    assert deciding(older) == deciding(now) and Config.create(**older).hash() == Config.create().hash()
+    for path in (Path(__file__).parents[1] / "benchmarks" / "results" / "rows").glob("*.json"):
+        written = json.loads(path.read_text())
+        assert Config.create(**written["config"]).hash() == written["hash"], path
+    assert Config.create(method="olora").hash() != Config.create(method="olora", olora_penalty=0.1).hash()
+    assert Config.create(method="olora").hash() != Config.create(method="olora", olora_penalty=0).hash()
+    again = Config.create(method="drs", drs_margin=0.7)
+    assert Config.create(**again.to_dict()) == again
+
+
+def test_factors_of_another_rank_keep_their_parameters_and_come_back_from_a_state():
+    model, fresh = lora.adapt(make_tiny_vit(), rank=2), lora.adapt(make_tiny_vit(), rank=2)
+    for pair in lora.pairs(model):
+        A = pair.A
+        lora.set_factors(pair, torch.randn(5, 16), torch.randn(16, 5))
+        assert pair.A is A and A.shape == (5, 16) and A.requires_grad and pair.layer.factors()[0].shape == (5, 16)
+    images = torch.randn(3, 3, 8, 8)
+    model(images).sum().backward()
+    assert all(pair.A.grad.shape == (5, 16) and pair.B.grad.shape == (16, 5) for pair in lora.pairs(model))
+    with pytest.raises(JanusError, match="another adaptation"):
+        lora.load_state(fresh, lora.state(model))
+    lora.load_state(fresh, lora.state(model), any_rank=True)
+    assert torch.equal(fresh(images), model(images))
+    with pytest.raises(JanusError, match="another adaptation"):
+        lora.load_state(fresh, lora.state(model) | {"blocks.0.attn.qkv.A_k": torch.zeros(5, 12)}, any_rank=True)
+
+
+# ── InfLoRA ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_inflora_freezes_an_A_that_is_designed_from_the_new_task_and_orthogonal_to_the_old(settings):
+    run = second_task(settings("inflora"))
+    M = {key: V.double() for key, V in run.method.basis().items()}
+    C = seen(run, run.stream.tasks[1].train)  # through W0 + B_1 A_1, not yet merged
+    start = begin(run)
+    for pair in run.pairs:
+        A, V = pair.A.detach().double(), M[pair.input_key]
+        assert V.shape[1] > 0 and torch.linalg.norm(A @ V) <= 1e-6 * torch.linalg.norm(A)
+        assert torch.allclose(A @ A.T, torch.eye(2, dtype=A.dtype) / 3, atol=1e-6)
+        U = torch.linalg.svd(C[pair.input_key] - V @ V.T @ C[pair.input_key]).U[:, :2]  # the definition
+        assert torch.allclose(A.T @ A * 3, U @ U.T, atol=1e-4)  # the same space
+        assert torch.count_nonzero(pair.B) == 0
+    for k, v in zip(run.pairs[::2], run.pairs[1::2]):
+        assert torch.equal(k.A, v.A)
+    run.train(run.stream.tasks[1])
+    for pair, (A, _) in zip(run.pairs, start):
+        assert torch.equal(pair.A, A) and torch.count_nonzero(pair.B) == pair.B.numel()
+
+
+def test_inflora_moves_nothing_that_the_past_needs(settings):
+    result = train.run(**settings("inflora", tasks=3))
+    assert max(x for task in result.violation["tasks"] for x in task.values()) <= 1e-6
+    assert result.violation_step["mean"] <= 1e-6 and result.drift > 0
+    assert all(min(ranks.values()) > 0 for ranks in result.basis_rank)
+
+
+def test_infloras_basis_grows_by_the_squares_of_the_eigenvalues(settings):
+    """DualGPM as the authors write it: singular values of C and of (I − MMᵀ) C, their squares added up until ε."""
+    run = Run(Config.create(**settings("inflora", tasks=3)), None)
+    M = {key: torch.zeros(32, 0, dtype=torch.float64) for key in run.moments.sum}
+    for task, epsilon in zip(run.stream.tasks, (0.999, 0.99945, 0.9999)):
+        run.learn(task)
+        for key, C in seen(run, task.train).items():
+            total = torch.linalg.svdvals(C).square().sum()
+            rest = C - M[key] @ M[key].T @ C
+            U, S, _ = torch.linalg.svd(rest)
+            held, taken = (total - S.square().sum()) / total, 0
+            while held < epsilon:
+                held, taken = held + S[taken] ** 2 / total, taken + 1
+            M[key] = torch.cat([M[key], U[:, :taken]], dim=1)
+            found = run.method.basis()[key].double()
+            assert found.shape == M[key].shape and torch.allclose(found @ found.T, M[key] @ M[key].T, atol=1e-3)
+            if task.index == 0:  # far fewer than GPM keeps
+                assert 2 * M[key].shape[1] < extend_basis(M[key][:, :0], C, epsilon).shape[1]
+
+
+def test_an_input_without_new_directions_still_gets_an_A_outside_the_past():
+    V = torch.linalg.qr(torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
+    A = designed_A(V @ V.T, V, 3)  # (I − MMᵀ) C = 0: every left singular vector is as good as any
+    assert torch.linalg.norm(A @ V) < 1e-12 and torch.allclose(A @ A.T, torch.eye(3, dtype=A.dtype) / 3)
+    assert torch.allclose(torch.cat([V, N := complement(V)], 1).T @ torch.cat([V, N], 1), torch.eye(12, dtype=V.dtype))
+
+
+# ── O-LoRA ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_oloras_penalty_and_its_gradient_by_hand():
+    A = torch.tensor([[1.0, 2.0, 0.0], [0.0, -1.0, 3.0]], requires_grad=True)
+    old = torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 2.0], [3.0, 0.0, 0.0]])
+    # old Aᵀ = [[-1, 1], [0, 6], [3, 0]]
+    penalty = overlap(A, old)
+    assert penalty.item() == 11
+    penalty.backward()
+    signs = torch.tensor([[-1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    assert torch.equal(A.grad, signs.T @ old)
+    assert overlap(A, old[:0]).item() == 0  # task 1
+
+
+def test_oloras_loss_is_cross_entropy_plus_the_overlap_of_every_layer_with_every_earlier_task(settings):
+    run = Run(Config.create(**settings("olora", tasks=3, olora_penalty=0.3)), None)
+    first, second = run.stream.tasks[:2]
+    As = [[], []]
+    for task, kept in zip((first, second), As):
+        run.learn(task)
+        kept += [pair.A.detach().clone() for pair in run.pairs]
+    run.method.begin_task(run.stream.tasks[2])
+    features, logits, labels = torch.randn(4, 32), torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
+    expected = F.cross_entropy(logits, labels)
+    for i, pair in enumerate(run.pairs):
+        assert torch.count_nonzero(pair.B) == 0 and not torch.equal(pair.A, As[1][i])
+        for task in As:
+            expected = expected + 0.3 * sum(abs(torch.dot(a, b)) for a in task[i] for b in pair.A)
+    loss = run.method.loss(features, logits, labels)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert all(pair.A.grad.abs().sum() > 0 for pair in run.pairs)
+
+
+def test_the_penalty_makes_a_new_A_more_orthogonal_to_the_old(settings):
+    def left(penalty: float) -> float:
+        run = second_task(settings("olora", olora_penalty=penalty, epochs=10))
+        old = {pair.name: pair.A.detach().clone() for pair in run.pairs}
+        run.learn(run.stream.tasks[1])
+        return sum(overlap(pair.A, old[pair.name]).item() for pair in run.pairs)
+
+    assert left(0.5) < 0.5 * left(0.0)
+
+
+# ── LoRA-DRS ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_drs_sees_the_new_task_through_weights_less_the_old_adapters(settings):
+    run = second_task(settings("drs"))
+    old = toy_backbone()[0].state_dict()
+    expected = Run(Config.create(**settings("drs")), None)
+    for theirs, pair in zip(expected.pairs, run.pairs):  # a fresh model, from which B_1 A_1 is taken away by hand
+        theirs.layer.weight.data[theirs.rows] -= (pair.B @ pair.A).detach()
+    begin(run)
+    before = {name: t.clone() for name, t in run.model.state_dict().items()}
+    for key, C in seen(expected, run.stream.tasks[1].train).items():
+        U = extend_basis(C[:, :0], C, 0.98)
+        assert 0 < U.shape[1] < 32 and torch.allclose(run.method.outside[key].double().T @ U, torch.zeros(()).double(), atol=1e-4)
+        assert run.method.outside[key].shape == (32, 32 - U.shape[1])
+    with subtracted(run.pairs):
+        inside = run.model.state_dict()
+        for i in range(2):
+            name = f"blocks.{i}.attn.qkv.weight"
+            assert torch.allclose((before[name] + inside[name]) / 2, old[name], atol=1e-6)
+            assert torch.equal(inside[name][:32], old[name][:32]) and not torch.equal(inside[name][32:], old[name][32:])
+    assert all(torch.equal(t, before[name]) for name, t in run.model.state_dict().items())
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_drs_updates_lie_in_the_range_of_P(weight_decay, settings):
+    run = second_task(settings("drs", weight_decay=weight_decay))
+    start = begin(run)
+    run.train(run.stream.tasks[1])
+    for pair, (A, B) in zip(run.pairs, start):
+        V = run.method.outside[pair.input_key]
+        dA, dB = (pair.A - A).detach(), (pair.B - B).detach()
+        assert V.shape[1] > 0 and torch.linalg.norm(A @ V) > 0.1
+        assert torch.linalg.norm(dA @ V) < 1e-4 * torch.linalg.norm(dA) and torch.linalg.norm(dA) > 0
+        assert torch.linalg.norm(V.T @ dB) < 1e-4 * torch.linalg.norm(dB) and torch.linalg.norm(dB) > 0
+
+
+def test_one_drs_step_is_adams_times_P(settings):
+    run = second_task(settings("drs", targets=("v", "fc1")))  # fc1: 64 x 32, P does not fit its B
+    start = begin(run)
+    optimizer = run.method.factor_optimizer(run.stream.tasks[1])
+    generator = torch.Generator().manual_seed(0)
+    for pair in run.pairs:
+        pair.A.grad, pair.B.grad = (torch.randn(p.shape, generator=generator) for p in (pair.A, pair.B))
+    optimizer.step()
+    for pair, (A, B) in zip(run.pairs, start):
+        U = complement(run.method.outside[pair.input_key]).float()
+        P = U @ U.T / torch.linalg.norm(U @ U.T)
+        uA, uB = -3e-3 * pair.A.grad.sign(), -3e-3 * pair.B.grad.sign()  # Adam's first step
+        assert torch.allclose((pair.A - A).detach(), uA @ P, atol=1e-6)
+        k = U.shape[1]
+        assert torch.allclose((pair.B - B).detach(), P @ uB if len(B) == 32 else uB / k**0.5, atol=1e-6)
+
+
+def test_drs_with_exact_rectification_acts_on_the_drift_resistant_space_alone(settings):
+    moved = {}
+    for name in ("drs", "drs+tangent", "drs+exact"):
+        run = second_task(settings(name))
+        before = begin(run)
+        run.train(run.stream.tasks[1])
+        moved[name] = max((torch.linalg.norm(dW @ run.method.outside[pair.input_key].double()) / torch.linalg.norm(dW)).item()
+                          for pair, (A, B) in zip(run.pairs, before)
+                          if (dW := (pair.B.double() @ pair.A.double()).detach() - B.double() @ A.double()) is not None)
+    assert moved["drs+exact"] < 1e-5 < moved["drs+tangent"] and moved["drs"] > 1e-2
+
+
+def test_the_augmented_triplet_loss_by_hand():
+    features = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]], requires_grad=True)
+    labels = torch.tensor([0, 0, 1])
+    none, root = torch.zeros(0, 2), 2**0.5
+    # anchors 1, 2: farthest of the own class √2; nearest other 2 and √2; anchor 3 is alone in its class: 0 against √2
+    loss = augmented_triplet_loss(features, labels, none, 1.0)
+    assert loss.item() == pytest.approx(((1 + root - 2) + (1 + root - root) + 0) / 3, abs=1e-5)
+    loss.backward()
+    assert torch.isfinite(features.grad).all() and features.grad.abs().sum() > 0
+    # an old prototype beside anchor 1 is nearer than any feature: distance 0 to it, √2 to the second, 2 to the third
+    loss = augmented_triplet_loss(features, labels, torch.tensor([[5.0, 0.0]]), 1.0)
+    assert loss.item() == pytest.approx(((1 + root - 0) + (1 + root - root) + 0) / 3, abs=1e-3)
+    assert augmented_triplet_loss(features, torch.zeros(3, dtype=torch.long), none, 1.0).item() == 0  # no negative
+    assert augmented_triplet_loss(features[:0], labels[:0], none, 1.0).isnan()  # a process's empty part: its mean is nan
+
+
+def test_drs_adds_the_triplets_of_old_prototypes_to_the_cross_entropy(settings):
+    run = second_task(settings("drs", drs_penalty=0.7, drs_margin=0.4))
+    begin(run)
+    generator = torch.Generator().manual_seed(0)
+    features, logits = torch.randn(6, 32, generator=generator), torch.randn(6, 3, generator=generator)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    triplet = augmented_triplet_loss(features, labels, run.prototypes.old, 0.4)
+    assert len(run.prototypes.old) == 4 and triplet > 0
+    expected = F.cross_entropy(logits, labels) + 0.7 * triplet
+    assert torch.allclose(run.method.loss(features, logits, labels), expected)
+
+
+# ── BiLoRA ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_spectrum_of_biloras_update_is_non_zero_at_its_positions_and_their_mirror_images_alone(settings):
+    config = settings("bilora", targets=("v", "fc1"))
+    run = second_task(config)
+    begin(run)
+    run.train(run.stream.tasks[1])
+    shared: dict[tuple[int, int], set[int]] = {}
+    for pair in run.pairs:
+        m, n = shape = tuple(pair.B.shape)
+        positions = run.method.positions(1, m, n)
+        assert len(set(positions.tolist())) == 40 and not torch.equal(positions, run.method.positions(0, m, n))
+        assert shared.setdefault(shape, {*positions.tolist()}) == {*positions.tolist()}  # in all matrices of a shape
+        c = run.method.values[pair.name].detach().double()
+        assert torch.count_nonzero(c) == 40
+        u, v = torch.arange(m)[:, None].double(), torch.arange(n)[None].double()
+        by_hand = sum(value * torch.cos(2 * torch.pi * (u * (p // n) / m + v * (p % n) / n)) for value, p in zip(c, positions))
+        by_hand = by_hand / (m * n)
+        dW = (pair.B @ pair.A).detach().double()
+        assert torch.equal(pair.A, torch.eye(n)) and torch.allclose(dW, by_hand, rtol=1e-4, atol=1e-5 * dW.abs().max().item())
+        found = torch.fft.fft2(dW).abs()
+        mirror = (-(positions // n) % m) * n + -(positions % n) % n
+        expected = torch.zeros(m * n, dtype=torch.bool).index_fill(0, torch.cat([positions, mirror]), True)
+        assert torch.equal((found > 1e-5 * found.max()).flatten(), expected) and 40 <= expected.sum() <= 80
+    assert len(shared) == 2
+
+
+def test_a_spectrum_of_c_coefficients_has_c_non_zeros_before_the_real_part_and_disjoint_ones_are_orthogonal():
+    positions = torch.randperm(96, generator=torch.Generator().manual_seed(0))
+    values = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    first = from_spectrum(values, positions[:12], (8, 12))
+    mirrored = {(-(p // 12) % 8) * 12 + -(p % 12) % 12 for p in positions[:12].tolist()}
+    free = torch.tensor([p for p in positions[12:].tolist() if p not in mirrored][:12])
+    second = from_spectrum(values, free, (8, 12))
+    assert abs((first * second).sum()) < 1e-14 < (first * first).sum()
+    F_ = torch.zeros(96, dtype=torch.complex128).index_put((positions[:12],), values.to(torch.complex128)).view(8, 12)
+    assert torch.allclose(torch.fft.ifft2(F_).real, first, atol=1e-15) and torch.count_nonzero(F_) == 12
+
+
+def test_biloras_coefficients_follow_the_gradient_of_the_loss(settings):
+    """One step of Adam goes against the sign of the derivative, found here by differences of the loss in float64."""
+    run = Run(Config.create(**settings("bilora", targets=("v",), bilora_coefficients=6)), None)
+    begin_first(run)
+    optimizer = run.method.factor_optimizer(run.stream.tasks[0])
+    run.model.double()
+    images = run.plain(run.stream.tasks[0].train.batch(torch.arange(6))).double()
+
+    def loss() -> Tensor:
+        return run.model(images).sin().sum()
+
+    loss().backward()
+    found = [grad.clone() for grad in optimizer.gradients()]
+    assert min(grad.abs().max() for grad in found) > 1e-2
+    for value, grad in zip(optimizer.values, found):
+        for i in range(6):
+            sides = []
+            for sign in (1, -1):
+                value.data[i] += sign * 1e-3
+                for factor, t in zip(optimizer.factors, optimizer.compute()):
+                    factor.data.copy_(t)
+                sides.append(loss().item())
+                value.data[i] -= sign * 1e-3
+            assert grad[i].item() == pytest.approx((sides[0] - sides[1]) / 2e-3, rel=1e-2, abs=1e-5)
+    optimizer.step()
+    assert all(torch.equal(value.detach().sign(), -grad.sign()) for value, grad in zip(optimizer.values, found))
+
+
+def begin_first(run: Run) -> None:
+    """Open the first task up to its first batch."""
+    run.method.begin_task(run.stream.tasks[0])
+
+
+def test_a_number_of_coefficients_that_does_not_fit_is_refused(settings):
+    for count in (0, 32 * 32 + 1):
+        with pytest.raises(UsageError, match="bilora_coefficients must be between 1 and 1024"):
+            train.run(**settings("bilora", bilora_coefficients=count))
+
+
+# ── SD-LoRA ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_sdlora_trains_magnitudes_of_frozen_normalised_directions_and_one_new_pair(settings):
+    run = Run(Config.create(**settings("sdlora", tasks=3)), None)
+    run.learn(run.stream.tasks[0])
+    run.learn(run.stream.tasks[1])
+    ended = [(pair.B @ pair.A).detach() for pair in run.pairs]
+    features = run.features(run.stream.tasks[0].evaluation)
+    run.method.begin_task(run.stream.tasks[2])
+    assert torch.allclose(run.features(run.stream.tasks[0].evaluation), features, rtol=1e-4, atol=1e-5)  # the same function
+    before = {name: {key: t.detach().clone() for key, t in part.items()} for name, part in run.method.parts.items()}
+    for pair, dW in zip(run.pairs, ended):
+        assert torch.allclose(pair.B @ pair.A, dW, atol=1e-6) and pair.A.shape == (6, 32)
+        part = before[pair.name]
+        for i in (slice(0, 2), slice(2, 4)):
+            assert torch.linalg.norm(part["A_old"][i]).item() == pytest.approx(1, rel=1e-5)
+            assert torch.linalg.norm(part["B_old"][:, i]).item() == pytest.approx(1, rel=1e-5)
+        assert part["magnitudes"][2].item() == pytest.approx(0.8) and torch.count_nonzero(part["B"]) == 0
+    run.heads.append(run.new_head(2, 2))
+    run.train(run.stream.tasks[2])
+    for pair in run.pairs:
+        part, old = run.method.parts[pair.name], before[pair.name]
+        assert torch.equal(part["A_old"], old["A_old"]) and torch.equal(part["B_old"], old["B_old"])
+        assert all(not torch.equal(part[key], old[key]) for key in ("A", "B"))
+        a = part["magnitudes"].detach()
+        assert (a != old["magnitudes"]).all()
+        by_hand = sum(a[i] * part["B_old"][:, 2 * i : 2 * i + 2] @ part["A_old"][2 * i : 2 * i + 2] for i in range(2))
+        assert torch.allclose(pair.B @ pair.A, by_hand + a[2] * part["B"] @ part["A"], atol=1e-6)
+
+
+def test_what_a_bilora_or_sdlora_run_has_learned_can_be_used_and_extended(settings, tmp_path, image_folder):
+    images = sorted((image_folder / "test" / "class0").glob("*.png"))
+    for name in ("bilora", "sdlora"):
+        result = train.run(tmp_path / name, **settings(name))
+        run = Run(Config.create(**settings(name)), tmp_path / name)
+        run.load_state(run.resumed)
+        predictor = janus.load(tmp_path / name)
+        task = run.stream.tasks[0].evaluation
+        scores = predictor.scores(task.batch(torch.arange(len(task))))
+        hits = (scores.argmax(1) == task.labels).float().mean().item()
+        assert len(predictor.predict(images)) == 8 and 100 * hits == pytest.approx(result.accuracy[-1][0])
+        new = tmp_path / f"new-{name}"
+        for split in ("train", "test"):
+            shutil.copytree(image_folder / split / "class0", new / split / "another")
+        assert len(janus.extend(tmp_path / name, new, tmp_path / f"{name}-extended").accuracy) == 3
