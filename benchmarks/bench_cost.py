@@ -27,7 +27,7 @@ from janus.result import hardware, versions
 
 HERE = Path(__file__).parent
 GRID = {"title": "Cost of janus bench", "protocol": "icons_r", "rows": ["frozen", "OE+GR"], "seeds": [0, 1, 2, 3],
-        "set": {"tasks": 3, "per_class": 12}}
+        "set": {"tasks": 3, "per_class": 6}}
 
 
 def seconds(*command: str) -> float:

@@ -1,4 +1,4 @@
-"""Tables and figures of the Icons-R experiments, from `benchmarks/results/` alone.
+"""Tables and figures of the experiments, from `benchmarks/results/` alone.
 
     python benchmarks/report.py          # prints the tables, writes figures/, puts the tables into README.md
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from janus import plots
+from janus import report as document
 from janus.ablation import CROSS
 from janus.compare import Rows, read, score
 from janus.tables import Table, difference_table, form_table, overview, rate_table, step_table
@@ -71,6 +72,54 @@ def bases_table(results: dict[str, Any]) -> Table:
         for key in first])
 
 
+def grid(folder: str) -> str:
+    """What `janus report` says of a grid's runs: a table for each protocol, and ACC against frozen in the same seeds."""
+    parts = []
+    for section in document.sections([RESULTS / folder]):
+        some = next(iter(section.rows.values()))[0].config
+        told = f"{section.title.partition(': ')[2]}, " if ": " in section.title else ""
+        parts.append(f"{told}T={some['tasks']}, on {'validation' if some['evaluate'] == 'val' else 'test'}:")
+        parts += [str(table) for table in list(section.parts().values())[:2]]
+        parts.append(provenance(section.rows))
+    return "\n\n".join(parts)
+
+
+def step_memory(cost: dict[str, Any]) -> str:
+    """Resident memory of the cases in which it was measured, as a multiple of PEFT's."""
+    said = []
+    for case in cost["cases"]:
+        found = {name: v["megabytes"] for name, v in case["variants"].items() if "megabytes" in v}
+        if found:
+            base, *others = found
+            said.append(f"{case['model']}, batch {case['batch']}: {found[base]:.0f} MB with {base}, " + ", ".join(
+                f"{found[name] / found[base]:.2f} × that with {name}" for name in others))
+    return f"Peak resident memory, {'; '.join(said)}." if said else ""
+
+
+def memory(record: dict[str, Any]) -> str:
+    """What a batch of the paper's protocol needs, counted; plain LoRA, then Janus as a multiple of it."""
+    def gigabytes(name: str, precision: str) -> float:
+        case = record["counted"][name][precision]
+        return (case["fixed"] + 128 * case["image"]) / 1e3
+
+    base, *others = record["counted"]
+    said = []
+    for precision in record["counted"][base]:
+        least = gigabytes(base, precision)
+        said.append(f"in {precision} {least:.1f} GB with {base}, " + ", ".join(
+            f"{gigabytes(name, precision) / least:.2f} × that with {name}" for name in others))
+    return (f"What a training step of {record['model']} keeps (batch 128, 224 px, rank {record['rank']}, {record['basis']} "
+            f"protected directions a layer), counted tensor by tensor, not measured on a card: {'; '.join(said)}.")
+
+
+def overhead(record: dict[str, Any]) -> str:
+    """`janus bench` beside `janus run`, and two workers beside one."""
+    runs = record["run_seconds"]
+    return (f"{len(runs)} small runs of one thread each: {statistics.fmean(runs):.0f} s a run as `janus run`, "
+            f"{record['overhead_seconds']:+.1f} s a run as `janus bench`, whose two workers are {record['speed_up']:.2f} × as "
+            f"fast as one ({record['hardware']['cpu']}, imports, kernels and the cluster's start included).")
+
+
 def many_tasks(record: dict[str, Any]) -> str:
     """How a step's time and the process's memory change over a hundred tasks."""
     said = []
@@ -112,8 +161,10 @@ def blocks() -> dict[str, str]:
     """README's marked places → what belongs there."""
     groups = read(RESULTS)
     rows, cross = groups["rows"], groups["cross"]
-    cost, bases, many, pipeline = (json.loads((RESULTS / f"{name}.json").read_text())
-                                   for name in ("step_cost", "oe_vs_gpm", "many_tasks", "input_pipeline"))
+    cost, bases, many, pipeline, counted, bench = (
+        json.loads((RESULTS / f"{name}.json").read_text())
+        for name in ("step_cost", "oe_vs_gpm", "many_tasks", "input_pipeline", "memory", "bench_cost"))
+    plots.trajectories(groups["icons_r"]).save(FIGURES / "trajectory_20_tasks")
     return {
         "rows": f"{overview(rows)}\n\n{provenance(rows)}",
         "differences": str(difference_table(rows | cross, STEPS)),
@@ -126,8 +177,13 @@ def blocks() -> dict[str, str]:
         "bases": "Online Estimation's basis against GPM's, same run, same ε: rank, and principal angles between them (degrees):\n\n"
                  f"{bases_table(bases)}",
         "cost": "Time of a training step as a multiple of PEFT's LoRA on `qkv` (same model, batch and rank; paired steps in one "
-                f"process, median and quarter points):\n\n{step_table(cost)}\n\n{cost['hardware']['cpu']}, torch "
-                f"{cost['versions']['torch']}, a machine shared with other work.",
+                f"process, median and quarter points):\n\n{step_table(cost)}\n\n{step_memory(cost)}\n\n"
+                f"{cost['hardware']['cpu']}, torch {cost['versions']['torch']}, a machine shared with other work.",
+        "more_tasks": grid("icons_r"),
+        "photographs": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
+                       f"{rate_table(groups['tin100_tune'])}\n\n{provenance(groups['tin100_tune'])}",
+        "memory": memory(counted),
+        "bench": overhead(bench),
         "many": many_tasks(many),
         "input": input_pipeline(pipeline),
     }

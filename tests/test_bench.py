@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 
-from janus import ablation, bench, checkpoint, grids, resources, train
+from janus import ablation, bench, checkpoint, clusters, grids, resources, train
 from janus.__main__ import main
 from janus.config import Config
 from janus.errors import JanusError, UsageError
@@ -87,6 +87,20 @@ def test_rows_bring_what_validation_chose_only_where_the_protocol_says_so(write:
     assert (run.config.rank, run.config.epochs, run.config.gr) == (10, 50, "exact")
 
 
+def test_what_validation_chose_may_stand_in_a_file_and_the_grid_has_the_last_word(write: Write, tmp_path: Path) -> None:
+    path = write(rows=["OE", "ncm"], seeds=[0], chosen="mine.json")
+    with pytest.raises(UsageError, match="protocol toy: cannot read what validation chose from .*mine.json"):
+        grids.load(path)
+    checkpoint.write_json(tmp_path / "mine.json", {"OE": {"lr": 0.25}})
+    assert [run.config.lr for run in grids.load(path).runs] == [0.25, Config.create(method="ncm").lr]
+    checkpoint.write_json(tmp_path / "mine.json", {"GPM": {"lr": 0.25}})
+    with pytest.raises(UsageError, match="OE__seed=0: no settings were chosen for 'OE' yet"):
+        grids.load(path)
+    assert grids.load(write(rows=["OE"], seeds=[0], chosen=False)).runs[0].config.lr != 0.25
+    with pytest.raises(UsageError, match="chosen takes true, false, or the name of a JSON file, got 3"):
+        grids.load(write(chosen=3))
+
+
 def test_several_protocols_and_options_of_the_data_are_told_apart_by_name(write: Write) -> None:
     runs = grids.load(write(protocol=["cifar100", "domainnet"], rows=["OE"], seeds=[0])).runs
     assert [run.name for run in runs] == ["OE__protocol=cifar100__seed=0", "OE__protocol=domainnet__seed=0"]
@@ -152,22 +166,25 @@ def test_every_grid_that_comes_with_janus_is_sound(path: Path) -> None:
     assert grid.runs and all(Config.create(**run.config.to_dict()) == run.config for run in grid.runs)
     if path.parent.name == "icons_r":
         assert {run.config.dataset for run in grid.runs} == {"icons-r"}
+    if path.stem.startswith("tune"):
+        assert {run.config.evaluate for run in grid.runs} == {"val"}
 
 
-def test_each_grid_has_a_twin_on_icons_r_and_is_found_by_name() -> None:
+def test_each_grid_has_twins_on_icons_and_on_photographs_and_is_found_by_name() -> None:
     folder = resources.benchmarks("grids")
-    alone = {"capacity.yaml"}  # how the null space fills is a question to the small benchmark only
-    assert {p.name for p in (folder / "icons_r").glob("*.yaml")} == {p.name for p in folder.glob("*.yaml")} | alone
-    assert len(GRIDS) == 2 * 7 + len(alone)
+    alone = {"icons_r": {"capacity.yaml"}, "tin100": {"tune.yaml", "tune_heads.yaml"}}  # Icons-R is tuned by benchmarks/icons_r.py
+    for part, more in alone.items():
+        assert {p.name for p in (folder / part).glob("*.yaml")} == {p.name for p in folder.glob("*.yaml")} | more
+    assert len(list(folder.glob("*.yaml"))) == 7
     assert grids.find("icons_r/table1_ablation") == folder / "icons_r" / "table1_ablation.yaml"
     with pytest.raises(UsageError, match="did you mean 'icons_r/table1_ablation'"):
         grids.find("icons_r/table1_ablaton")
 
 
 def test_grids_on_the_same_data_can_share_a_folder() -> None:
-    for part in ("", "icons_r"):
+    for part in ("", "icons_r", "tin100"):
         seen: dict[str, str] = {}
-        for path in (p for p in GRIDS if p.parent.name == (part or "grids") and (part or p.stem != "table3_cross_dataset")):
+        for path in (p for p in GRIDS if p.parent.name == (part or "grids") and p.stem != "table3_cross_dataset"):
             for run in grids.load(path).runs:
                 assert seen.setdefault(run.name, run.hash) == run.hash, (path, run.name)
 
@@ -219,6 +236,22 @@ def test_a_result_that_is_cut_off_is_not_finished(write: Write, tmp_path: Path) 
     assert bench.state(grid.runs[0], tmp_path).kind == "to do"
 
 
+def test_a_run_is_known_by_its_config_whatever_it_is_called(write: Write, tmp_path: Path, capsys: Capture) -> None:
+    path, mine, other = write(rows=["LoRA"]), tmp_path / "mine", tmp_path / "other"
+    finish(grids.load(write("a", rows=[{"first": {"method": "finetune"}}])), mine)
+    finish(grids.load(write("b", rows=["LoRA"], seeds=[0])), other)  # `LoRA` is a Janus run with all switches off
+    argv = ["bench", str(path), "--out", str(mine), "--dry-run"]
+    assert main(argv) == 0
+    assert "2 to do" in capsys.readouterr().out  # another method's runs, of whatever settings, are other runs
+    assert main([*argv, "--known", str(other)]) == 0
+    out = capsys.readouterr().out
+    assert "1 finished, 1 to do" in out and "other/LoRA__seed=0/result.json" in out.splitlines()[1]
+    (mine / "first__seed=1").rename(mine / "elsewhere")
+    assert "2 finished" in bench.plan(grids.load(write("c", rows=[{"second": {"method": "finetune"}}])), mine)[-1]
+    assert main([*argv, "--known", str(tmp_path / "none")]) == 2
+    assert f"no folder {tmp_path / 'none'} of results" in capsys.readouterr().err
+
+
 def test_folders_of_other_runs_are_refused_all_at_once(write: Write, tmp_path: Path) -> None:
     finish(grids.load(write(rows=["LoRA"])), tmp_path)
     with pytest.raises(UsageError, match="LoRA__seed=0 holds another run.*LoRA__seed=1 holds another run.*--out"):
@@ -241,12 +274,12 @@ def test_each_local_worker_sees_one_gpu(monkeypatch: Patch) -> None:
 
     made: dict[str, dict] = {}
     monkeypatch.setattr(distributed, "SpecCluster", lambda workers, **_: made.update(workers))
-    monkeypatch.setattr(bench, "_cards", lambda: ["2", "5"])
-    bench._local(runs=9, workers=None)
+    monkeypatch.setattr(clusters, "cards", lambda: ["2", "5"])
+    clusters.local(runs=9, workers=None)
     assert [spec["options"]["env"]["CUDA_VISIBLE_DEVICES"] for spec in made.values()] == ["2", "5"]
     assert all(spec["options"]["nthreads"] == 1 for spec in made.values())
-    made.clear(), monkeypatch.setattr(bench, "_cards", lambda: [])
-    bench._local(runs=2, workers=5)
+    made.clear(), monkeypatch.setattr(clusters, "cards", lambda: [])
+    clusters.local(runs=2, workers=5)
     assert len(made) == 2 and "CUDA_VISIBLE_DEVICES" not in made[0]["options"]["env"]
 
 
@@ -369,3 +402,33 @@ def test_a_run_that_kills_three_workers_counts_as_failed(write: Write, tmp_path:
     assert failed == {run.name: "its worker or its kernel died 3 times (out of memory?)"}
     assert bench.state(run, tmp_path).kind == "failed"
     assert sum("died; the run waits" in line for line in lines) == 2
+
+
+@pytest.mark.slow
+def test_the_runs_go_to_the_workers_of_a_cluster_that_is_there_already(write: Write, tmp_path: Path) -> None:
+    path, file, out = write(rows=["LoRA"], seeds=[0]), tmp_path / "scheduler.json", tmp_path / "out"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    dask = [sys.executable, "-m", "dask"]
+    with contextlib.ExitStack() as stack:
+        for command in (["scheduler", "--host", "127.0.0.1", "--port", "0"], ["worker", "--nthreads", "1"]):
+            process = psutil.Popen([*dask, *command, "--no-dashboard", "--scheduler-file", str(file)], env=environment,
+                                   stderr=subprocess.DEVNULL)
+            stack.callback(lambda p=process: [(q.kill(), q.wait()) for q in [*p.children(recursive=True), p]])
+            until(file.exists)
+        address = json.loads(file.read_text())["address"]
+        assert main(["bench", str(path), "--out", str(out), "--scheduler", address]) == 0
+        assert process.is_running()  # the cluster is not ours to end
+    (run,) = grids.load(path).runs
+    result = json.loads((out / run.name / "result.json").read_text())
+    assert {key: result[key] for key in SAME} == undisturbed(run)
+
+
+def test_no_scheduler_at_the_address_is_one_line(write: Write, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
+    import distributed
+
+    def silence(address: str, timeout: str) -> None:
+        raise TimeoutError(f"timed out after {timeout}\nlong trace")
+
+    monkeypatch.setattr(distributed, "Client", silence)
+    assert main(["bench", str(write()), "--out", str(tmp_path / "out"), "--scheduler", "tcp://a:1"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "janus: no Dask scheduler answers at tcp://a:1 (timed out after 10s)"
