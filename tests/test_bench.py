@@ -331,6 +331,15 @@ def kernels(process: psutil.Process) -> list[psutil.Process]:
     return found
 
 
+def end(process: psutil.Popen) -> None:
+    """A process and its children, the parent first: Dask's would start them again."""
+    family = [process, *process.children(recursive=True)]
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(family, timeout=20)
+
+
 def until(done: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not done():
@@ -413,7 +422,7 @@ def test_the_runs_go_to_the_workers_of_a_cluster_that_is_there_already(write: Wr
         for command in (["scheduler", "--host", "127.0.0.1", "--port", "0"], ["worker", "--nthreads", "1"]):
             process = psutil.Popen([*dask, *command, "--no-dashboard", "--scheduler-file", str(file)], env=environment,
                                    stderr=subprocess.DEVNULL)
-            stack.callback(lambda p=process: [(q.kill(), q.wait()) for q in [*p.children(recursive=True), p]])
+            stack.callback(end, process)
             until(file.exists)
         address = json.loads(file.read_text())["address"]
         assert main(["bench", str(path), "--out", str(out), "--scheduler", address]) == 0
