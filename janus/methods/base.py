@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ..train import Run
 
 
+NO_SWITCHES: dict[str, Any] = {"oe": False, "gr": "none", "dml": False, "adapter": "shared", "init": "free"}
+
+
 class Method:
     """Heads only: the hooks a method may override. `run` gives it the model, heads, history and config.
 
@@ -65,19 +68,26 @@ class Method:
         return {}
 
     @contextmanager
+    def besides_training(self) -> Iterator[None]:
+        """What a method does besides training steps counts as `seconds["oe"]`."""
+        start = time.perf_counter()
+        yield
+        self.run.seconds["oe"] += time.perf_counter() - start
+
+    @contextmanager
     def extra_pass(self, images: Images) -> Iterator[SecondMoments]:
         """The layer inputs' second moments over `images` (test transform), from a forward pass of their own, whose time and that of
         what is done with them counts as `seconds["oe"]`."""
-        start, run = time.perf_counter(), self.run
+        run = self.run
         moments = SecondMoments(run.pairs)
         moments.active = True
-        try:
-            run.features(images)
-        finally:
-            moments.remove()
-        with moments.over(run.processes):
-            yield moments
-        run.seconds["oe"] += time.perf_counter() - start
+        with self.besides_training():
+            try:
+                run.features(images)
+            finally:
+                moments.remove()
+            with moments.over(run.processes):
+                yield moments
 
     def state_dict(self) -> dict[str, Any]:
         """What the method itself keeps between tasks (tensors and JSON values)."""

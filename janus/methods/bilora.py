@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..lora import merge, set_factors
 from ..reparam import ThroughFactors
 from ..stream import Task
+from .base import NO_SWITCHES
 from .janus import Janus
 
 
@@ -41,7 +42,7 @@ class BiLoRA(Janus):
     name = "bilora"
     summary = "BiLoRA: a few Fourier coefficients a task, at random positions"
     paper = "Zhu et al., BiLoRA: Almost-Orthogonal Parameter Spaces for Continual Learning, CVPR 2025"
-    fixed = {"oe": False, "gr": "none", "dml": False, "adapter": "merged", "init": "free"}
+    fixed = NO_SWITCHES | {"adapter": "merged"}
     switches = ()
     defaults = {"scale": 300.0}
 

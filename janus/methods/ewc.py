@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -45,11 +44,10 @@ class EWC(Finetune):
         return super().loss(features, logits, labels) + self.penalty()
 
     def end_task(self, task: Task) -> None:
-        start, c = time.perf_counter(), self.run.config
-        new = self.information(task)
-        self.fisher = [c.ewc_decay * f + g for f, g in zip(self.fisher, new)]
-        self.anchor = [factor.detach().clone() for factor in self.factors]
-        self.run.seconds["oe"] += time.perf_counter() - start
+        with self.besides_training():
+            new, decay = self.information(task), self.run.config.ewc_decay
+            self.fisher = [decay * f + g for f, g in zip(self.fisher, new)]
+            self.anchor = [factor.detach().clone() for factor in self.factors]
 
     def information(self, task: Task) -> list[Tensor]:
         """The diagonal of a task's empirical Fisher information, in the shapes of `factors`: the mean of the squared gradients of

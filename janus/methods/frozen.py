@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Method
-
-_NO_SWITCHES = {"oe": False, "gr": "none", "dml": False, "adapter": "shared", "init": "free"}
+from .base import NO_SWITCHES, Method
 
 
 class Frozen(Method):
@@ -12,7 +10,7 @@ class Frozen(Method):
 
     name = "frozen"
     summary = "heads only, the backbone never changes"
-    fixed = _NO_SWITCHES
+    fixed = NO_SWITCHES
 
 
 class NearestClassMean(Method):
@@ -21,5 +19,5 @@ class NearestClassMean(Method):
     name = "ncm"
     summary = "nearest class mean on the frozen backbone"
     paper = "Mensink et al., Distance-Based Image Classification, TPAMI 2013"
-    fixed = _NO_SWITCHES | {"head": "ncm"}
+    fixed = NO_SWITCHES | {"head": "ncm"}
     trains_heads = False

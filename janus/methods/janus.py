@@ -9,7 +9,7 @@ from ..lora import merge, reset
 from ..rectify import RectifiedAdam, nullspace_start
 from ..separation import decoupled_margin_loss
 from ..stream import Task
-from .base import Method
+from .base import NO_SWITCHES, Method
 
 
 class Janus(Method):
@@ -63,7 +63,7 @@ class Finetune(Janus):
     name = "finetune"
     summary = "sequential LoRA, nothing protected"
     paper = "Hu et al., LoRA, ICLR 2022"
-    fixed = {"oe": False, "gr": "none", "dml": False, "adapter": "shared", "init": "free"}
+    fixed = NO_SWITCHES
     switches = ()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..stream import Task
+from .base import NO_SWITCHES
 from .janus import Janus
 
 
@@ -29,7 +30,7 @@ class OLoRA(Janus):
     name = "olora"
     summary = "O-LoRA: one pair a task, A penalised for overlap with earlier ones"
     paper = "Wang et al., Orthogonal Subspace Learning for Language Model Continual Learning, EMNLP Findings 2023"
-    fixed = {"oe": False, "gr": "none", "dml": False, "adapter": "merged", "init": "free"}
+    fixed = NO_SWITCHES | {"adapter": "merged"}
     switches = ()
 
     def __init__(self, run: Any) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..lora import kaiming_A, set_factors
 from ..reparam import ThroughFactors
 from ..stream import Task
+from .base import NO_SWITCHES
 from .janus import Janus
 
 START = 0.8  # magnitude of a new pair, as in the authors' code
@@ -30,7 +31,7 @@ class SDLoRA(Janus):
     name = "sdlora"
     summary = "SD-LoRA: old directions frozen, their magnitudes trained on"
     paper = "Wu et al., SD-LoRA: Scalable Decoupled Low-Rank Adaptation for Class Incremental Learning, ICLR 2025"
-    fixed = {"oe": False, "gr": "none", "dml": False, "adapter": "merged", "init": "free"}
+    fixed = NO_SWITCHES | {"adapter": "merged"}
     switches = ()
 
     def __init__(self, run: Any) -> None:
