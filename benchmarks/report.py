@@ -10,11 +10,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from janus import plots
+from janus import plots, properties
 from janus import report as document
 from janus.ablation import CROSS
 from janus.compare import Rows, read, score
-from janus.tables import Table, difference_table, form_table, overview, rate_table, step_table
+from janus.tables import Table, difference_table, form_table, overview, rate_table, seconds_table, step_table
 
 HERE = Path(__file__).parent
 RESULTS, README, FIGURES = HERE / "results", HERE.parent / "README.md", HERE.parent / "figures"
@@ -72,16 +72,31 @@ def bases_table(results: dict[str, Any]) -> Table:
         for key in first])
 
 
-def grid(folder: str) -> str:
-    """What `janus report` says of a grid's runs: a table for each protocol, and ACC against frozen in the same seeds."""
-    parts = []
-    for section in document.sections([RESULTS / folder]):
-        some = next(iter(section.rows.values()))[0].config
-        told = f"{section.title.partition(': ')[2]}, " if ": " in section.title else ""
-        parts.append(f"{told}T={some['tasks']}, on {'validation' if some['evaluate'] == 'val' else 'test'}:")
-        parts += [str(table) for table in list(section.parts().values())[:2]]
-        parts.append(provenance(section.rows))
-    return "\n\n".join(parts)
+def only(rows: Rows, **settings: Any) -> Rows:
+    """The runs that have these settings; rows without any are left out."""
+    kept = {row: [run for run in found if settings.items() <= run.config.items()] for row, found in rows.items()}
+    return {row: found for row, found in kept.items() if found}
+
+
+def compared(rows: Rows) -> str:
+    """What `janus report` says of the runs of one protocol: scores, ACC against frozen in the same seeds, where they come from."""
+    tables = list(document.Section("", rows).parts().values())[:2]
+    return "\n\n".join([*map(str, tables), provenance(rows)])
+
+
+def plugged(rows: Rows, icons: Rows) -> str:
+    """Figure 6: GR on top of GPM's basis and of Online Estimation's."""
+    shown = {row: rows[row] for row in ("frozen", "GPM", "OE", "OE+GR")} | {"GPM+GR": only(icons, tasks=10)["GPM-GR"]}
+    pairs = [("GPM", "GPM+GR"), ("OE", "OE+GR"), ("GPM+GR", "OE+GR"), ("frozen", "GPM+GR")]
+    return "\n\n".join([str(overview(shown, ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift"))),
+                        str(difference_table(shown, pairs)), provenance(shown)])
+
+
+def one_epoch(rows: Rows) -> str:
+    """Table 5: what both bases are worth, and cost, where each image is seen once."""
+    return "\n\n".join([str(overview(rows, ("ACC", "MAA", "BWT", "violation", "drift"), cite=False)),
+                        str(difference_table(rows, [("GPM", "OE"), ("frozen", "OE"), ("frozen", "GPM")])),
+                        "Seconds a run:", str(seconds_table(rows)), provenance(rows)])
 
 
 def step_memory(cost: dict[str, Any]) -> str:
@@ -153,8 +168,9 @@ def input_pipeline(record: dict[str, Any]) -> str:
 def provenance(rows: Rows) -> str:
     some = next(iter(rows.values()))[0]
     seeds = sorted({run.config["seed"] for found in rows.values() for run in found})
+    machines = sorted({run.hardware["cpu"] for found in rows.values() for run in found})
     return (f"Seeds {', '.join(map(str, seeds))} (class order, initialisation and batches; mean ± standard deviation where there "
-            f"are several), {some.hardware['cpu']}, {some.hardware['threads']} thread a run, torch {some.versions['torch']}.")
+            f"are several), {' and '.join(machines)}, {some.hardware['threads']} thread a run, torch {some.versions['torch']}.")
 
 
 def blocks() -> dict[str, str]:
@@ -164,8 +180,11 @@ def blocks() -> dict[str, str]:
     cost, bases, many, pipeline, counted, bench = (
         json.loads((RESULTS / f"{name}.json").read_text())
         for name in ("step_cost", "oe_vs_gpm", "many_tasks", "input_pipeline", "memory", "bench_cost"))
-    plots.trajectories(groups["icons_r"]).save(FIGURES / "trajectory_20_tasks")
+    icons = groups["icons_r"]
+    plots.trajectories(only(icons, tasks=20)).save(FIGURES / "trajectory_20_tasks")
+    setting = properties.Setting()
     return {
+        "methods": f"{properties.table(setting)}\n\nSizes: {setting}.",
         "rows": f"{overview(rows)}\n\n{provenance(rows)}",
         "differences": str(difference_table(rows | cross, STEPS)),
         "cross": str(cross_table(rows, cross)),
@@ -179,7 +198,10 @@ def blocks() -> dict[str, str]:
         "cost": "Time of a training step as a multiple of PEFT's LoRA on `qkv` (same model, batch and rank; paired steps in one "
                 f"process, median and quarter points):\n\n{step_table(cost)}\n\n{step_memory(cost)}\n\n"
                 f"{cost['hardware']['cpu']}, torch {cost['versions']['torch']}, a machine shared with other work.",
-        "more_tasks": grid("icons_r"),
+        "fewer_tasks": compared(only(icons, tasks=5)),
+        "more_tasks": compared(only(icons, tasks=20)),
+        "plug_in": plugged(rows, icons),
+        "one_epoch": one_epoch(only(icons, epochs=1)),
         "photographs": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
                        f"{rate_table(groups['tin100_tune'])}\n\n{provenance(groups['tin100_tune'])}",
         "memory": memory(counted),

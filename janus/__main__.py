@@ -104,10 +104,15 @@ def datasets(args: argparse.Namespace) -> None:
 
 
 def methods(args: argparse.Namespace) -> None:
-    from . import methods
+    import json
 
-    known = methods.all_methods()
-    _list({name: m.summary + (f" ({m.paper})" if m.paper else "") for name, m in known.items()}, args.pattern)
+    from . import properties
+
+    setting = properties.Setting(args.model, args.tasks, args.classes, args.rank)
+    if args.json:
+        print(json.dumps(properties.one(args.name, setting) if args.name else properties.every(setting), indent=1))
+    else:
+        print(properties.described(args.name, setting) if args.name else properties.listing(setting))
 
 
 def models(args: argparse.Namespace) -> None:
@@ -123,7 +128,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
     "predict": (predict, "name what is on images, with a finished run"),
     "report": (report, "tables (and, in HTML, figures) from folders of results"),
     "datasets": (datasets, "list the data sets"),
-    "methods": (methods, "list the methods"),
+    "methods": (methods, "list the methods and what each keeps and trains, or describe one"),
     "models": (models, "list the backbones"),
 }
 
@@ -177,7 +182,12 @@ def build_parser() -> Parser:
     parts["report"].add_argument("results", metavar="RESULTS", nargs="+", help="folders of runs, or of result files")
     parts["report"].add_argument("--to", metavar="KIND", default="md", help="md, html, csv (a line a run) or tex (md)")
     parts["report"].add_argument("--out", metavar="FILE", type=Path, help="where to write it (to the terminal)")
-    for name in ("datasets", "methods", "models"):
+    parts["methods"].add_argument("name", metavar="NAME", nargs="?", help="describe this one (without: a table of all)")
+    parts["methods"].add_argument("--model", metavar="NAME", default="icons-vit", help="backbone, by its shapes alone (icons-vit)")
+    for flag, value, what in (("--tasks", 10, "tasks"), ("--classes", 100, "all classes"), ("--rank", 8, "of the factors")):
+        parts["methods"].add_argument(flag, metavar="N", type=int, default=value, help=f"{what} ({value})")
+    parts["methods"].add_argument("--json", action="store_true", help="print JSON")
+    for name in ("datasets", "models"):
         parts[name].add_argument("pattern", metavar="TEXT", nargs="?", default="", help="only names that contain this")
     parser.options = {name: [o for a in part._actions for o in a.option_strings] for name, part in parts.items()}
     return parser

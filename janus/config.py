@@ -78,6 +78,16 @@ class Config:
     slca_epochs: int = 5
     slca_lr: float = 0.01
     slca_temperature: float = 0.1
+    l2p_pool: int = 30  # prompts
+    l2p_length: int = 20  # of a prompt: half keys, half values
+    l2p_top: int = 5  # prompts an image
+    l2p_pull: float = 0.5
+    dualprompt_general: int = 6  # lengths
+    dualprompt_expert: int = 20
+    dualprompt_match: float = 1.0
+    coda_components: int = 100  # of the whole stream
+    coda_length: int = 8
+    coda_penalty: float = 0.1
     # where
     amp: bool = False  # autocast to bf16, or to fp16 on cards without it
     step_score_every: int = 20  # violation_step is sampled at every so many steps
@@ -125,16 +135,19 @@ class Config:
         if self.init == "nullspace" and not self.oe:
             raise UsageError("init=nullspace requires oe=true (without it there is no estimated past to start off from)")
         for key in ("tasks", "epochs", "batch_size", "rank", "step_score_every", "threads", "per_class",
-                    "ranpac_dim", "ewc_samples", "slca_samples", "slca_epochs"):
+                    "ranpac_dim", "ewc_samples", "slca_samples", "slca_epochs", "l2p_pool", "l2p_top", "coda_components"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise UsageError(f"{key} must be at least 1, got {getattr(self, key)}")
         for key in ("lr", "head_lr", "scale", "cap", "dml_temperature", "lwf_temperature", "slca_lr", "slca_temperature"):
             if not getattr(self, key) > 0:
                 raise UsageError(f"{key} must be positive, got {getattr(self, key)}")
         for key in ("seed", "class_seed", "weight_decay", "ridge", "save_every", "ewc_lambda", "lwf_weight", "olora_penalty",
-                    "drs_penalty", "drs_margin"):
+                    "drs_penalty", "drs_margin", "l2p_pull", "dualprompt_match", "coda_penalty"):
             if getattr(self, key) is not None and getattr(self, key) < 0:
                 raise UsageError(f"{key} must not be negative, got {getattr(self, key)}")
+        for key in ("l2p_length", "dualprompt_general", "dualprompt_expert", "coda_length"):
+            if getattr(self, key) < 2 or getattr(self, key) % 2:
+                raise UsageError(f"{key} must be even and at least 2 (half keys, half values), got {getattr(self, key)}")
         for key in ("energy", "energy_end", "ewc_decay"):
             if getattr(self, key) is not None and not 0 <= getattr(self, key) <= 1:
                 raise UsageError(f"{key} is a share in [0, 1], got {getattr(self, key)}")

@@ -16,6 +16,7 @@ from torch import Tensor
 from .errors import JanusError
 
 if TYPE_CHECKING:
+    from .config import Config
     from .predict import Predictor
     from .train import Run
 
@@ -36,6 +37,11 @@ class Linear:
     def scores(self, features: Tensor) -> Tensor:
         """(N, d) → (N, classes seen) float32: higher is likelier. No task identity is used."""
         return torch.cat([head(features) for head in self.run.heads], dim=1)
+
+    @staticmethod
+    def stored(config: Config, width: int, classes: int) -> dict[str, int]:
+        """Part → bytes of the tensors in `state_dict` for features of `width` d, once `classes` have been seen."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -88,6 +94,11 @@ class RanPAC(Linear):
 
     def scores(self, features: Tensor) -> Tensor:
         return (self.random(features) @ self.W).float()
+
+    @staticmethod
+    def stored(config: Config, width: int, classes: int) -> dict[str, int]:
+        d, M = width, config.ranpac_dim
+        return {"P and G": 8 * (d * M + M**2), "C and W": 8 * 2 * M * classes}
 
     def state_dict(self) -> dict[str, Any]:
         return {"P": self.P, "G": self.G, "C": self.C, "W": self.W, "ridge": self.ridge}  # torch may draw P otherwise one day

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .backbones import read_safetensors
 from .errors import JanusError, UsageError
 from .lora import LoRALinear, install, pairs
+from .prompts import PrefixAttention
 from .vit import split
 
 NOT_CARRIED = {
@@ -52,12 +53,14 @@ def export_peft(
     NOT_CARRIED: what PEFT cannot carry), README.md, heads.safetensors. A model that was never merged keeps its factors;
     after `merge` each matrix is the SVD of its displacement W − W0 since `adapt`, at its numerical rank (`_factorise`).
 
-    Raises UsageError for a model that is not adapted by `janus.adapt`, JanusError if the folder cannot be written.
+    Raises UsageError for a model that is not adapted by `janus.adapt` or has prompts, JanusError if the folder cannot be written.
     """
     layers = {path: m for path, m in model.named_modules() if isinstance(m, LoRALinear)}
     if not layers:
         hint = "use its own save_pretrained" if pairs(model) else "janus.adapt(model) first"
         raise UsageError(f"{type(model).__name__} was not adapted by janus: {hint}")
+    if any(isinstance(module, PrefixAttention) for module in model.modules()):
+        raise UsageError("the model has prompts, which a LoRA adapter cannot hold: keep the run's folder, which janus.load reads")
     tensors: dict[str, Tensor] = {}
     ranks, alphas, modules = {}, {}, {}
     needs = []

@@ -29,6 +29,12 @@ class Table:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": str(self), "text/markdown": str(self)}
 
+    def plain(self) -> str:
+        """Aligned columns for a terminal; the last one is as wide as it is."""
+        lines = [[str(cell) for cell in line] for line in (self.header, *self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
     def html(self) -> str:
         def line(cells: Sequence[Any], tag: str) -> str:
             written = [_BOLD.sub(r"<b>\1</b>", escape(str(cell))) for cell in cells]
@@ -83,14 +89,14 @@ KINDS = {"ACC": "acc", "MAA": "maa", "BWT": "bwt", "learning acc.": "learning_ac
 SHARES = ("violation", "drift", "danger")  # no per cent: two digits
 
 
-def overview(rows: Rows, kinds: Sequence[str] = tuple(KINDS)) -> Table:
-    """mean ± standard deviation over seeds, how many seeds, and the paper's values, labelled so, where it has the row.
+def overview(rows: Rows, kinds: Sequence[str] = tuple(KINDS), cite: bool = True) -> Table:
+    """mean ± standard deviation over seeds, how many seeds, and (`cite`) the paper's values, labelled so, where it has the row.
 
     The best ACC, MAA and BWT are bold; `joint`, which sees all classes at once, does not compete.
     """
     config = next(iter(rows.values()))[0].config
     label, theirs = paper.beside(config["dataset"], config["tasks"])
-    cited = any(row in theirs for row in rows)
+    cited = cite and any(row in theirs for row in rows)
     numbers = {kind: {row: values(found, KINDS[kind]) for row, found in rows.items()} for kind in kinds}
     best = {kind: max((fmean(v) for row, v in numbers[kind].items() if v and row != "joint"), default=None)
             for kind in ("ACC", "MAA", "BWT") if kind in kinds and len(rows) > 1}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from janus import checkpoint, predict, train
+from janus import backbones, checkpoint, predict, train
 from janus.__main__ import main
 
 Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch
@@ -84,6 +84,11 @@ def test_progress_names_task_accuracy_and_time_left(image_folder: Path, tmp_path
     (["predict", "nowhere", "a.png"], ["nowhere", "no such folder"]),
     (["extend", "nowhere", "--data", "d"], ["nowhere", "no such folder"]),
     (["models", "no-such-model"], ["no name contains"]),
+    (["methods", "inflor"], ["unknown method 'inflor'", "'inflora'"]),
+    (["methods", "--model", "icon-vit"], ["unknown model", "'icons-vit'"]),
+    (["methods", "--tasks", "ten"], ["--tasks", "'ten'"]),
+    (["methods", "--rank", "500"], ["rank 500", "1 to 192"]),
+    (["methods", "--classes", "5"], ["5 classes", "10 tasks"]),
 ])
 def test_wrong_requests_exit_with_2(argv: list[str], words: list[str], tmp_path: Path, monkeypatch: Patch,
                                     capsys: Capture) -> None:
@@ -207,6 +212,28 @@ def test_lists(command: str, word: str, capsys: Capture) -> None:
     assert main([command]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split()[0] == word and len(line.split()) > 1 for line in lines)
+
+
+def test_methods_are_sized_without_weights_and_one_is_described(capsys: Capture, monkeypatch: Patch) -> None:
+    monkeypatch.setattr("janus.backbones._create_timm", lambda *a, create=backbones._create_timm, **options:
+                        create(*a, **options) if not options["pretrained"] else pytest.fail("weights were asked for"))
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("ewc "))
+    assert lines[at].split()[1:5] == ["classic", "0.52", "MB", "38,794"] and lines[at + 1].strip().startswith("Kirkpatrick et al.")
+    assert max(map(len, lines)) <= 155 and any("icons-vit, 10 tasks, 100 classes, rank 8" in line for line in lines)
+    assert main(["methods", "--model", "vit_base_patch16_224", "--tasks", "20", "--classes", "200", "--rank", "10", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["tasks"], found["classes"], found["rank"]) == ("vit_base_patch16_224", 20, 200, 10)
+    ewc = next(method for method in found["methods"] if method["name"] == "ewc")
+    factors = 12 * 2 * 10 * (768 + 768)
+    assert ewc["stored"] == {"factors": 4 * factors, "heads": 4 * 200 * 769, "F and anchor": 8 * factors}
+    assert ewc["trained"] == {"factors": factors, "head": 10 * 769} and not ewc["at_most"] and ewc["exemplar_free"]
+    assert main(["methods", "slca"]) == 0
+    out = capsys.readouterr().out
+    assert "Slow Learner with Classifier Alignment" in out and "lr=0.0001" in out and "slca_temperature=0.1" in out
+    assert main(["methods", "slca", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["slca_epochs"] == 5
 
 
 def test_help_does_not_wait_for_torch() -> None:

@@ -26,6 +26,11 @@ def test_overview_has_mean_spread_seeds_and_the_papers_values_apart(results_fold
     assert "| OE+GR | 3 |" in table._repr_mimebundle_()["text/markdown"]
 
 
+def test_plain_tables_are_aligned() -> None:
+    table = tables.Table(["name", "n", "what"], [["a", 10, "long text"], ["longer", "—", ""]])
+    assert table.plain() == "name    n   what\na       10  long text\nlonger  —"
+
+
 def test_the_papers_values_are_of_the_same_number_of_tasks_and_say_whose_they_are() -> None:
     for tasks, value in ((10, "74.39 / 80.47 / -4.43"), (20, "")):
         rows = results({"OE+GR": {0: 20.0}, "GPM": {0: 19.0}, "frozen": {0: 18.0}}, tasks=tasks)

@@ -5,21 +5,56 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import heads
 from ..history import SecondMoments
 
 if TYPE_CHECKING:
+    from ..config import Config
     from ..images import Images
     from ..stream import Task
     from ..train import Run
 
 
+BASIS = "basis, at most"
 NO_SWITCHES: dict[str, Any] = {"oe": False, "gr": "none", "dml": False, "adapter": "shared", "init": "free"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the size of a method's state follows from, whatever the numbers in it.
+
+    matrices: (input_key, m, n) of each adapted matrix. attentions: how many the backbone has. width: d of a feature. classes: of
+    all `tasks` together, of which the last has `classes // tasks`.
+    """
+
+    config: Config
+    matrices: tuple[tuple[str, int, int], ...]
+    attentions: int
+    width: int
+    tasks: int
+    classes: int
+
+    @property
+    def factors(self) -> int:
+        """Numbers in A (r, n) and B (m, r) of all matrices."""
+        return sum(self.config.rank * (m + n) for _, m, n in self.matrices)
+
+    @property
+    def dense(self) -> int:
+        """Numbers in the adapted matrices themselves."""
+        return sum(m * n for _, m, n in self.matrices)
+
+    @property
+    def basis(self) -> int:
+        """The most that the bases V (n, k) of all layer inputs can hold: `janus.history.History` leaves 2r directions free."""
+        return sum(n * max(0, n - 2 * self.config.rank) for n in {key: n for key, _, n in self.matrices}.values())
 
 
 class Method:
@@ -27,6 +62,11 @@ class Method:
 
     name: how it is called. paper: where it comes from. fixed: config values it implies. switches: which of
     `oe, gr, dml, adapter, init` may be set. defaults: config values unless given. joint: it sees all classes at once.
+
+    What `janus methods` tells of it: family: janus, lora, classic, prototype, prompt or bound. passes: when it takes the task's
+    images through the backbone besides training and evaluation ("before", "with each training pass", "with each pass" or
+    "after", also with ", from task 2") → how often, or the setting that says for how many images. inference: what a prediction
+    costs beyond the plain backbone and linear heads. `stored` and `trainable`: its sizes.
     """
 
     name: ClassVar[str] = ""
@@ -38,6 +78,9 @@ class Method:
     trains_factors: ClassVar[bool] = False
     trains_heads: ClassVar[bool] = True
     joint: ClassVar[bool] = False
+    family: ClassVar[str] = ""
+    passes: ClassVar[dict[str, int | str]] = {}
+    inference: ClassVar[str] = "nothing"
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -99,3 +142,33 @@ class Method:
     def scores(self, features: Tensor) -> Tensor:
         """(N, d) → (N, classes seen): higher is likelier. No task identity is used. By default what the run's `head` finds."""
         return self.run.classifier.scores(features)
+
+    @classmethod
+    def keeps_prototypes(cls, config: Config) -> bool:
+        """Whether the loss or the classifier needs the class means of old tasks (`run.prototypes`)."""
+        return config.head == "ncm"
+
+    @classmethod
+    def stored(cls, s: Sizes) -> dict[str, int]:
+        """Part → bytes of its tensors in a checkpoint after all tasks, beside the pre-trained backbone: what the method needs to go
+        on and to classify. "At most" is in the name of a part whose size depends on the data, of which this is the bound.
+
+        Not in it: what every run keeps for diagnosis (the estimated past of methods that protect nothing, test features for drift,
+        prototypes where only `danger` looks at them), and what lives during a task only (second moments, the optimiser's).
+        """
+        parts = {}
+        if cls.trains_factors:
+            parts["factors"] = 4 * s.factors
+            if s.config.adapter == "merged" and s.tasks > 1:
+                parts["merged weights"] = 4 * s.dense
+        if cls.trains_heads:
+            parts["heads"] = 4 * s.classes * (s.width + 1)
+        if cls.keeps_prototypes(s.config):
+            parts["class means"] = 4 * s.classes * s.width
+        return parts | heads.KINDS[s.config.head].stored(s.config, s.width, s.classes)
+
+    @classmethod
+    def trainable(cls, s: Sizes) -> dict[str, int]:
+        """What → how many numbers are trained in the last task."""
+        factors = {"factors": s.factors} if cls.trains_factors else {}
+        return factors | ({"head": s.classes // s.tasks * (s.width + 1)} if cls.trains_heads else {})

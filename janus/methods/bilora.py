@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..lora import merge, set_factors
 from ..reparam import ThroughFactors
 from ..stream import Task
-from .base import NO_SWITCHES
+from .base import NO_SWITCHES, Sizes
 from .janus import Janus
 
 
@@ -42,6 +42,7 @@ class BiLoRA(Janus):
     name = "bilora"
     summary = "BiLoRA: a few Fourier coefficients a task, at random positions"
     paper = "Zhu et al., BiLoRA: Almost-Orthogonal Parameter Spaces for Continual Learning, CVPR 2025"
+    family = "lora"
     fixed = NO_SWITCHES | {"adapter": "merged"}
     switches = ()
     defaults = {"scale": 300.0}
@@ -81,9 +82,17 @@ class BiLoRA(Janus):
         return ThroughFactors(list(self.values.values()), [pair.B for pair in run.pairs], compute, run.config.lr,
                               run.config.weight_decay)
 
+    @classmethod
+    def stored(cls, s: Sizes) -> dict[str, int]:
+        return super().stored(s) | {"factors": 4 * (s.dense + sum(n * n for _, _, n in s.matrices))}
+
+    @classmethod
+    def trainable(cls, s: Sizes) -> dict[str, int]:
+        return {"coefficients": s.config.bilora_coefficients * len(s.matrices), "head": super().trainable(s)["head"]}
+
     def state_dict(self) -> dict[str, Any]:
-        return {"values": dict(self.values)}
+        return {"values": dict(self.values)} if self.run.step else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state["values"].items():
+        for name, value in state.get("values", {}).items():
             self.values[name].data.copy_(value)

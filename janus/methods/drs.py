@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,11 @@ from ..history import complement, extend_basis, project_out
 from ..lora import Pair, merge, reset
 from ..rectify import RectifiedAdam, nullspace_start
 from ..stream import Task
+from .base import BASIS, Sizes
 from .janus import Janus
+
+if TYPE_CHECKING:
+    from ..config import Config
 
 
 @contextmanager
@@ -92,6 +96,8 @@ class DRS(Janus):
     name = "drs"
     summary = "LoRA-DRS: updates in the space seen by subtracting the old adapters, triplet loss"
     paper = "Liu & Chang, LoRA Subtraction for Drift-Resistant Space in Exemplar-Free Continual Learning, CVPR 2025"
+    family = "lora"
+    passes = {"before, from task 2": 1}
     fixed = {"oe": True, "dml": False, "adapter": "merged"}
     switches = ("gr", "init")
     defaults = {"gr": "none", "init": "free", "energy": 0.99}
@@ -126,6 +132,17 @@ class DRS(Janus):
         c = self.run.config
         triplet = augmented_triplet_loss(features, labels, self.run.prototypes.old, c.drs_margin)
         return super().loss(features, logits, labels) + c.drs_penalty * triplet
+
+    def end_task(self, task: Task) -> None:
+        self.outside = {}
+
+    @classmethod
+    def keeps_prototypes(cls, config: Config) -> bool:
+        return True
+
+    @classmethod
+    def stored(cls, s: Sizes) -> dict[str, int]:
+        return {part: size for part, size in super().stored(s).items() if part != BASIS}  # U is found anew before each task
 
     def state_dict(self) -> dict[str, Any]:
         return {"outside": self.outside}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..prefetch import Prefetcher
 from ..stream import Task
+from .base import Sizes
 from .janus import Finetune
 
 
@@ -28,6 +29,8 @@ class EWC(Finetune):
     name = "ewc"
     summary = "LoRA held by the Fisher information of old tasks"
     paper = "Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, PNAS 2017"
+    family = "classic"
+    passes = {"after": "ewc_samples"}
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -64,6 +67,10 @@ class EWC(Finetune):
                     total += gradient**2
         run.processes.sum(squares)
         return [total / max(1, len(chosen)) for total in squares]
+
+    @classmethod
+    def stored(cls, s: Sizes) -> dict[str, int]:
+        return super().stored(s) | {"F and anchor": 4 * 2 * s.factors}
 
     def state_dict(self) -> dict[str, Any]:
         return {"fisher": self.fisher, "anchor": self.anchor}

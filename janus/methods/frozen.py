@@ -11,6 +11,7 @@ class Frozen(Method):
     name = "frozen"
     summary = "heads only, the backbone never changes"
     fixed = NO_SWITCHES
+    family = "bound"
 
 
 class NearestClassMean(Method):
@@ -21,3 +22,5 @@ class NearestClassMean(Method):
     paper = "Mensink et al., Distance-Based Image Classification, TPAMI 2013"
     fixed = NO_SWITCHES | {"head": "ncm"}
     trains_heads = False
+    family = "prototype"
+    inference = "the product with the class means instead of the heads'"

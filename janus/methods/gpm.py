@@ -19,6 +19,8 @@ class GPM(Janus):
     name = "gpm"
     summary = "LoRA-GPM: project A's update off a basis from an extra pass"
     paper = "Saha et al., Gradient Projection Memory, ICLR 2021"
+    family = "lora"
+    passes = {"after": 1}
     fixed = {"oe": True, "dml": False}
     switches = ("gr", "adapter", "init")
     defaults = {"gr": "none", "adapter": "shared", "init": "free"}
@@ -36,7 +38,8 @@ class GPM(Janus):
             self.memory.end_task(moments, self.run.energy(task.index))
 
     def state_dict(self) -> dict[str, Any]:
-        return self.memory.state_dict()
+        """The basis; the mean second moment is for diagnosis, and the run has its own."""
+        return {key: value for key, value in self.memory.state_dict().items() if key != "mean"}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.memory.load_state_dict(state)
+        self.memory.load_state_dict({"mean": self.memory.mean} | state)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..history import complement, precise
 from ..lora import merge
 from ..stream import Task
+from .base import Sizes
 from .gpm import GPM
 
 
@@ -50,6 +51,8 @@ class InfLoRA(GPM):
     name = "inflora"
     summary = "InfLoRA: A designed in the null space of the past and frozen, B trained"
     paper = "Liang & Li, InfLoRA: Interference-Free Low-Rank Adaptation for Continual Learning, CVPR 2024"
+    family = "lora"
+    passes = {"before": 1, "after": 1}
     fixed = {"oe": True, "gr": "none", "dml": False, "adapter": "merged", "init": "nullspace"}
     switches = ()
     defaults = {"energy": 0.98, "energy_end": 0.998}
@@ -71,3 +74,7 @@ class InfLoRA(GPM):
             pair.A.requires_grad_(False)
         c = self.run.config
         return torch.optim.AdamW([pair.B for pair in self.run.pairs], lr=c.lr, weight_decay=c.weight_decay)
+
+    @classmethod
+    def trainable(cls, s: Sizes) -> dict[str, int]:
+        return super().trainable(s) | {"factors": s.config.rank * sum(m for _, m, _ in s.matrices)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,10 @@ from ..lora import merge, reset
 from ..rectify import RectifiedAdam, nullspace_start
 from ..separation import decoupled_margin_loss
 from ..stream import Task
-from .base import NO_SWITCHES, Method
+from .base import BASIS, NO_SWITCHES, Method, Sizes
+
+if TYPE_CHECKING:
+    from ..config import Config
 
 
 class Janus(Method):
@@ -17,7 +22,8 @@ class Janus(Method):
 
     oe: protect the input subspace of past tasks. gr: how factor updates are made safe. dml: push off old prototypes.
     adapter: one pair of factors for the whole stream, or merge at each task boundary and start afresh; init: where.
-    Between tasks it keeps the bases V, the second moments of one task, and one prototype a class. No image.
+    Between tasks it keeps the bases V (`oe`) and one prototype a class (`dml`), besides factors, merged weights and heads; during
+    a task, the second moments of its inputs. No image.
     """
 
     name = "janus"
@@ -25,6 +31,8 @@ class Janus(Method):
     paper = "Chen et al., Janus-LoRA: A Balanced Low-Rank Adaptation for Continual Learning, ICML 2026"
     switches = ("oe", "gr", "dml", "adapter", "init")
     trains_factors = True
+    family = "janus"
+    inference = "nothing after merging"
 
     def begin_task(self, task: Task) -> None:
         config, run = self.run.config, self.run
@@ -56,6 +64,14 @@ class Janus(Method):
                 pull_weight=c.dml_pull, temperature=c.dml_temperature)
         return loss
 
+    @classmethod
+    def keeps_prototypes(cls, config: Config) -> bool:
+        return config.dml or super().keeps_prototypes(config)
+
+    @classmethod
+    def stored(cls, s: Sizes) -> dict[str, int]:
+        return super().stored(s) | ({BASIS: 4 * s.basis} if s.config.oe else {})
+
 
 class Finetune(Janus):
     """Sequential LoRA: the same factors trained task after task, nothing protected."""
@@ -63,6 +79,7 @@ class Finetune(Janus):
     name = "finetune"
     summary = "sequential LoRA, nothing protected"
     paper = "Hu et al., LoRA, ICLR 2022"
+    family = "bound"
     fixed = NO_SWITCHES
     switches = ()
 
@@ -73,3 +90,4 @@ class Joint(Finetune):
     name = "joint"
     summary = "LoRA on all classes at once (upper bound)"
     joint = True
+    family = "bound"

@@ -23,6 +23,8 @@ class LwF(Finetune):
     name = "lwf"
     summary = "LoRA, with the old heads' answers distilled on new images"
     paper = "Li & Hoiem, Learning without Forgetting, ECCV 2016"
+    family = "classic"
+    passes = {"with each training pass, from task 2": 1}
 
     @torch.no_grad()
     def begin_step(self, images: Tensor) -> None:

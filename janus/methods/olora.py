@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..stream import Task
-from .base import NO_SWITCHES
+from .base import NO_SWITCHES, Sizes
 from .janus import Janus
 
 
@@ -30,6 +30,7 @@ class OLoRA(Janus):
     name = "olora"
     summary = "O-LoRA: one pair a task, A penalised for overlap with earlier ones"
     paper = "Wang et al., Orthogonal Subspace Learning for Language Model Continual Learning, EMNLP Findings 2023"
+    family = "lora"
     fixed = NO_SWITCHES | {"adapter": "merged"}
     switches = ()
 
@@ -44,6 +45,10 @@ class OLoRA(Janus):
     def end_task(self, task: Task) -> None:
         for pair in self.run.pairs:
             self.old[pair.name] = torch.cat([self.old[pair.name], pair.A.detach()])
+
+    @classmethod
+    def stored(cls, s: Sizes) -> dict[str, int]:
+        return super().stored(s) | {"every A": 4 * s.tasks * s.config.rank * sum(n for _, _, n in s.matrices)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"old": self.old}

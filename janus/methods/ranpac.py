@@ -15,4 +15,6 @@ class RanPAC(NearestClassMean):
     name = "ranpac"
     summary = "ridge regression on random features of the frozen backbone"
     paper = "McDonnell et al., RanPAC, NeurIPS 2023"
+    family = "prototype"
+    inference = "two products, d x M and M x classes, instead of the heads'"
     fixed = NearestClassMean.fixed | {"head": "ranpac"}

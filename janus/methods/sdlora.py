@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..lora import kaiming_A, set_factors
 from ..reparam import ThroughFactors
 from ..stream import Task
-from .base import NO_SWITCHES
+from .base import NO_SWITCHES, Sizes
 from .janus import Janus
 
 START = 0.8  # magnitude of a new pair, as in the authors' code
@@ -31,6 +31,7 @@ class SDLoRA(Janus):
     name = "sdlora"
     summary = "SD-LoRA: old directions frozen, their magnitudes trained on"
     paper = "Wu et al., SD-LoRA: Scalable Decoupled Low-Rank Adaptation for Class Incremental Learning, ICLR 2025"
+    family = "lora"
     fixed = NO_SWITCHES | {"adapter": "merged"}
     switches = ()
 
@@ -73,6 +74,16 @@ class SDLoRA(Janus):
         parts = [self.parts[pair.name] for pair in pairs]
         return ThroughFactors([part[key] for part in parts for key in TRAINED], [p for pair in pairs for p in (pair.A, pair.B)],
                               lambda: [t for part in parts for t in self.factors(part)], c.lr, c.weight_decay)
+
+    @classmethod
+    def stored(cls, s: Sizes) -> dict[str, int]:
+        """Every direction counts twice: by itself, and in the factors that the layers use."""
+        own = {"factors": 4 * s.tasks * s.factors, "directions": 4 * s.tasks * (s.factors + len(s.matrices))}
+        return own | {part: size for part, size in super().stored(s).items() if part not in ("factors", "merged weights")}
+
+    @classmethod
+    def trainable(cls, s: Sizes) -> dict[str, int]:
+        return super().trainable(s) | {"magnitudes": s.tasks * len(s.matrices)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"parts": self.parts}

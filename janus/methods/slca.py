@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..stream import Task
+from .base import Sizes
 from .janus import Finetune
 
 
@@ -32,6 +33,8 @@ class SLCA(Finetune):
     name = "slca"
     summary = "slow LoRA, heads aligned on a Gaussian a class"
     paper = "Zhang et al., SLCA, ICCV 2023"
+    family = "classic"
+    passes = {"after": 1}
     defaults = {"lr": 1e-4}
 
     def __init__(self, run: Any) -> None:
@@ -61,6 +64,15 @@ class SLCA(Finetune):
                 optimizer.zero_grad()
                 aligned(self.run.heads, samples[index], labels[index], c.slca_temperature).backward()
                 optimizer.step()
+
+    @classmethod
+    def stored(cls, s: Sizes) -> dict[str, int]:
+        return super().stored(s) | {"Gaussians": 4 * s.classes * (s.width + s.width**2)}
+
+    @classmethod
+    def trainable(cls, s: Sizes) -> dict[str, int]:
+        heads = {"head": s.classes // s.tasks * (s.width + 1)} if s.tasks == 1 else {"all heads": s.classes * (s.width + 1)}
+        return {"factors": s.factors} | heads
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": self.mean, "root": self.root}

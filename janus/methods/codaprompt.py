@@ -1,0 +1,85 @@
+"""CODA-Prompt: an image's prompt is a weighted sum of components; each task adds some and leaves the old as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UsageError
+from ..prompts import Prompted, drawn
+from ..stream import Task
+from .base import Sizes
+
+
+class CODAPrompt(Prompted):
+    """`p(x) = Σ_m cos(q(x) ⊙ a_m, k_m) P_m` over all components so far, at each of the blocks 0 to 4 (all, if there are fewer) with
+    components (P_m, k_m, a_m) of its own. Nothing is chosen, so the loss at the end trains it all:
+    `L = CE + λ Σ_layers (O(P) + O(K) + O(A))`, `O(B) = ‖BBᵀ − I‖²_F / m²` over the m rows so far (a mean of squares; the
+    paper writes the norm).
+
+    Each task trains its share of the components, which freeze when it ends. New rows of P, K and A begin orthonormal and orthogonal
+    to the old (Gram–Schmidt).
+
+    Settings: `coda_components` for the whole stream (100; a task has a T-th, rounded down, and so has a task of `janus extend`),
+    `coda_length` (8), `coda_penalty` is λ (the paper's 0.1).
+
+    Two forward passes an image, in training and at test. Keeps all components: M·5·(l·d + 2d) numbers. No image.
+
+    Raises:
+        UsageError: fewer components than tasks, or more than can be orthogonal.
+    """
+
+    name = "coda"
+    summary = "CODA-Prompt: prompts as sums of components, some new ones a task"
+    paper = "Smith et al., CODA-Prompt: COntinual Decomposed Attention-based Prompting, CVPR 2023"
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        c, d = run.config, run.model.num_features
+        self.share, tasks = c.coda_components // c.tasks, c.tasks + len(c.extended)
+        if not 1 <= self.share <= d // tasks:
+            raise UsageError(f"coda_components={c.coda_components} gives each of {tasks} tasks {self.share}: each needs one at "
+                             f"least, and only {d}, the width of the features, can be orthogonal")
+
+    def begin_task(self, task: Task) -> None:
+        c, d, generator = self.run.config, self.run.model.num_features, self.run.generator("prompts", task.index)
+        shapes = {"P": (c.coda_length, self.width), "K": (d,), "A": (d,)}
+        new = {name: drawn(generator, self.share, self.layers, *shape) for name, shape in shapes.items()}
+        old = {name: self.rows(name).detach() if self.trained else rows[:0] for name, rows in new.items()}
+        self.grow(**{name: orthonormal(rows, old[name]) for name, rows in new.items()})
+
+    def prompts(self, query: Tensor) -> list[Tensor]:
+        P, K, A = (self.rows(name) for name in "PKA")  # (M, layers, l, d), (M, layers, d), (M, layers, d)
+        return list(torch.einsum("bmj,mjld->jbld", weights(query, K, A), P).unsqueeze(2))  # (b, 1, l, d) each
+
+    @classmethod
+    def numbers(cls, s: Sizes) -> tuple[int, int]:
+        components = s.config.coda_components // s.config.tasks  # as in `share`
+        share = components * min(cls.blocks, s.attentions) * (s.config.coda_length + 2) * s.width
+        return share, (s.tasks - 1) * share
+
+    def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        penalty = sum(overlap(self.rows(name)) for name in "PKA")
+        return super().loss(features, logits, labels) + self.run.config.coda_penalty * penalty
+
+
+def weights(query: Tensor, K: Tensor, A: Tensor) -> Tensor:
+    """`cos(q ⊙ a_m, k_m)`: q (b, d), K and A (M, layers, d) → (b, M, layers)."""
+    dot = torch.einsum("bd,mjd->bmj", query, A * F.normalize(K, dim=2))
+    return dot / torch.einsum("bd,mjd->bmj", query**2, A**2).clamp(min=1e-12).sqrt()
+
+
+def overlap(rows: Tensor) -> Tensor:
+    """`Σ_layers ‖BBᵀ − I‖²_F / M²`, B (M, …) being a layer's rows of (M, layers, …)."""
+    B = rows.transpose(0, 1).flatten(2)  # (layers, M, ·)
+    return (B @ B.mT - torch.eye(B.shape[1], device=B.device)).square().mean(dim=(1, 2)).sum()
+
+
+def orthonormal(new: Tensor, old: Tensor) -> Tensor:
+    """In each layer, the Gram–Schmidt of the rows `new` (n, layers, …) after `old` (m, layers, …). On the CPU, in float64."""
+    both = torch.cat([old.cpu(), new]).transpose(0, 1).flatten(2).double()  # (layers, m + n, ·)
+    Q = torch.linalg.qr(both.mT)[0].mT[:, len(old) :]  # (layers, n, ·): the signs are of no account
+    return Q.transpose(0, 1).reshape(new.shape).float()

@@ -1,0 +1,166 @@
+"""Prompts on a frozen ViT: a query pass, then a pass in which attentions see the image's own keys and values beside the tokens'.
+
+Each image is seen twice, in training and at test: a first pass without prompts and without gradient gives the query q(x), the
+backbone's final feature (CLS); the method turns it into prompts of this image; the second pass uses them. A prompt of length l is
+prefix tuning on K and V: its first l/2 vectors are keys, the others values, past the projections, so no token is added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Attention
+from torch import Tensor, nn
+
+from .errors import UsageError
+from .methods.base import NO_SWITCHES, Method, Sizes
+from .stream import Task
+
+NEEDED = "prompts need the plain attention of timm's ViT; choose a plain ViT, DeiT, DINOv2 or CLIP of timm"
+
+
+class PrefixAttention(Attention):
+    """timm's attention, in each head `softmax(q [p_K; k]ᵀ / √d) [p_V; v]` while `prefix` = (p_K, p_V), each (b, l, heads·d).
+    Its keys are those that the softmax sees: behind `k_norm`, if the backbone has one."""
+
+    prefix: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor, **masks: Any) -> Tensor:  # (b, N, n) → (b, N, n); timm's ViT passes masks along that are empty
+        if self.prefix is None:
+            return super().forward(x, **masks)
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (b, N, 3, heads, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (b, heads, N, d)
+        q, k = self.q_norm(q), self.k_norm(k)
+        p_K, p_V = (p.unflatten(2, (self.num_heads, -1)).transpose(1, 2).to(v.dtype) for p in self.prefix)  # (b, heads, l, d)
+        y = F.scaled_dot_product_attention(q, torch.cat([p_K, k], dim=2), torch.cat([p_V, v], dim=2))
+        return self.proj_drop(self.proj(self.norm(y.transpose(1, 2).flatten(2))))
+
+
+def prefixed(model: nn.Module, most: int) -> list[PrefixAttention]:
+    """The attentions of the first `most` blocks, or of all there are; in place, they take a prefix from now on.
+    Raises UsageError for any but the plain attention of timm."""
+    found = []
+    for i, block in enumerate(list(getattr(model, "blocks", ()))[:most]):
+        attention = getattr(block, "attn", None)
+        if type(attention) is not Attention or getattr(attention, "gate", None) is not None:
+            kind = type(block if attention is None else attention)
+            raise UsageError(f"{kind.__module__}.{kind.__qualname__} at blocks.{i}: {NEEDED}")
+        found.append(attention)
+    if not found:
+        raise UsageError(f"{type(model).__name__} has no blocks: {NEEDED}")
+    for attention in found:
+        attention.__class__ = PrefixAttention  # paths, hooks, LoRA and weights stay where they are
+    return found
+
+
+class TwoPasses:
+    """Hooks that let `model(x)` make the query pass and then, with the prompts it calls for, the pass whose result counts.
+
+    select: q (b, d) float32 → for each of `attentions` the prompts (b, n, l, d) of each image, n of even length l; an empty list
+    leaves the model as it is.
+    """
+
+    def __init__(self, model: nn.Module, attentions: list[PrefixAttention], select: Callable[[Tensor], list[Tensor]]) -> None:
+        self.attentions, self.select, self.querying = attentions, select, False
+        model.register_forward_pre_hook(self.before)
+        model.register_forward_hook(self.after, always_call=True)  # after an error too
+
+    def before(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self.querying:  # this is the query pass
+            return
+        self.querying = True
+        try:
+            with torch.no_grad():
+                query = model(*inputs)  # (b, d)
+        finally:
+            self.querying = False
+        with torch.autocast(query.device.type, enabled=False):  # cosines and sums of prompts in float32
+            for attention, prompts in zip(self.attentions, self.select(query.float())):
+                half = prompts.shape[2] // 2
+                attention.prefix = prompts[:, :, :half].flatten(1, 2), prompts[:, :, half:].flatten(1, 2)
+
+    def after(self, *_: Any) -> None:
+        if not self.querying:
+            for attention in self.attentions:
+                attention.prefix = None
+
+
+class Prompted(Method):
+    """What the prompt methods share. LoRA's factors stay at B = 0: trained are prompts, keys and heads.
+
+    A method says in `begin_task` what it trains (`trained`) or adds (`grow`), and in `prompts` which prompts an image gets.
+    Violation and drift of weights are 0; the second moments kept for diagnosis are of both passes.
+    """
+
+    family = "prompt"
+    passes = {"with each pass": 1}
+    inference = "a query pass before the pass with prompts"
+    fixed = NO_SWITCHES
+    blocks: ClassVar[int] = 5  # the first five have prompts, or all where there are fewer
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        attentions = prefixed(run.model, self.blocks)
+        self.layers, self.width = len(attentions), attentions[0].qkv.out_features // 3
+        self.trained: dict[str, nn.Parameter] = {}  # by name, (rows, …)
+        self.frozen: dict[str, Tensor] = {}  # the rows of tasks that are over
+        self.training = False  # between begin_step and loss
+        TwoPasses(run.model, attentions, lambda query: self.prompts(query) if self.trained else [])
+
+    def prompts(self, query: Tensor) -> list[Tensor]:
+        """Of each image, by its query (b, d): (b, n, l, d) for each layer. Nothing may depend on the other images."""
+        raise NotImplementedError
+
+    def rows(self, name: str) -> Tensor:
+        """All rows of that name, old first."""
+        return torch.cat([rows[name] for rows in (self.frozen, self.trained) if name in rows])
+
+    def grow(self, **new: Tensor) -> None:
+        """From now on these rows are trained, and those that were trained under their names are frozen."""
+        self.frozen |= {name: self.rows(name).detach() for name in new if name in self.trained}
+        self.trained |= {name: nn.Parameter(rows.to(self.run.device)) for name, rows in new.items()}
+
+    def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
+        """Adam on prompts and keys at the rate `lr`: by default CODA-Prompt's 1e-3; the other two papers have larger ones."""
+        return torch.optim.AdamW(self.trained.values(), lr=self.run.config.lr, weight_decay=self.run.config.weight_decay)
+
+    def begin_step(self, images: Tensor) -> None:
+        self.training, self.distance = True, images.new_zeros(len(images))  # (b,): 1 − cos of query and chosen keys
+
+    def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        self.training = False
+        return super().loss(features, logits, labels)
+
+    @classmethod
+    def numbers(cls, s: Sizes) -> tuple[int, int]:
+        """How many numbers its prompts and keys have after the last task: (those trained in it, those frozen before)."""
+        raise NotImplementedError
+
+    @classmethod
+    def stored(cls, s: Sizes) -> dict[str, int]:
+        return super().stored(s) | {"prompts and keys": 4 * sum(cls.numbers(s))}
+
+    @classmethod
+    def trainable(cls, s: Sizes) -> dict[str, int]:
+        return {"prompts and keys": cls.numbers(s)[0]} | super().trainable(s)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"trained": self.trained, "frozen": self.frozen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.trained = {name: nn.Parameter(rows.to(self.run.device)) for name, rows in state["trained"].items()}
+        self.frozen = {name: rows.to(self.run.device) for name, rows in state["frozen"].items()}
+
+
+def drawn(generator: torch.Generator, *shape: int) -> Tensor:
+    """Normal vectors (…, d) of length about 1, so that Adam's steps can turn them."""
+    return torch.randn(shape, generator=generator) / math.sqrt(shape[-1])
+
+
+def cosines(query: Tensor, keys: Tensor) -> Tensor:
+    """cos(q, k): (b, d) and (M, d) → (b, M)."""
+    return F.normalize(query, dim=1) @ F.normalize(keys, dim=1).T
