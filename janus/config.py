@@ -174,8 +174,10 @@ def foreign(config: dict[str, Any]) -> set[str]:
 
 def deciding(config: dict[str, Any]) -> dict[str, Any]:
     """Those values of a config (`Config.to_dict`) that can change a run's numbers: without `FREE`, without the margin loss's
-    settings where it is off, without settings that later versions added where they change nothing, and with the class order's
-    seed spelt out."""
+    settings where it is off, without options of the data set that have the values they have anyway, without settings that later
+    versions added where they change nothing, and with the class order's seed spelt out."""
+    from . import datasets
+
     kept = {k: v for k, v in config.items() if k not in FREE and (config["dml"] or not k.startswith("dml_"))}
     if kept.get("normalise") != "none":  # a run older than the setting keeps its hash
         kept.pop("normalise", None)
@@ -183,7 +185,7 @@ def deciding(config: dict[str, Any]) -> dict[str, Any]:
         del kept[key]
     if kept.get("head") in ("linear", kept["method"]):  # ncm, ranpac: the method is its head
         del kept["head"]
-    kept["data"] = {k: v for k, v in kept["data"].items() if k != "cache"}  # where pixels are kept is not what they are
+    kept["data"] = datasets.saying(config["dataset"], kept["data"])
     return kept | {"class_seed": config["seed"] if config["class_seed"] is None else config["class_seed"]}
 
 

@@ -10,12 +10,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from janus import sources, splits
+from janus import icons, sources, splits
 from janus.cache import Tell
 from janus.errors import JanusError, UsageError, unknown
 from janus.images import Encoded, FileImages, Images, TensorImages
@@ -108,6 +109,13 @@ def _options(loader: Callable[..., ImageSet]) -> list[str]:
     return [p for p in inspect.signature(loader).parameters if p not in COMMON and p != "common"]
 
 
+def saying(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of a data set's options that say something else than its loader does without them, and where pixels are kept aside."""
+    known = inspect.signature(SETS[name][0]).parameters if name in SETS else {}
+    return {key: value for key, value in options.items()
+            if key != "cache" and (value is None or key not in known or value != known[key].default)}
+
+
 # ---- where local files are ------------------------------------------------------------------------------------------
 
 
@@ -130,15 +138,17 @@ def _kind(path: Path) -> str:
 # ---- the sets -------------------------------------------------------------------------------------------------------
 
 
-def _icons(name: str, root: object, strength: float | None = None, **common: object) -> ImageSet:
-    """The embedded benchmark; `strength` is how far the renditions move from plain icons."""
+def _icons(
+    name: str, root: object, strength: float = icons.DEFAULT_STRENGTH, vocabulary: bool = False, **common: object
+) -> ImageSet:
+    """The embedded benchmark; `strength` is how far the renditions move from plain icons, `vocabulary` adds concepts."""
     if root is not None:
         raise UsageError("icons-r is embedded in the package and takes no root")
-    if strength is not None and (isinstance(strength, bool) or not isinstance(strength, (int, float))):
+    if isinstance(strength, bool) or not isinstance(strength, (int, float)):
         raise UsageError(f"strength must be a number, not {strength!r}")
-    from janus import icons
-
-    classes, parts = icons.load() if strength is None else icons.load(strength=strength)
+    if not isinstance(vocabulary, bool):
+        raise UsageError(f"vocabulary must be true or false, not {vocabulary!r}")
+    classes, parts = icons.load(strength, vocabulary=vocabulary)
     styles = sorted({s for _, _, names_ in parts.values() for s in names_})
     number = {s: i for i, s in enumerate(styles)}
     split = {

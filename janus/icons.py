@@ -193,7 +193,9 @@ def masks(folder: str, split: str) -> tuple[list[str], Split]:
     return classes, (images, table["label"].to_numpy().astype(np.int64), table["style"].to_pylist())
 
 
-def load(strength: float = DEFAULT_STRENGTH, split: str | None = None) -> tuple[list[str], dict[str, Split]]:
+def load(
+    strength: float = DEFAULT_STRENGTH, split: str | None = None, vocabulary: bool = False
+) -> tuple[list[str], dict[str, Split]]:
     """Icons-R: class names and, by split, (images uint8 (N, 3, 32, 32), labels int64 (N,), styles).
 
     Each icon has one fixed rendition, seeded by its split and its place in the file. The style is its icon set; no
@@ -202,6 +204,9 @@ def load(strength: float = DEFAULT_STRENGTH, split: str | None = None) -> tuple[
     Args:
         strength: of the renditions, 0..1, see `render`.
         split: load only `train`, `val` or `test`.
+        vocabulary: behind the 100 classes also, as further ones, the concepts that the embedded backbone was pre-trained on. Their
+            held-out drawings are for val and test in turn; concepts with a single one are left out. This makes streams of many
+            tasks, and is no test of what a backbone does with concepts it has not seen.
 
     Raises:
         UsageError: an unknown split, or a strength outside 0..1.
@@ -214,8 +219,26 @@ def load(strength: float = DEFAULT_STRENGTH, split: str | None = None) -> tuple[
     for name in SPLITS if split is None else (split,):
         classes, (images, labels, styles) = masks("icons-r", name)
         seeds = np.arange(len(labels), dtype=np.uint64) + np.uint64(SPLITS.index(name) << 32)
+        if vocabulary:
+            concepts, (more, of, drawn_by) = _held_out(name)
+            seeds = np.append(seeds, np.arange(len(of), dtype=np.uint64) + np.uint64(len(SPLITS) + SPLITS.index(name) << 32))
+            images, labels, styles = np.append(images, more, 0), np.append(labels, of + len(classes)), styles + drawn_by
+            classes = classes + concepts
         parts[name] = (render(images, seeds, strength), labels, styles)
     return classes, parts
+
+
+def _held_out(name: str) -> tuple[list[str], Split]:
+    """The vocabulary's concepts with two held-out drawings or more, and of these what belongs to a split."""
+    concepts, parts = vocabulary()
+    kept = np.flatnonzero(np.bincount(parts["val"][1], minlength=len(concepts)) > 1)
+    images, labels, styles = parts["train" if name == "train" else "val"]
+    chosen = np.isin(labels, kept)
+    if name != "train":
+        for concept in kept:
+            mine = np.flatnonzero(labels == concept)
+            chosen[mine[int(name == "val") :: 2]] = False  # val has the first, third, …
+    return [concepts[c] for c in kept], (images[chosen], np.searchsorted(kept, labels[chosen]), np.array(styles)[chosen].tolist())
 
 
 def vocabulary() -> tuple[list[str], dict[str, Split]]:

@@ -535,21 +535,17 @@ def test_icons_r_wires_the_embedded_arrays(monkeypatch):
 
     asked = []
 
-    def load(strength="default"):
-        asked.append(strength)
+    def load(strength, vocabulary):
+        asked.append((strength, vocabulary))
         return ["arrow-left", "mail"], {"train": parts(6), "val": parts(2), "test": parts(4)}
 
-    import janus
-
-    fake = SimpleNamespace(load=load)
-    monkeypatch.setitem(sys.modules, "janus.icons", fake)
-    monkeypatch.setattr(janus, "icons", fake, raising=False)
+    monkeypatch.setattr(datasets.icons, "load", load)
     data = datasets.load("icons-r", size=32)
     assert data.classes == ["arrow-left", "mail"] and data.transform == "icons" and data.styles == ["line", "solid"]
     assert [len(data.train), len(data.val), len(data.test)] == [6, 2, 4]
     assert every(data.test)[:, 0, 0, 0].tolist() == [0, 1, 2, 3] and data.test.styles.tolist() == [0, 1, 0, 1]
-    datasets.load("icons-r", strength=0.5)
-    assert asked == ["default", 0.5]
+    datasets.load("icons-r", strength=0.5, vocabulary=True)
+    assert asked == [(1.0, False), (0.5, True)]
 
 
 def test_icons_r_is_there():
@@ -581,6 +577,7 @@ def test_unknown_names_paths_and_options(tmp_path):
     assert "did you mean 'val_fraction'" in message
     assert "embedded" in said(UsageError, lambda: datasets.load("icons-r", root=tmp_path))
     assert "must be a number" in said(UsageError, lambda: datasets.load("icons-r", strength="strong"))
+    assert "must be true or false" in said(UsageError, lambda: datasets.load("icons-r", vocabulary=1))
 
 
 def test_impossible_fractions(tmp_path):

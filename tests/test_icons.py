@@ -161,6 +161,25 @@ def test_vocabulary(files) -> None:
     assert parts["train"][0].shape[1:] == (32, 32) and parts["train"][1].max() < len(classes)
 
 
+def test_the_vocabulary_behind_the_classes(files) -> None:
+    plain, (concepts, held) = icons.load(), icons.vocabulary()
+    classes, parts = icons.load(vocabulary=True)
+    counts = np.bincount(held["val"][1], minlength=len(concepts))
+    assert classes == plain[0] + [name for name, count in zip(concepts, counts) if count > 1]
+    seen = {}
+    for name, (images, labels, styles) in parts.items():
+        first = len(plain[1][name][1])
+        assert np.array_equal(images[:first], plain[1][name][0]) and np.array_equal(labels[:first], plain[1][name][1])
+        assert styles[:first] == plain[1][name][2] and len(images) == len(labels) == len(styles)
+        assert np.bincount(labels, minlength=len(classes)).min() > 0
+        seen[name] = [(classes[label], style) for label, style in zip(labels[first:], styles[first:])]
+    whole = [(concepts[label], style) for label, style in zip(*held["val"][1:]) if counts[label] > 1]
+    assert sorted(seen["val"] + seen["test"]) == sorted(whole)
+    of = {name: [concept for concept, _ in seen[name]] for name in ("val", "test")}
+    assert all(of["val"].count(name) - of["test"].count(name) in (0, 1) for name in classes[100:])
+    assert sorted(seen["train"]) == sorted((concepts[c], style) for c, style in zip(*held["train"][1:]) if counts[c] > 1)
+
+
 def test_bad_requests() -> None:
     with pytest.raises(UsageError, match="did you mean 'test'"):
         icons.load(split="tset")

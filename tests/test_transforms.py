@@ -198,6 +198,8 @@ def test_only_another_normalisation_changes_a_configs_hash():
     older = {k: v for k, v in usual.to_dict().items() if k != "normalise"}  # as a result says that is older than the setting
     assert "normalise" not in deciding(usual.to_dict()) and deciding(older) == deciding(usual.to_dict())
     assert Config.create(data={"cache": "disk"}).hash() == usual.hash() != Config.create(data={"strength": 0.5}).hash()
+    assert Config.create(data={"strength": 1, "vocabulary": False}).hash() == usual.hash()
+    assert Config.create(data={"vocabulary": True}).hash() != usual.hash()
     with pytest.raises(UsageError, match="did you mean 'none'"):
         Config.create(normalise="non")
 
