@@ -109,6 +109,20 @@ def test_several_protocols_and_options_of_the_data_are_told_apart_by_name(write:
     assert runs[0].config.data == {"strength": 0.5}
 
 
+@pytest.mark.parametrize("name", ["imagenet_r", "cifar100"])
+def test_a_preset_for_the_t4_is_the_papers_protocol_with_fewer_epochs(name: str, write: Write) -> None:
+    def config(protocol: str) -> Config:
+        return grids.load(write(protocol=protocol, rows=["OE+GR"], seeds=[0])).runs[0].config
+
+    full, small = config(name), config(f"{name}_t4")
+    assert small.epochs == full.epochs / 10 and small.data == {"cache": "disk"} and small.amp
+    same = {"epochs": small.epochs, "data": small.data}
+    assert full.to_dict() | same == small.to_dict()
+    counted = json.loads((resources.results() / "memory.json").read_text())["counted"].values()
+    most = max(case["half precision"]["fixed"] + small.batch_size * case["half precision"]["image"] for case in counted) / 1e3
+    assert f"at most {most:.1f} GB" in (resources.benchmarks("protocols") / f"{name}_t4.yaml").read_text()
+
+
 @pytest.mark.parametrize(("change", "words"), [
     ({"rows": None, "seeds": None}, ["2 faults", "no 'rows'", "no 'seeds'"]),
     ({"protocl": "x"}, ["unknown key 'protocl'", "'protocol'"]),
