@@ -45,9 +45,33 @@ CROSS: dict[str, dict[str, Any]] = {
     if oe or init == "free"
 }
 
+
+# The field's methods, and the strongest head on our features and on theirs. ε is what a method's authors state, not the protocol's
+FIELD: dict[str, dict[str, Any]] = {
+    "InfLoRA": {"method": "inflora", "energy": 0.98, "energy_end": 0.998},
+    "LoRA-DRS": {"method": "drs", "energy": 0.99},
+    "LoRA-DRS+GR": {"method": "drs", "energy": 0.99, "gr": "tangent"},
+    "LoRA-DRS, class means": {"method": "drs", "energy": 0.99, "head": "ncm"},
+    "BiLoRA": {"method": "bilora"},
+    "SD-LoRA": {"method": "sdlora"},
+    "O-LoRA": {"method": "olora"},
+    "L2P": {"method": "l2p"},
+    "DualPrompt": {"method": "dualprompt"},
+    "CODA-Prompt": {"method": "coda"},
+    "EWC": {"method": "ewc"},
+    "LwF": {"method": "lwf"},
+    "SLCA": {"method": "slca"},
+    "RanPAC": {"method": "ranpac"},
+    "exact, RanPAC head": _row(True, "exact", False, "merged", "nullspace") | {"head": "ranpac"},
+    "OE+GR, RanPAC head": _row(True, "tangent", False) | {"head": "ranpac"},
+}
+KNOWN = ROWS | CROSS | FIELD  # by these names in grids
+UNTRAINED = ("ncm", "RanPAC")  # no learning rate, so nothing to choose
+
+
 def slug(row: str) -> str:
     """A row's name as a file name."""
-    return row.replace(" ", "_").replace("+", "-").replace("=", "-")
+    return row.replace(",", "").replace(" ", "_").replace("+", "-").replace("=", "-")
 
 
 def chosen(file: Path = CHOSEN) -> dict[str, dict[str, Any]]:
@@ -60,8 +84,8 @@ def chosen(file: Path = CHOSEN) -> dict[str, dict[str, Any]]:
 
 def switched(row: str, choices: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
     """A row's switches, and over them its choices. JanusError: there are choices, and none for this row."""
-    switches = (ROWS | CROSS)[row]
-    if choices is None or row == "ncm":  # it has no learning rate, so nothing to choose
+    switches = KNOWN[row]
+    if choices is None or row in UNTRAINED:
         return switches
     if row not in choices:
         raise JanusError(f"no settings were chosen for {row!r} yet: choose them on validation first (benchmarks/icons_r.py on "

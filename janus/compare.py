@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from .ablation import CROSS, PAPER, ROWS, slug
+from .ablation import KNOWN, PAPER, slug
 from .config import deciding
 from .errors import JanusError, UsageError
 from .metrics import over_samples
@@ -19,7 +19,7 @@ Rows = Mapping[str, Sequence[Result]]  # row of a table → its runs, by seed
 FLOOR = "frozen"  # what adapts nothing: a row below it has only forgotten
 NONE = "—"
 
-_ORDER = [*ROWS, *CROSS]
+_ORDER = list(KNOWN)
 _UNSLUG = {slug(row): row for row in _ORDER}
 
 

@@ -214,7 +214,7 @@ def _chosen(value: Any, where: str, protocol: Path, note: Note) -> dict[str, Lay
 
 def _rows(entries: list[Any], note: Note) -> Iterator[tuple[str, Layer | None]]:
     """Row → the settings it has of its own in the file ({} for a row of `janus.ablation`)."""
-    known, seen = ablation.ROWS | ablation.CROSS, set()
+    known, seen = ablation.KNOWN, set()
     for entry in entries:
         name, own = (entry, {}) if isinstance(entry, str) else next(iter(entry.items())) if _one(entry) else (None, None)
         if not isinstance(name, str):
@@ -236,7 +236,7 @@ def _one(entry: Any) -> bool:
 
 def _of_row(row: str, own: Layer, chosen: dict[str, Layer] | None) -> Layer:
     """What a row sets over the protocol. JanusError: validation has not chosen for it yet."""
-    if row not in ablation.ROWS | ablation.CROSS:
+    if row not in ablation.KNOWN:
         return own
     return ablation.switched(row, chosen)
 

@@ -17,9 +17,9 @@ import psutil
 import pytest
 import yaml
 
-from janus import ablation, bench, checkpoint, clusters, grids, resources, train
+from janus import ablation, bench, checkpoint, clusters, grids, methods, resources, train
 from janus.__main__ import main
-from janus.config import Config
+from janus.config import SWITCHES, Config
 from janus.errors import JanusError, UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +109,20 @@ def test_several_protocols_and_options_of_the_data_are_told_apart_by_name(write:
     assert runs[0].config.data == {"strength": 0.5}
 
 
+def test_the_fields_methods_are_rows_with_the_energy_of_their_authors_and_are_all_tuned(write: Write) -> None:
+    runs = {run.row: run for run in grids.load("icons_r/tune_methods").runs}
+    assert runs.keys() == ablation.FIELD.keys() - set(ablation.UNTRAINED)
+    for row, run in runs.items():
+        for key, value in methods.get(run.config.method).defaults.items():
+            if key not in ("lr", *SWITCHES):
+                assert getattr(run.config, key) == value, (row, key)
+    field = {run.config.method for run in runs.values()} | {"ranpac"}
+    assert field | {"frozen", "ncm", "gpm", "janus", "joint", "finetune"} == methods.all_methods().keys()
+    with pytest.raises(UsageError, match="no settings were chosen for 'InfLoRA' yet"):
+        grids.load(write(protocol="icons_r", rows=["InfLoRA"], seeds=[0]))
+    assert len({ablation.slug(row) for row in ablation.KNOWN}) == len(ablation.KNOWN)
+
+
 @pytest.mark.parametrize("name", ["imagenet_r", "cifar100"])
 def test_a_preset_for_the_t4_is_the_papers_protocol_with_fewer_epochs(name: str, write: Write) -> None:
     def config(protocol: str) -> Config:
@@ -186,7 +200,8 @@ def test_every_grid_that_comes_with_janus_is_sound(path: Path) -> None:
 
 def test_each_grid_has_twins_on_icons_and_on_photographs_and_is_found_by_name() -> None:
     folder = resources.benchmarks("grids")
-    alone = {"icons_r": {"capacity.yaml"}, "tin100": {"tune.yaml", "tune_heads.yaml"}}  # Icons-R is tuned by benchmarks/icons_r.py
+    alone = {"icons_r": {"capacity.yaml", "tune_methods.yaml"},  # the rows of table 1 are tuned by benchmarks/icons_r.py
+             "tin100": {"tune.yaml", "tune_heads.yaml"}}
     for part, more in alone.items():
         assert {p.name for p in (folder / part).glob("*.yaml")} == {p.name for p in folder.glob("*.yaml")} | more
     assert len(list(folder.glob("*.yaml"))) == 7
