@@ -168,6 +168,7 @@ class History:
         self.basis: dict[str, Tensor] = {}  # float32, (n, k): used in every step
         self.mean: dict[str, Tensor] = {}  # float64, (n, n): C̄ of tasks < t
         self.full: set[str] = set()
+        self.protects = True  # False: it is kept for diagnosis alone, and no layer is named
         for pair in pairs:
             n, device = pair.A.shape[1], pair.A.device
             self.basis.setdefault(pair.input_key, torch.zeros(n, 0, device=device))
@@ -179,7 +180,7 @@ class History:
             C = moments.mean(key)
             most = max(0, len(C) - 2 * self.rank)
             V = extend_basis(V, torch.linalg.matrix_power(C, self.power), energy, max_rank=most)
-            if V.shape[1] >= most and key not in self.full:
+            if self.protects and V.shape[1] >= most and key not in self.full:
                 self.full.add(key)
                 warnings.warn(f"{key}: the null space is used up ({V.shape[1]} of {len(C)} directions are protected, "
                               f"2r = {2 * self.rank} stay free); later tasks are protected only in part", stacklevel=2)

@@ -116,6 +116,7 @@ class Run:
         self.prototypes = Prototypes(self.model.num_features, self.device)
         self.classifier = heads.KINDS[config.head](self, self.generator("classifier"))
         self.method = self.method_class(self)
+        self.history.protects = self.method.basis() is self.history.basis
         self.seconds = {"train": 0.0, "eval": 0.0, "oe": 0.0, "gr": 0.0}
         self.records: dict[str, Any] = {"accuracy": [], "task_aware": [], "violation": [], "violation_step": [],
                                         "past_output_norm": [], "danger": [], "drift": None, "basis_rank": []}

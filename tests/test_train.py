@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -502,3 +503,11 @@ def test_merging_at_a_boundary_changes_no_feature_and_starts_in_the_null_space(s
         assert torch.linalg.norm(pair.A.double() @ V.double()) <= 1e-6 * torch.linalg.norm(pair.A)
         bound = torch.linalg.norm(A)  # Kaiming's scale is kept
         assert 0.5 * bound < torch.linalg.norm(pair.A) < 2 * bound
+
+
+@pytest.mark.parametrize(("name", "warns"), [("exact", True), ("gpm", True), ("dml", False), ("frozen", False)])
+def test_only_what_protects_is_said_to_be_used_up(settings, name, warns):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train.run(**settings(name, epochs=1, energy=1.0, energy_end=None))
+    assert any("used up" in str(w.message) for w in caught) == warns
