@@ -9,7 +9,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PACKAGED = ("icons-r", "backbone", "LICENSES", "ATTRIBUTION.md", "README.md")  # the pre-training vocabulary stays behind
+PACKAGED = ("icons-r", "icons-vocab", "backbone", "LICENSES", "ATTRIBUTION.md", "README.md")
 
 
 class DataHook(BuildHookInterface):

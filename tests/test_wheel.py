@@ -37,7 +37,7 @@ def test_the_wheel_runs_on_its_own_data(tmp_path: Path) -> None:
     assert runs == {name.removeprefix("janus/_results/") for name in names if name.startswith("janus/_results/")}  # for the lessons
     assert {"janus/_notebooks/07_benchmark.ipynb", "janus/_benchmarks/protocols/icons_r.yaml",  # for `janus bench`
             "janus/_benchmarks/grids/icons_r/table1_ablation.yaml"} <= set(names)
-    assert not any("vocab" in name or name.startswith(("tests/", "data/")) for name in names)
+    assert "janus/_data/icons-vocab/val.parquet" in names and not any(name.startswith(("tests/", "data/")) for name in names)
 
     site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
