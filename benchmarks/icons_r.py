@@ -1,4 +1,4 @@
-"""The Icons-R experiments: every number of the README, each group of runs one command.
+"""The Icons-R experiments of the README's main table, each group of runs one command.
 
     python benchmarks/icons_r.py strength  # frozen against joint, on validation, at three strengths of the renditions
     python benchmarks/icons_r.py tune      # every row on validation, the same learning rates for each

@@ -1,6 +1,6 @@
 """Tables and figures of the experiments, from `benchmarks/results/` alone.
 
-    python benchmarks/report.py          # prints the tables, writes figures/, puts the tables into README.md
+    python benchmarks/report.py          # prints the tables, puts them into the two README.md, writes figures/
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 from janus import plots, properties
 from janus import report as document
 from janus.ablation import CROSS
-from janus.compare import Rows, read, score
+from janus.compare import NONE, Rows, interval, paired, read, score, spread, values
 from janus.tables import Table, difference_table, form_table, overview, rate_table, seconds_table, step_table
 
 HERE = Path(__file__).parent
-RESULTS, README, FIGURES = HERE / "results", HERE.parent / "README.md", HERE.parent / "figures"
+RESULTS, FIGURES = HERE / "results", HERE.parent / "figures"
+DOCUMENTS = (HERE.parent / "README.md", HERE / "README.md")
 
 STEPS = [("LoRA", "GPM"), ("LoRA", "OE"), ("GPM", "OE"), ("OE", "OE+GR"), ("GPM", "OE+GR"), ("OE+GR", "OE+GR+DML"),
          ("OE+GR", "exact"), ("exact", "exact+DML"), ("frozen", "LoRA"), ("frozen", "GPM"), ("frozen", "OE+GR"),
@@ -90,6 +91,38 @@ def plugged(rows: Rows, icons: Rows) -> str:
     pairs = [("GPM", "GPM+GR"), ("OE", "OE+GR"), ("GPM+GR", "OE+GR"), ("frozen", "GPM+GR")]
     return "\n\n".join([str(overview(shown, ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift"))),
                         str(difference_table(shown, pairs)), provenance(shown)])
+
+
+def gain(rows: Rows, row: str) -> str:
+    """ACC over frozen in the same seeds: mean, and its 95 % interval."""
+    found = list(paired(rows, "frozen", row).values())
+    if row == "frozen" or not found:
+        return NONE
+    return f"{statistics.fmean(found):+.1f}" + (f" ± {interval(found):.1f}" if len(found) > 1 else "")
+
+
+def strengths(rows: Rows, icons: Rows) -> str:
+    """Table 3: ACC of the same rows at three strengths of the renditions, and what is gained over frozen."""
+    found = {s: only(icons, data={"strength": s}) for s in (0.5, 0.75)}
+    found[1.0] = {row: rows[row] for row in found[0.5]}
+    table = Table(["row", *(f"strength {s:g}: ACC" for s in found), *(f"over frozen at {s:g}, 95 %" for s in found)], [
+        [row, *(spread(values(group[row], "acc")) for group in found.values()),
+         *(gain(group, row) for group in found.values())] for row in found[0.5]])
+    everything = {row: [run for group in found.values() for run in group[row]] for row in found[0.5]}
+    return f"{table}\n\n{provenance(everything)}"
+
+
+def capacity(rows: Rows) -> str:
+    """How full the bases are at the end of longer and longer streams, what is still violated, and ACC against frozen."""
+    lines = []
+    for tasks in sorted({run.config["tasks"] for found in rows.values() for run in found}):
+        group = only(rows, tasks=tasks)
+        for row, found in group.items():
+            ranks = [statistics.fmean(run.basis_rank[-1].values()) for run in found]
+            lines.append([tasks, row, len(found), *(spread(values(found, key)) for key in ("acc", "learning_acc", "bwt")),
+                          gain(group, row), spread(ranks, 0), *(spread(values(found, key), 2) for key in ("violation", "drift"))])
+    header = ["T", "row", "seeds", "ACC", "learning acc.", "BWT", "ACC over frozen", "rank of the basis", "violation", "drift"]
+    return f"{Table(header, lines)}\n\n{provenance(rows)}"
 
 
 def one_epoch(rows: Rows) -> str:
@@ -174,14 +207,14 @@ def provenance(rows: Rows) -> str:
 
 
 def blocks() -> dict[str, str]:
-    """README's marked places → what belongs there."""
+    """The documents' marked places → what belongs there."""
     groups = read(RESULTS)
     rows, cross = groups["rows"], groups["cross"]
     cost, bases, many, pipeline, counted, bench = (
         json.loads((RESULTS / f"{name}.json").read_text())
         for name in ("step_cost", "oe_vs_gpm", "many_tasks", "input_pipeline", "memory", "bench_cost"))
     icons = groups["icons_r"]
-    plots.trajectories(only(icons, tasks=20)).save(FIGURES / "trajectory_20_tasks")
+    plots.trajectories(only(icons, tasks=20, data={})).save(FIGURES / "trajectory_20_tasks")
     setting = properties.Setting()
     return {
         "methods": f"{properties.table(setting)}\n\nSizes: {setting}.",
@@ -198,12 +231,14 @@ def blocks() -> dict[str, str]:
         "cost": "Time of a training step as a multiple of PEFT's LoRA on `qkv` (same model, batch and rank; paired steps in one "
                 f"process, median and quarter points):\n\n{step_table(cost)}\n\n{step_memory(cost)}\n\n"
                 f"{cost['hardware']['cpu']}, torch {cost['versions']['torch']}, a machine shared with other work.",
-        "fewer_tasks": compared(only(icons, tasks=5)),
-        "more_tasks": compared(only(icons, tasks=20)),
+        "fewer_tasks": compared(only(icons, tasks=5, data={})),
+        "more_tasks": compared(only(icons, tasks=20, data={})),
         "plug_in": plugged(rows, icons),
         "one_epoch": one_epoch(only(icons, epochs=1)),
-        "photographs": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
+        "photographs_tune": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
                        f"{rate_table(groups['tin100_tune'])}\n\n{provenance(groups['tin100_tune'])}",
+        "photographs": compared(only(groups["tin100"], tasks=10)),
+        "photographs_20": compared(only(groups["tin100"], tasks=20)),
         "memory": memory(counted),
         "bench": overhead(bench),
         "many": many_tasks(many),
@@ -212,14 +247,16 @@ def blocks() -> dict[str, str]:
 
 
 def main() -> None:
-    text = README.read_text()
-    for name, block in blocks().items():
+    texts, found = {path: path.read_text() for path in DOCUMENTS}, blocks()
+    for name, block in found.items():
         print(f"\n{name}\n{block}")
         opening, closing = f"<!-- report:{name} -->", f"<!-- /report:{name} -->"
-        if opening in text:
-            before, _, rest = text.partition(opening)
-            text = f"{before}{opening}\n{block}\n{closing}{rest.partition(closing)[2]}"
-    README.write_text(text)
+        for path, text in texts.items():
+            if opening in text:
+                before, _, rest = text.partition(opening)
+                texts[path] = f"{before}{opening}\n{block}\n{closing}{rest.partition(closing)[2]}"
+    for path, text in texts.items():
+        path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The README's tables are what `benchmarks/report.py` makes of the committed results, to the letter."""
+"""The tables of the two README.md are what `benchmarks/report.py` makes of the committed results, to the letter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = "\n".join((ROOT / name).read_text() for name in ("README.md", "benchmarks/README.md"))
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,14 @@ def report():
         sys.path.remove(str(ROOT / "benchmarks"))
 
 
-def test_readme_tables_come_from_the_results(report, monkeypatch):
+def test_tables_come_from_the_results(report, monkeypatch):
     monkeypatch.setattr(report.plots.Figure, "save", lambda *_: None)  # the figure is not what is tested
     blocks = report.blocks()
     assert "rows" in blocks and "differences" in blocks
     for name, block in blocks.items():
         opening, closing = f"<!-- report:{name} -->", f"<!-- /report:{name} -->"
-        assert README.partition(opening)[2].partition(closing)[0].strip() == block.strip(), f"run benchmarks/report.py: {name}"
+        assert DOCUMENTS.count(opening) == 1, name
+        assert DOCUMENTS.partition(opening)[2].partition(closing)[0].strip() == block.strip(), f"run benchmarks/report.py: {name}"
 
 
 def test_every_result_names_seed_hardware_and_a_hash_of_its_config(report):
@@ -42,14 +43,14 @@ def test_every_result_names_seed_hardware_and_a_hash_of_its_config(report):
         assert r.hardware["cpu"] and r.hardware["threads"] and r.versions["torch"]
 
 
-def test_numbers_in_the_readmes_prose_are_those_of_its_tables(report):
+def test_numbers_in_the_prose_are_those_of_its_tables(report):
     groups = report.read(report.RESULTS)
 
     def at(row: str, lr: float) -> str:
         return f"{next(run.acc for run in groups['tune'][row] if run.config['lr'] == lr):.1f}"
 
     order = " ".join(f"{sign} {row} {at(row, 1e-3)}" for sign, row in (("<", "LoRA"), ("<", "OE"), ("≈", "GPM"), ("<", "OE+GR")))
-    text = " ".join(README.split())
+    text = " ".join(DOCUMENTS.split())
     assert f"GR {at('GR', 1e-3)} {order}" in text
     assert f"at 1e-2 LoRA has lost nearly everything ({at('LoRA', 1e-2)}), `exact` little ({at('exact', 1e-2)})" in text
     best = max(run.acc for run in groups["tune"]["joint"])
