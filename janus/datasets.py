@@ -5,10 +5,8 @@ from __future__ import annotations
 import gzip
 import inspect
 import struct
-import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +17,13 @@ from torch import Tensor
 from janus import icons, sources, splits
 from janus.cache import Tell
 from janus.errors import JanusError, UsageError, unknown
-from janus.images import Encoded, FileImages, Images, TensorImages
+from janus.images import TensorImages
+from janus.imageset import ImageSet, assemble, carve, checked_fraction, complete, share_note
 from janus.resources import home
 from janus.sources import Source
 
-SPLIT_SEED = 1_000_003  # splits made here are the same for every run
 CACHES = ("auto", "disk", "none")
 COMMON = ("name", "root", "size", "skip_corrupt", "cache", "tell")  # what every loader takes
-TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # data without splits: 70 % train, 10 % validation, 20 % test
-
-
-@dataclass
-class ImageSet:
-    """Labelled images in splits. `classes[label]` is a name; `styles[style]` too where the set records styles.
-
-    `transform` is the kind of augmentation that suits the images (see `janus.transforms`); `notes` say how the splits
-    came about and what was left out.
-    """
-
-    name: str
-    classes: list[str]
-    train: Images
-    val: Images | None
-    test: Images
-    styles: list[str] | None = None
-    transform: str = "photo"
-    notes: list[str] = field(default_factory=list)
 
 
 def names() -> dict[str, str]:
@@ -186,11 +165,11 @@ def _fashion(name: str, root: str | Path | None, val_fraction: float | None = No
     notes: list[str] = []
     train, val, labels = torch.arange(len(parts["train"])), None, parts["train"].labels
     if val_fraction:
-        train, val = _carve(train, labels, _fraction("val_fraction", val_fraction), FASHION)
-        notes.append(_share(val_fraction))
+        train, val = carve(train, labels, checked_fraction("val_fraction", val_fraction), FASHION)
+        notes.append(share_note(val_fraction))
     val_images = None if val is None else parts["train"].subset(val)
     kept = parts["train"].subset(train)
-    return _complete(ImageSet(name, list(FASHION), kept, val_images, parts["test"], transform="icons", notes=notes))
+    return complete(ImageSet(name, list(FASHION), kept, val_images, parts["test"], transform="icons", notes=notes))
 
 
 def _has_idx(places: list[Path]) -> bool:
@@ -443,143 +422,3 @@ def _given(root: str | Path | None, kind: str) -> Path:
     if kind == "imagefolder" and not path.is_dir():
         raise UsageError(f"{path} is not a folder")
     return path
-
-
-# ---- from a source to splits ----------------------------------------------------------------------------------------
-
-
-def assemble(
-    name: str,
-    source: Source,
-    size: int | None = None,
-    skip_corrupt: bool = False,
-    val_fraction: float | None = None,
-    test_fraction: float | None = None,
-    cache: str = "auto",
-    tell: Tell | None = None,
-) -> ImageSet:
-    """Split a source's images. Its own splits stand; a missing one is carved out, deterministically and class by class.
-
-    One split only: `test_fraction` (0.2) and `val_fraction` (0.1) of all its images. Train and test: `val_fraction`
-    (none) of the training images. Train and validation: validation serves as the test split.
-    """
-    notes = list(source.notes)
-    if not source.labels:
-        raise UsageError(f"{name} holds no images")
-    hint = ", or set skip_corrupt=true to leave such images out"
-    store = Encoded(
-        len(source.labels), source.fetch, source.name, size, hint=hint, identity=source.identity, cache=cache, label=name, tell=tell
-    )
-    labels = torch.tensor(source.labels)
-    styles = None if source.style_of is None else torch.tensor(source.style_of)
-    rows = torch.arange(len(labels))
-    if skip_corrupt:
-        rows, bad = store.readable()
-        if bad:
-            listed = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
-            notes.append(f"{len(bad)} corrupt images skipped: {listed}")
-            warnings.warn(f"{name}: {notes[-1]}", stacklevel=2)
-    labels, classes = _used(labels, source.classes, notes)
-    own = {split: rows[torch.tensor([source.splits[i] == split for i in rows.tolist()])] for split in set(source.splits)}
-    own = {split: own[split] for split in ("train", "val", "test", "") if len(own.get(split, ()))}
-    if len(own) > 1 and "" in own:
-        raise UsageError(f"{name}: only some of the files say which split they belong to; name all of them")
-    parts = dict(_divide(name, own, labels, classes, val_fraction, test_fraction, notes, source.by_key))
-    everything = FileImages(store, labels, styles)
-    images = {split: everything.subset(r) for split, r in parts.items()}
-    notes.append(f"images held at {store.side} x {store.side} pixels")
-    built = ImageSet(name, classes, images["train"], images.get("val"), images["test"], source.styles, notes=notes)
-    return _complete(built)
-
-
-def _divide(
-    name: str,
-    own: dict[str, Tensor],
-    labels: Tensor,
-    classes: list[str],
-    val: float | None,
-    test: float | None,
-    notes: list[str],
-    by_key: Callable[[list[int]], list[int]],
-) -> Iterator[tuple[str, Tensor]]:
-    """(split, rows) of train, test and perhaps val. `by_key` orders the rows of a class before they are shuffled."""
-    if len(own) == 1:  # one folder, or one published split whatever it is called
-        (train,) = own.values()
-        test = _fraction("test_fraction", TEST_FRACTION if test is None else test)
-        val = VAL_FRACTION if val is None else val
-        val = _fraction("val_fraction", val) if val else 0.0
-        if test + val >= 1:
-            raise UsageError(f"test_fraction {test} and val_fraction {val} leave nothing to train on")
-        rest, tested = _carve(train, labels, test, classes, by_key)
-        yield "test", tested
-        if val:
-            rest, validated = _carve(rest, labels, val / (1 - test), classes, by_key)
-            yield "val", validated
-        yield "train", rest
-        shares = f"{1 - test - val:.0%} train, {val:.0%} validation, {test:.0%} test"
-        notes.append(f"no splits of its own: cut class by class into {shares} (janus's own rule, seed {SPLIT_SEED})")
-        return
-    if "train" not in own:
-        raise UsageError(f"{name} has no training split, only {' and '.join(own)}")
-    if "test" not in own:
-        own["test"] = own.pop("val")
-        notes.append("its validation split serves as the test split")
-    else:
-        notes.append(f"its own splits: {', '.join(own)}")
-    if test is not None:
-        raise UsageError(f"{name} has a test split of its own; test_fraction has no use")
-    if val and "val" in own:
-        raise UsageError(f"{name} has a validation split of its own; val_fraction has no use")
-    if val:
-        own["train"], own["val"] = _carve(own["train"], labels, _fraction("val_fraction", val), classes, by_key)
-        notes.append(_share(val))
-    yield from own.items()
-
-
-def _fraction(option: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise UsageError(f"{option} must be a number between 0 and 1, not {value!r}")
-    return float(value)
-
-
-def _share(fraction: float) -> str:
-    return f"validation is {fraction:.0%} of the training images, class by class"
-
-
-def _carve(
-    rows: Tensor, labels: Tensor, fraction: float, classes: list[str], by_key: Callable[[list[int]], list[int]] | None = None
-) -> tuple[Tensor, Tensor]:
-    """(kept, taken): of each class `fraction` of its rows, at least one, never all; both in their old order."""
-    taken = []
-    for label in labels[rows].unique().tolist():
-        mine = rows[labels[rows] == label]
-        if len(mine) < 2:
-            raise UsageError(f"class {classes[label]!r} has too few images to split ({len(mine)} left to train on)")
-        if by_key is not None:
-            mine = torch.tensor(by_key(mine.tolist()))
-        count = min(max(1, round(fraction * len(mine))), len(mine) - 1)
-        shuffle = torch.randperm(len(mine), generator=torch.Generator().manual_seed(SPLIT_SEED + label))
-        taken.append(mine[shuffle[:count]])
-    away = torch.cat(taken).sort().values if taken else rows[:0]
-    return rows[~torch.isin(rows, away)], away
-
-
-def _used(labels: Tensor, classes: list[str], notes: list[str]) -> tuple[Tensor, list[str]]:
-    """Drop class names that no image has (a subset that kept its parent's list of names), and say so."""
-    present = torch.bincount(labels, minlength=len(classes)) > 0
-    if present.all():
-        return labels, list(classes)
-    notes.append(f"{int((~present).sum())} of {len(classes)} class names have no images at all and are left out")
-    return (present.cumsum(0) - 1)[labels], [c for c, there in zip(classes, present.tolist()) if there]
-
-
-def _complete(built: ImageSet) -> ImageSet:
-    """Refuse, by name, a class without training or test images."""
-    for split, images in (("training", built.train), ("test", built.test)):
-        counts = torch.bincount(images.labels, minlength=len(built.classes))
-        empty = (counts == 0).nonzero().flatten().tolist()
-        if empty:
-            more = f" (nor have {len(empty) - 1} others)" if len(empty) > 1 else ""
-            name = built.classes[empty[0]]
-            raise UsageError(f"class {name!r} of {built.name} has no {split} images{more}; add some or remove it")
-    return built
