@@ -82,9 +82,12 @@ class DRS(Janus):
     Adam's updates (not the gradients) become `ΔA P` and `P ΔB`, `P = U Uᵀ/√k`; see `DriftResistantAdam`. Task 1 is free.
     Loss: cross-entropy + `drs_penalty` · augmented triplet loss with `drs_margin` (defaults: CIFAR-100's; ImageNet-R .2, 2.0).
 
-    Our readings: A_t starts from Kaiming's draw, as B_t A_t is new in each task. Distances are between normalised features, since
-    our prototypes are means of such. Several processes look for triplets each in its own part of the batch. Heads are linear; the
-    authors classify by the nearest class mean.
+    Each A_t starts from Kaiming's draw and distances are between normalised features, as in the authors' code, with which this one
+    agrees to rounding but for what follows (benchmarks/fidelity.md). B_t starts at 0, which `exact` needs; theirs has one number
+    drawn from N(0, .01²) in each column. Our prototypes are means of normalised features, those of `head=ncm` and of all methods
+    here; theirs of the features themselves, normalised when used. They find U under the training transform. They classify by the
+    nearest class mean, here `head=ncm`; the default is the linear heads. Several processes look for triplets each in its own part
+    of the batch.
 
     gr: the plug-in. `tangent` makes the full-weight step `Z P` and the factor updates closest to it; `exact` also starts from an A
     in span(U), so that all of ΔW acts on span(U) only. The violation is measured against the past's inputs, as for `finetune`, and

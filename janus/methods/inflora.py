@@ -39,11 +39,12 @@ class InfLoRA(GPM):
     no step of B_t moves what the layer answers to span(M). After the task a second pass lets M grow (DualGPM): left
     singular vectors of `(I − MMᵀ) C` join M until `‖MᵀC‖² / ‖C‖² ≥ ε_t`. The energy is thus a sum of λ² and not of GPM's λ,
     and the same ε keeps far fewer directions. DualGPM stores M or, once M is wider than n/2, its complement, from which it then
-    takes the same directions away; the two say the same, and one basis is kept here. Both passes use the test transform and are
-    counted in `seconds["oe"]`.
+    takes the same directions away; the two say the same, and one basis is kept here. Both passes use the test transform (the
+    authors' the training transform) and are counted in `seconds["oe"]`.
 
-    The authors' ε_t = .98 + .02·t/T (ImageNet-R; CIFAR-100: .95 + .05·t/T) ends at .998 for T = 10: the defaults here. Their
-    code takes one direction fewer in task 1 than the rule says; here the rule holds in every task.
+    The authors' ε_t = .98 + .02·t/T, t = 0…T−1 (ImageNet-R; CIFAR-100: .95 + .05·t/T), ends at .998 for T = 10: the defaults here.
+    Their code takes one direction fewer in task 1 than the rule says; here the rule holds in every task. They let M grow without
+    bound; here 2r directions stay free. With the rule in task 1, the two agree to rounding: benchmarks/fidelity.md.
 
     Between tasks it keeps M and the merged weights.
     """
