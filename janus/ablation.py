@@ -49,9 +49,9 @@ CROSS: dict[str, dict[str, Any]] = {
 # The field's methods, and the strongest head on our features and on theirs. ε is what a method's authors state, not the protocol's
 FIELD: dict[str, dict[str, Any]] = {
     "InfLoRA": {"method": "inflora", "energy": 0.98, "energy_end": 0.998},
-    "LoRA-DRS": {"method": "drs", "energy": 0.99},
-    "LoRA-DRS+GR": {"method": "drs", "energy": 0.99, "gr": "tangent"},
-    "LoRA-DRS, class means": {"method": "drs", "energy": 0.99, "head": "ncm"},
+    "LoRA-DRS": {"method": "drs", "energy": 0.99, "energy_end": None},
+    "LoRA-DRS+GR": {"method": "drs", "energy": 0.99, "energy_end": None, "gr": "tangent"},
+    "LoRA-DRS, class means": {"method": "drs", "energy": 0.99, "energy_end": None, "head": "ncm"},
     "BiLoRA": {"method": "bilora"},
     "SD-LoRA": {"method": "sdlora"},
     "O-LoRA": {"method": "olora"},
