@@ -19,6 +19,7 @@ from janus import backbones, lora, methods, train
 from janus.config import Config, deciding
 from janus.errors import JanusError, UsageError
 from janus.history import complement, extend_basis
+from janus.lora import set_factors
 from janus.methods.bilora import from_spectrum
 from janus.methods.drs import augmented_triplet_loss, subtracted
 from janus.methods.inflora import designed_A
@@ -427,31 +428,59 @@ def test_a_number_of_coefficients_that_does_not_fit_is_refused(settings):
 
 
 def test_sdlora_trains_magnitudes_of_frozen_normalised_directions_and_one_new_pair(settings):
-    run = Run(Config.create(**settings("sdlora", tasks=3)), None)
-    run.learn(run.stream.tasks[0])
-    run.learn(run.stream.tasks[1])
-    ended = [(pair.B @ pair.A).detach() for pair in run.pairs]
-    features = run.features(run.stream.tasks[0].evaluation)
+    run, pairs = Run(Config.create(**settings("sdlora", tasks=3)), None), []
+    for task in run.stream.tasks[:2]:
+        run.learn(task)
+        pairs.append({name: (part["A"].detach().clone(), part["B"].detach().clone()) for name, part in run.method.parts.items()})
     run.method.begin_task(run.stream.tasks[2])
-    assert torch.allclose(run.features(run.stream.tasks[0].evaluation), features, rtol=1e-4, atol=1e-5)  # the same function
+    old = {pair.name: [B @ A / (A.square().sum() * B.square().sum()).sqrt() for A, B in (learned[pair.name] for learned in pairs)]
+           for pair in run.pairs}
     before = {name: {key: t.detach().clone() for key, t in part.items()} for name, part in run.method.parts.items()}
-    for pair, dW in zip(run.pairs, ended):
-        assert torch.allclose(pair.B @ pair.A, dW, atol=1e-6) and pair.A.shape == (6, 32)
-        part = before[pair.name]
-        for i in (slice(0, 2), slice(2, 4)):
-            assert torch.linalg.norm(part["A_old"][i]).item() == pytest.approx(1, rel=1e-5)
-            assert torch.linalg.norm(part["B_old"][:, i]).item() == pytest.approx(1, rel=1e-5)
-        assert part["magnitudes"][2].item() == pytest.approx(0.8) and torch.count_nonzero(part["B"]) == 0
+    assert torch.equal(run.method.magnitudes, torch.full((3,), 0.8))
+    for pair in run.pairs:  # every task begins with .8 of each old direction, and nothing of its own
+        assert torch.allclose(pair.B @ pair.A, 0.8 * sum(old[pair.name]), atol=1e-6) and pair.A.shape == (6, 32)
+        assert torch.count_nonzero(before[pair.name]["B"]) == 0
     run.heads.append(run.new_head(2, 2))
     run.train(run.stream.tasks[2])
+    a = run.method.magnitudes.detach()
+    assert ((a - 0.8).abs() > 1e-4).all()
     for pair in run.pairs:
-        part, old = run.method.parts[pair.name], before[pair.name]
-        assert torch.equal(part["A_old"], old["A_old"]) and torch.equal(part["B_old"], old["B_old"])
-        assert all(not torch.equal(part[key], old[key]) for key in ("A", "B"))
-        a = part["magnitudes"].detach()
-        assert (a != old["magnitudes"]).all()
-        by_hand = sum(a[i] * part["B_old"][:, 2 * i : 2 * i + 2] @ part["A_old"][2 * i : 2 * i + 2] for i in range(2))
-        assert torch.allclose(pair.B @ pair.A, by_hand + a[2] * part["B"] @ part["A"], atol=1e-6)
+        part = run.method.parts[pair.name]
+        assert all(torch.equal(part[key], before[pair.name][key]) for key in ("A_old", "B_old"))
+        assert all(not torch.equal(part[key], before[pair.name][key]) for key in ("A", "B"))
+        by_hand = sum(a[i] * direction for i, direction in enumerate(old[pair.name])) + a[2] * part["B"] @ part["A"]
+        assert torch.allclose(pair.B @ pair.A, by_hand, atol=1e-6)
+
+
+def test_sdlora_has_one_gradient_a_magnitude_summed_over_all_matrices(settings):
+    """By autograd through the layers, with the magnitudes in place of what `ThroughFactors` takes back to them."""
+    run = Run(Config.create(**settings("sdlora")), None)
+    run.learn(run.stream.tasks[0])
+    task = run.stream.tasks[1]
+    run.method.begin_task(task)
+    x, parts = run.plain(task.train.batch(torch.arange(8))), run.method.parts
+    generator = torch.Generator().manual_seed(0)
+    g = torch.randn(8, 32, generator=generator)
+    with torch.no_grad():
+        for part in parts.values():
+            part["B"].normal_(std=0.1, generator=generator)
+        for pair in run.pairs:
+            set_factors(pair, *run.method.factors(parts[pair.name]))
+    optimizer = run.method.factor_optimizer(task)
+    optimizer.zero_grad()
+    (run.forward(x) * g).sum().backward()
+    found = optimizer.gradients()[0]
+    a = torch.full((2,), 0.8, requires_grad=True)
+    weights = {}
+    for pair in run.pairs:
+        W = pair.layer.weight if pair.layer not in weights else weights[pair.layer]
+        part = parts[pair.name]
+        dW = a[0] * part["B_old"] @ part["A_old"] + a[1] * part["B"].detach() @ part["A"].detach()
+        weights[pair.layer] = torch.cat([W[: pair.rows.start], W[pair.rows] + dW, W[pair.rows.stop :]])
+    for layer, W in weights.items():
+        layer.forward = lambda x, W=W, bias=layer.bias: F.linear(x, W, bias)
+    (run.forward(x) * g).sum().backward()
+    assert torch.allclose(found, a.grad, rtol=1e-4) and a.grad.abs().min() > 1e-3
 
 
 def test_what_a_bilora_or_sdlora_run_has_learned_can_be_used_and_extended(settings, tmp_path, image_folder):

@@ -13,16 +13,18 @@ from ..stream import Task
 from .base import NO_SWITCHES, Sizes
 from .janus import Janus
 
-START = 0.8  # magnitude of a new pair, as in the authors' code
-TRAINED = ("A", "B", "magnitudes")
+START = 0.8  # of every magnitude, in every task
+TRAINED = ("A", "B")
 
 
 class SDLoRA(Janus):
     """`W = W0 + Σ_{i<t} α_i B̂_i Â_i + α_t B_t A_t`: the old pairs, each factor divided by its Frobenius norm, are frozen
     directions; all magnitudes α_1 … α_t and the new pair are trained. Nothing else protects the past.
 
-    Our readings: one α_i for each matrix. When a task ends, α_t takes the norms with it (`α_t ← α_t ‖B_t‖ ‖A_t‖`), so that the next
-    one begins with the function it ended with. A new pair starts at α = .8. The authors adapt Q and V; here `targets` says what.
+    As in the authors' code: α_i is one number for all matrices, and every task begins with all of them at .8, those of the old
+    directions, too. A pair thus loses its own norm when its task ends, and the function jumps there by `.8 B̂ Â − α B A`, which no
+    violation counts, since it belongs to no step. The authors adapt Q and V (`targets=q,v`), with SGD; here `targets` says
+    what, and the optimiser is the one of all methods.
 
     The adapted layers hold `[α_1 B̂_1, …, α_t B_t]` and `[Â_1; …; A_t]`, of rank t·r, and nothing is merged (`adapter=merged` only
     says that every task has a pair of its own). Between tasks it keeps all directions and magnitudes: (m + n)·t·r numbers a matrix.
@@ -37,58 +39,57 @@ class SDLoRA(Janus):
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
-        self.parts: dict[str, dict[str, Tensor]] = {}  # matrix → Â (k, n), B̂ (m, k) of old tasks; A, B, magnitudes (t,): trained
+        self.parts: dict[str, dict[str, Tensor]] = {}  # matrix → Â (k, n), B̂ (m, k) of old tasks; A, B: trained
+        self.magnitudes = nn.Parameter(torch.zeros(0))  # (t,)
 
     @torch.no_grad()
     def begin_task(self, task: Task) -> None:
         run = self.run
         generator = run.generator("factors", task.index)
+        self.magnitudes = nn.Parameter(run.pairs[0].A.new_full((task.index + 1,), START))
         for pair in run.pairs:
             n = pair.A.shape[1]
             if task.index == 0:
-                old, A = {"A_old": pair.A[:0].clone(), "B_old": pair.B[:, :0].clone(), "magnitudes": pair.A.new_zeros(0)}, pair.A
+                old, A = {"A_old": pair.A[:0].clone(), "B_old": pair.B[:, :0].clone()}, pair.A
             else:
                 old = self.joined(self.parts[pair.name])
                 A = kaiming_A(run.config.rank, n, generator, pair.A.device, pair.A.dtype)
-            magnitudes = torch.cat([old["magnitudes"], A.new_tensor([START])])
-            self.parts[pair.name] = old | {"A": nn.Parameter(A.clone()), "B": nn.Parameter(A.new_zeros(len(pair.B), len(A))),
-                                           "magnitudes": nn.Parameter(magnitudes)}
+            self.parts[pair.name] = old | {"A": nn.Parameter(A.clone()), "B": nn.Parameter(A.new_zeros(len(pair.B), len(A)))}
             set_factors(pair, *self.factors(self.parts[pair.name]))
 
     @staticmethod
     def joined(part: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A finished task's pair becomes one more direction, its norm a part of its magnitude."""
+        """A finished task's pair becomes one more direction."""
         a, b = (torch.linalg.norm(part[key]).clamp(min=torch.finfo(part[key].dtype).tiny) for key in "AB")
-        magnitudes = torch.cat([part["magnitudes"][:-1], part["magnitudes"][-1:] * a * b])
-        return {"A_old": torch.cat([part["A_old"], part["A"] / a]), "B_old": torch.cat([part["B_old"], part["B"] / b], dim=1),
-                "magnitudes": magnitudes}
+        return {"A_old": torch.cat([part["A_old"], part["A"] / a]), "B_old": torch.cat([part["B_old"], part["B"] / b], dim=1)}
 
-    @staticmethod
-    def factors(part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def factors(self, part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """`[Â_1; …; A_t]` (t·r, n) and `[α_1 B̂_1, …, α_t B_t]` (m, t·r)."""
         B = torch.cat([part["B_old"], part["B"]], dim=1)
-        return torch.cat([part["A_old"], part["A"]]), B * part["magnitudes"].repeat_interleave(len(part["A"]))
+        return torch.cat([part["A_old"], part["A"]]), B * self.magnitudes.repeat_interleave(len(part["A"]))
 
     def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
         c, pairs = self.run.config, self.run.pairs
         parts = [self.parts[pair.name] for pair in pairs]
-        return ThroughFactors([part[key] for part in parts for key in TRAINED], [p for pair in pairs for p in (pair.A, pair.B)],
+        values = [self.magnitudes, *(part[key] for part in parts for key in TRAINED)]
+        return ThroughFactors(values, [p for pair in pairs for p in (pair.A, pair.B)],
                               lambda: [t for part in parts for t in self.factors(part)], c.lr, c.weight_decay)
 
     @classmethod
     def stored(cls, s: Sizes) -> dict[str, int]:
         """Every direction counts twice: by itself, and in the factors that the layers use."""
-        own = {"factors": 4 * s.tasks * s.factors, "directions": 4 * s.tasks * (s.factors + len(s.matrices))}
+        own = {"factors": 4 * s.tasks * s.factors, "directions": 4 * s.tasks * (s.factors + 1)}
         return own | {part: size for part, size in super().stored(s).items() if part not in ("factors", "merged weights")}
 
     @classmethod
     def trainable(cls, s: Sizes) -> dict[str, int]:
-        return super().trainable(s) | {"magnitudes": s.tasks * len(s.matrices)}
+        return super().trainable(s) | {"magnitudes": s.tasks}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"parts": self.parts}
+        return {"parts": self.parts, "magnitudes": self.magnitudes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         device = {pair.name: pair.A.device for pair in self.run.pairs}
         self.parts = {name: {key: nn.Parameter(t.to(device[name])) if key in TRAINED else t.to(device[name])
                              for key, t in part.items()} for name, part in state["parts"].items()}
+        self.magnitudes = nn.Parameter(state["magnitudes"].to(self.run.device))
