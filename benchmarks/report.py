@@ -233,6 +233,7 @@ def blocks() -> dict[str, str]:
                 f"{cost['hardware']['cpu']}, torch {cost['versions']['torch']}, a machine shared with other work.",
         "fewer_tasks": compared(only(icons, tasks=5, data={})),
         "more_tasks": compared(only(icons, tasks=20, data={})),
+        "strengths": strengths(rows, icons),
         "plug_in": plugged(rows, icons),
         "one_epoch": one_epoch(only(icons, epochs=1)),
         "photographs_tune": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"

@@ -214,7 +214,9 @@ def test_two_processes_find_what_one_finds(settings, image_folder, tmp_path):  #
     assert two_processes(two_runs, image_folder, tmp_path / "two", config) == [0, 0]
     for head in ("ncm", "ranpac"):
         one, two = (Result.load(tmp_path / count / head) for count in ("one", "two"))
-        assert one.accuracy == two.accuracy and two.hardware["processes"] == 2
+        assert two.hardware["processes"] == 2
+        for mine, others in zip(one.accuracy, two.accuracy, strict=True):
+            assert mine == pytest.approx(others, abs=100 / 16 + 0.01)  # rounding may tip one of a task's 16 images or more
     one, two = (checkpoint.load(tmp_path / count / "ranpac" / CHECKPOINT)["classifier"] for count in ("one", "two"))
     assert torch.equal(one["P"], two["P"]) and one["ridge"] == two["ridge"]
     assert torch.linalg.norm(one["G"] - two["G"]) < 1e-4 * torch.linalg.norm(one["G"])

@@ -119,9 +119,9 @@ def same_run(one: Path, other: Path) -> None:
         for key, V in a[history].get("basis", {}).items():
             W = b[history]["basis"][key]
             assert V.shape == W.shape and V.shape[1] > 2
-            assert max(metrics.principal_angles(V, W)) < 0.1, key
-            C, D = a[history]["mean"][key], b[history]["mean"][key]
-            assert torch.linalg.norm(C - D) < 1e-5 * torch.linalg.norm(C), key
+            assert max(metrics.principal_angles(V, W)) < 0.5, key  # degrees: rounding turns a direction by its size over the gap
+    for key, C in a["history"]["mean"].items():
+        assert torch.linalg.norm(C - b["history"]["mean"][key]) < 1e-5 * torch.linalg.norm(C), key
     for key, tensor in a["model"].items():
         assert torch.allclose(tensor, b["model"][key], rtol=0, atol=1e-5), (key, (tensor - b["model"][key]).abs().max())
     for mine, others in zip(a["heads"], b["heads"]):
