@@ -21,10 +21,12 @@ class CODAPrompt(Prompted):
     paper writes the norm).
 
     Each task trains its share of the components, which freeze when it ends. New rows of P, K and A begin orthonormal and orthogonal
-    to the old (Gram–Schmidt).
+    to the old (Gram–Schmidt, as in the authors' code; but there new rows are made orthogonal to each old row as if these were to
+    one another, which trained rows are only nearly).
 
     Settings: `coda_components` for the whole stream (100; a task has a T-th, rounded down, and so has a task of `janus extend`),
-    `coda_length` (8), `coda_penalty` is λ (the paper's 0.1).
+    `coda_length` (8), `coda_penalty` is λ (the paper's 0.1; the authors' scripts have had 0 since their tasks begin with
+    Gram–Schmidt, and before that their code divided the penalty by a million).
 
     Two forward passes an image, in training and at test. Keeps all components: M·5·(l·d + 2d) numbers. No image.
 

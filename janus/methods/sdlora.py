@@ -22,16 +22,16 @@ class SDLoRA(Janus):
     directions; all magnitudes α_1 … α_t and the new pair are trained. Nothing else protects the past.
 
     As in the authors' code: α_i is one number for all matrices, and every task begins with all of them at .8, those of the old
-    directions, too. A pair thus loses its own norm when its task ends, and the function jumps there by `.8 B̂ Â − α B A`, which no
-    violation counts, since it belongs to no step. The authors adapt Q and V (`targets=q,v`), with SGD; here `targets` says
-    what, and the optimiser is the one of all methods.
+    directions, too. What the tasks before have learned of magnitudes, and the last pair's norm, is thus lost at once: the function
+    jumps where a task begins, which no violation counts, since it belongs to no step. The authors adapt Q and V (`targets=q,v`)
+    by SGD with momentum; here `targets` says what, and the optimiser is the one of all methods.
 
     The adapted layers hold `[α_1 B̂_1, …, α_t B_t]` and `[Â_1; …; A_t]`, of rank t·r, and nothing is merged (`adapter=merged` only
     says that every task has a pair of its own). Between tasks it keeps all directions and magnitudes: (m + n)·t·r numbers a matrix.
     """
 
     name = "sdlora"
-    summary = "SD-LoRA: old directions frozen, their magnitudes trained on"
+    summary = "SD-LoRA: old directions frozen, all magnitudes trained anew"
     paper = "Wu et al., SD-LoRA: Scalable Decoupled Low-Rank Adaptation for Class Incremental Learning, ICLR 2025"
     family = "lora"
     fixed = NO_SWITCHES | {"adapter": "merged"}
