@@ -112,19 +112,6 @@ def strengths(rows: Rows, icons: Rows) -> str:
     return f"{table}\n\n{provenance(everything)}"
 
 
-def capacity(rows: Rows) -> str:
-    """How full the bases are at the end of longer and longer streams, what is still violated, and ACC against frozen."""
-    lines = []
-    for tasks in sorted({run.config["tasks"] for found in rows.values() for run in found}):
-        group = only(rows, tasks=tasks)
-        for row, found in group.items():
-            ranks = [statistics.fmean(run.basis_rank[-1].values()) for run in found]
-            lines.append([tasks, row, len(found), *(spread(values(found, key)) for key in ("acc", "learning_acc", "bwt")),
-                          gain(group, row), spread(ranks, 0), *(spread(values(found, key), 2) for key in ("violation", "drift"))])
-    header = ["T", "row", "seeds", "ACC", "learning acc.", "BWT", "ACC over frozen", "rank of the basis", "violation", "drift"]
-    return f"{Table(header, lines)}\n\n{provenance(rows)}"
-
-
 def one_epoch(rows: Rows) -> str:
     """Table 5: what both bases are worth, and cost, where each image is seen once."""
     return "\n\n".join([str(overview(rows, ("ACC", "MAA", "BWT", "violation", "drift"), cite=False)),

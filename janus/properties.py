@@ -47,7 +47,7 @@ class Setting:
             raise UsageError(f"rank {self.rank} does not fit {self.model}: choose a whole number from 1 to {most}")
         if self.classes < self.tasks:
             raise UsageError(f"{self.classes} classes cannot be cut into {self.tasks} tasks; every task needs one")
-        attentions = sum(1 for _ in matrices(self.backbone, "k"))
+        attentions = sum(1 for _ in matrices(self.backbone, ("k",)))
         return Sizes(config, shapes, attentions, self.backbone.num_features, 1 if method.joint else self.tasks, self.classes)
 
 

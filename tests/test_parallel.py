@@ -119,7 +119,8 @@ def same_run(one: Path, other: Path) -> None:
         for key, V in a[history].get("basis", {}).items():
             W = b[history]["basis"][key]
             assert V.shape == W.shape and V.shape[1] > 2
-            assert max(metrics.principal_angles(V, W)) < 0.5, key  # degrees: rounding turns a direction by its size over the gap
+            bound = 0.5 if a["config"]["method"] == "inflora" else 0.1  # degrees: its second pass sees what rounding made of B
+            assert max(metrics.principal_angles(V, W)) < bound, key
     for key, C in a["history"]["mean"].items():
         assert torch.linalg.norm(C - b["history"]["mean"][key]) < 1e-5 * torch.linalg.norm(C), key
     for key, tensor in a["model"].items():
