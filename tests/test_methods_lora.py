@@ -15,7 +15,7 @@ from torch import Tensor
 from toys import make_tiny_vit, toy_backbone
 
 import janus
-from janus import backbones, lora, methods, train
+from janus import backbones, checkpoint, lora, methods, train
 from janus.config import Config, deciding
 from janus.errors import JanusError, UsageError
 from janus.history import complement, extend_basis
@@ -498,3 +498,11 @@ def test_what_a_bilora_or_sdlora_run_has_learned_can_be_used_and_extended(settin
         for split in ("train", "test"):
             shutil.copytree(image_folder / split / "class0", new / split / "another")
         assert len(janus.extend(tmp_path / name, new, tmp_path / f"{name}-extended").accuracy) == 3
+
+
+def test_an_sdlora_run_of_many_magnitudes_says_that_it_cannot_go_on(settings, tmp_path):
+    train.run(tmp_path, **settings("sdlora"))
+    state = checkpoint.load(tmp_path / train.CHECKPOINT)
+    del state["method"]["magnitudes"]
+    with pytest.raises(JanusError, match="magnitude for each matrix.*train it anew"):
+        Run(Config.create(**settings("sdlora")), tmp_path).load_state(state)

@@ -41,6 +41,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "inflora": {"method": "inflora", "augment": "icons", "energy": 0.9999, "energy_end": None},
     "sdlora": {"method": "sdlora", "augment": "icons"},
     "olora": {"method": "olora", "augment": "icons"},
+    "bilora": {"method": "bilora", "augment": "icons", "bilora_coefficients": 40},
     "drs": {"method": "drs", "augment": "icons", "drs_penalty": 0.0},  # each process looks for triplets in its own part
     "finetune": {"method": "finetune", "augment": "none"},
     "ncm": {"method": "ncm", "augment": "none"},
@@ -124,7 +125,10 @@ def same_run(one: Path, other: Path) -> None:
     for key, C in a["history"]["mean"].items():
         assert torch.linalg.norm(C - b["history"]["mean"][key]) < 1e-5 * torch.linalg.norm(C), key
     for key, tensor in a["model"].items():
-        assert torch.allclose(tensor, b["model"][key], rtol=0, atol=1e-5), (key, (tensor - b["model"][key]).abs().max())
+        apart = tensor - b["model"][key]
+        if a["config"]["method"] == "bilora":  # the entries of a new LayerNorm's output sum to 0, so that the mean of a row of ΔW
+            apart = apart - apart.mean(1, keepdim=True)  # does nothing; its gradient is rounding, of which Adam makes whole steps
+        assert apart.abs().max() <= 1e-5, key
     for mine, others in zip(a["heads"], b["heads"]):
         assert all(torch.allclose(mine[k], others[k], rtol=0, atol=1e-5) for k in mine)
     for key in ("old", "centres"):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import JanusError
 from ..lora import kaiming_A, set_factors
 from ..reparam import ThroughFactors
 from ..stream import Task
@@ -89,6 +90,9 @@ class SDLoRA(Janus):
         return {"parts": self.parts, "magnitudes": self.magnitudes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if "magnitudes" not in state:
+            raise JanusError("this run was begun when sdlora had a magnitude for each matrix; it cannot go on with one for all: "
+                             "train it anew in another folder")
         device = {pair.name: pair.A.device for pair in self.run.pairs}
         self.parts = {name: {key: nn.Parameter(t.to(device[name])) if key in TRAINED else t.to(device[name])
                              for key, t in part.items()} for name, part in state["parts"].items()}
