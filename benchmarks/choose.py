@@ -1,9 +1,10 @@
 """What validation chose, from the runs of a grid: for each row the setting with the highest accuracy.
 
     python benchmarks/choose.py benchmarks/results/tin100_tune --key lr head_lr --out benchmarks/protocols/tin100.json
+    python benchmarks/choose.py benchmarks/results/icons_r_tune --key lr --out janus/chosen.json
 
-Refuses runs on test, and rows that were given fewer trials than others. A row with the margin loss that was not tried takes
-what was chosen for the same row without it; that is said.
+Refuses runs on test, and rows that were given fewer trials than others. A row with the margin loss for which nothing was
+chosen takes what was chosen for the same row without it; that is said. What a file has for other rows stays in it.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from janus import ablation
 from janus.ablation import ROWS, slug
 from janus.checkpoint import write_json
 from janus.compare import read
 from janus.errors import JanusError, UsageError
 
 
-def choose(folder: Path, keys: list[str]) -> dict[str, dict[str, Any]]:
-    """Row → its best setting of `keys`, of those that its runs differ in.
+def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
+    """Row → its best setting of `keys`, of those that its runs differ in; for rows that have no runs, what was chosen `before`.
 
     Raises:
         UsageError: a run was judged on test, rows have different numbers of trials. See `janus.compare.read`.
     """
-    chosen, trials = {}, {}
+    chosen, trials = dict(before or {}), {}
     for rows in read(folder).values():
         for row, runs in rows.items():
             if any(run.config["evaluate"] != "val" for run in runs):
@@ -50,7 +52,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     try:
-        write_json(args.out, choose(args.folder, args.key))
+        before = ablation.chosen(args.out) if args.out.exists() else {}
+        write_json(args.out, choose(args.folder, args.key, before))
     except JanusError as error:
         parser.exit(2, f"choose: {error}\n")
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from janus.ablation import CHOSEN, CROSS, PROTOCOL, ROWS, settings, slug
+from janus.ablation import CHOSEN, CROSS, FIELD, PROTOCOL, ROWS, settings, slug
 from janus.config import Config
 from janus.demo import as_text
 
@@ -164,7 +164,8 @@ def main() -> int:
 def choose() -> int:
     """The setting with the highest validation accuracy, of each row and of the margin loss → `chosen.json`.
 
-    A row with DML that was not tuned itself takes the rate of the same row without DML; that is said.
+    A row with DML that was not tuned itself takes the rate of the same row without DML; that is said. What the file has for the
+    field's methods (benchmarks/choose.py) stays in it.
     """
     best: dict[str, dict[str, Any]] = {}
     form: dict[str, Any] = {}
@@ -178,7 +179,8 @@ def choose() -> int:
         elif form and switches.get("dml") and (without := "LoRA" if row == "DML" else row.removesuffix("+DML")) in best:
             best[row] = best[without] | form
             print(f"{row:28s} not tuned itself: the rate of {without}")
-    CHOSEN.write_text(json.dumps(best, indent=1) + "\n")
+    others = {row: values for row, values in chosen().items() if row in FIELD}
+    CHOSEN.write_text(json.dumps(best | others, indent=1) + "\n")
     return 0
 
 

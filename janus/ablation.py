@@ -95,5 +95,5 @@ def switched(row: str, choices: dict[str, dict[str, Any]] | None = None) -> dict
 
 def settings(row: str) -> dict[str, Any]:
     """A row on Icons-R: protocol, switches, and what validation chose for it (`chosen.json`, written by
-    `benchmarks/icons_r.py choose`). Raises JanusError if nothing was chosen yet."""
+    `benchmarks/icons_r.py choose` and `benchmarks/choose.py`). Raises JanusError if nothing was chosen yet."""
     return PROTOCOL | switched(row, chosen())

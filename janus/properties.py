@@ -16,6 +16,7 @@ from .compare import NONE
 from .config import SWITCHES, Config
 from .errors import UsageError
 from .methods.base import BASIS, Method, Sizes
+from .result import Result
 from .tables import Table
 from .vit import input_key, matrices
 
@@ -38,9 +39,13 @@ class Setting:
         with torch.device("meta"):
             return backbones.create(self.model, weights="random")[0]
 
-    def sizes(self, method: type[Method]) -> Sizes:
-        """UsageError: an unknown model, a rank that does not fit its matrices, fewer classes than tasks."""
-        config = Config.create(method=method.name, model=self.model, tasks=self.tasks, rank=self.rank)
+    def sizes(self, method: type[Method], config: Config | None = None) -> Sizes:
+        """With all else as the method has it unless set, or as in `config`.
+
+        Raises:
+            UsageError: an unknown model, a rank that does not fit its matrices, fewer classes than tasks.
+        """
+        config = config or Config.create(method=method.name, model=self.model, tasks=self.tasks, rank=self.rank)
         shapes = tuple((input_key(path), rows.stop - rows.start, linear.in_features)
                        for path, linear, blocks in matrices(self.backbone, config.targets) for rows in blocks.values())
         if self.rank > (most := min(min(m, n) for _, m, n in shapes)):
@@ -54,9 +59,9 @@ class Setting:
 # ── one method ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def facts(method: type[Method], setting: Setting) -> dict[str, Any]:
-    """All there is to say of a method, in JSON's types."""
-    s = setting.sizes(method)
+def facts(method: type[Method], setting: Setting, config: Config | None = None) -> dict[str, Any]:
+    """All there is to say of a method, in JSON's types. See `Setting.sizes`."""
+    s = setting.sizes(method, config)
     stored, trained = method.stored(s), method.trainable(s)
     return {
         "name": method.name, "summary": method.summary, "paper": method.paper, "family": method.family,
@@ -65,6 +70,18 @@ def facts(method: type[Method], setting: Setting) -> dict[str, Any]:
         "each_task_adds": added(method, s, setting.classes // setting.tasks),
         "trained": trained, "trained_numbers": sum(trained.values()),
     }
+
+
+def of_run(result: Result) -> dict[str, Any]:
+    """`facts` of a finished run with the settings it had; its basis is as large as it grew."""
+    config = Config.create(**{f.name: result.config[f.name] for f in fields(Config) if f.name in result.config})
+    setting, method = Setting(config.model, len(result.accuracy), len(result.stream["class_names"]), config.rank), methods.get(config.method)
+    found = facts(method, setting, config)
+    if found["at_most"]:
+        width = {key: n for key, _, n in setting.sizes(method, config).matrices}
+        found["stored"][BASIS] = 4 * sum(width[key] * rank for key, rank in result.basis_rank[-1].items())
+        found |= {"stored_bytes": sum(found["stored"].values()), "at_most": False}
+    return found
 
 
 def passes(method: type[Method], config: Config) -> dict[str, int | str]:

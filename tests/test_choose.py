@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -43,6 +45,13 @@ def test_the_rate_with_the_highest_validation_accuracy_is_chosen_row_by_row(runs
     folder = runs(("OE", 0.1, 20.0), ("OE", 0.2, 30.0), ("OE-GR", 0.1, 25.0), ("OE-GR", 0.2, 24.0))
     assert script("benchmarks/choose.py").choose(folder, ["lr", "head_lr"]) == {
         "OE": {"lr": 0.2}, "OE+GR": {"lr": 0.1}, "OE+DML": {"lr": 0.2}, "OE+GR+DML": {"lr": 0.1}}
+
+
+def test_what_was_chosen_for_other_rows_stays(runs, tmp_path) -> None:
+    folder, out = runs(("InfLoRA", 0.1, 20.0), ("InfLoRA", 0.2, 30.0)), tmp_path / "chosen.json"
+    write_json(out, {"OE": {"lr": 0.5}, "InfLoRA": {"lr": 0.7}})
+    subprocess.run([sys.executable, ROOT / "benchmarks/choose.py", folder, "--key", "lr", "--out", out], check=True)
+    assert json.loads(out.read_text()) == {"OE": {"lr": 0.5}, "InfLoRA": {"lr": 0.2}, "OE+DML": {"lr": 0.5}}
 
 
 def test_a_choice_on_test_or_with_unequal_budgets_is_refused(runs) -> None:

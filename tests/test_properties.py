@@ -53,10 +53,7 @@ def start(settings):  # noqa: F811
 
 def sizes(run: Run):
     """By `Setting`, with the settings of the run, which `janus methods` does not take."""
-    create = Config.create
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Config, "create", lambda **values: create(**run.config.to_dict() | values))
-        return Setting("toy", tasks=3, classes=7, rank=2).sizes(run.method_class)
+    return Setting("toy", tasks=3, classes=7, rank=2).sizes(run.method_class, run.config)
 
 
 def tensors(held: Any) -> list[Tensor]:
@@ -94,6 +91,14 @@ def test_stored_are_the_bytes_of_a_checkpoint_after_the_last_task(case, start):
     if BASIS in stored:  # the bound is reached when everything is protected
         run = start(case, learned=3, energy=1.0, **({"energy_end": 1.0} if "energy_end" in run.method.defaults else {}))
         assert sum(t.nbytes for part in split(run, run.state())[0].values() for t in part) == sum(stored.values())
+
+
+@every_case
+def test_what_a_finished_run_has_kept_is_what_its_checkpoint_holds(case, start):
+    run = start(case)
+    result = run.finish()
+    held = sum(t.nbytes for part in split(run, run.state())[0].values() for t in part)
+    assert properties.of_run(result)["stored_bytes"] == held
 
 
 def test_before_the_second_task_nothing_is_merged(start):

@@ -1,0 +1,90 @@
+"""What learning a task costs with each method, as a multiple of sequential LoRA: the last of ten, with Icons-R's protocol.
+
+    python benchmarks/methods_cost.py --out benchmarks/results/methods_cost.json
+
+Training steps, and what a method does before, between and after them; evaluation is not in it, nor the pass that gives every
+method's class means. A method learns nine tasks, once; its last task is then learned again and again from the same state, in
+turns with the other methods, so that what else the machine does meets them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from janus.ablation import FIELD, KNOWN, PROTOCOL
+from janus.checkpoint import write_json
+from janus.config import Config
+from janus.result import hardware, versions
+from janus.stream import Task
+from janus.train import Run
+
+BASE = "LoRA"
+OURS = (BASE, "frozen", "OE", "OE+GR", "OE+GR+DML", "exact", "exact+DML", "GPM")
+ROWS = (*OURS, *(row for row, switches in FIELD.items() if "head" not in switches))
+
+
+class Learning(Run):
+    """A run that is never tested."""
+
+    def evaluate(self, task: Task, old_prototypes: torch.Tensor) -> None:
+        pass
+
+    def report(self, task: Task) -> None:
+        pass
+
+
+def learned(row: str, per_class: int, threads: int) -> tuple[Config, dict[str, Any]]:
+    """A row's config, and its state before the last task."""
+    config = Config.create(**PROTOCOL | KNOWN[row] | {"per_class": per_class, "threads": threads})
+    run = Learning(config, None)
+    for task in run.stream.tasks[:-1]:
+        run.learn(task)
+    return config, run.state()
+
+
+def once(config: Config, state: dict[str, Any]) -> float:
+    """Seconds of learning the last task."""
+    run = Learning(config, None)
+    run.load_state(copy.deepcopy(state))
+    before = run.seconds["train"] + run.seconds["oe"]
+    run.learn(run.stream.tasks[-1])
+    return run.seconds["train"] + run.seconds["oe"] - before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help=f"besides {BASE}")
+    parser.add_argument("--per-class", type=int, default=20, help="images of a class (the benchmark has 60)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    started = {}
+    for row in dict.fromkeys((BASE, *args.rows)):
+        print(f"{row}: nine tasks", flush=True)
+        started[row] = learned(row, args.per_class, args.threads)
+    names = list(started)
+    seconds: dict[str, list[float]] = {row: [] for row in names}
+    for r in range(args.rounds + 1):  # one round of warm-up
+        for row in names[r % len(names):] + names[: r % len(names)]:
+            seconds[row].append(once(*started[row]))
+        print(f"round {r} of {args.rounds}", flush=True)
+    rows = {}
+    for row in names:
+        low, middle, high = statistics.quantiles((t / base for t, base in zip(seconds[row][1:], seconds[BASE][1:])), n=4)
+        rows[row] = {"ratio": middle, "low": low, "high": high, "seconds": statistics.median(seconds[row][1:])}
+        print(f"{row:16s} {middle:.2f} ({low:.2f} … {high:.2f})  {rows[row]['seconds']:.2f} s")
+    if args.out:
+        write_json(args.out, {"rows": rows, "per_class": args.per_class, "rounds": args.rounds, "versions": versions(),
+                              "hardware": hardware(torch.device("cpu")) | {"threads": args.threads}})
+
+
+if __name__ == "__main__":
+    main()
