@@ -26,7 +26,7 @@ from janus.train import Run
 
 BASE = "LoRA"
 OURS = (BASE, "frozen", "OE", "OE+GR", "OE+GR+DML", "exact", "exact+DML", "GPM")
-ROWS = (*OURS, *(row for row, switches in FIELD.items() if "head" not in switches))
+ROWS = (*OURS, *FIELD)
 
 
 class Learning(Run):

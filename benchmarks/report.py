@@ -15,6 +15,7 @@ from janus import report as document
 from janus.ablation import CROSS
 from janus.compare import NONE, Rows, interval, paired, read, score, spread, values
 from janus.tables import Table, difference_table, form_table, overview, rate_table, seconds_table, step_table
+from janus.timing import total
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE.parent / "figures"
@@ -91,6 +92,18 @@ def plugged(rows: Rows, icons: Rows) -> str:
     pairs = [("GPM", "GPM+GR"), ("OE", "OE+GR"), ("GPM+GR", "OE+GR"), ("frozen", "GPM+GR")]
     return "\n\n".join([str(overview(shown, ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift"))),
                         str(difference_table(shown, pairs)), provenance(shown)])
+
+
+def field(rows: Rows, cost: dict[str, Any]) -> str:
+    """The field's methods beside ours: scores, what learning a task takes, what is kept between tasks."""
+    scored, lines = overview(rows, ("ACC", "MAA", "BWT"), cite=False), []
+    for (row, found), cells in zip(rows.items(), scored.rows):
+        facts = [properties.of_run(run) for run in found]
+        time = cost["rows"].get(row)
+        lines.append([*cells, gain(rows, row), spread([total(run.seconds) for run in found], 0), f"{time['ratio']:.2f}" if time else NONE,
+                      properties.passes_text(facts[0]), f"{statistics.fmean(f['stored_bytes'] for f in facts) / 1e6:.2f}"])
+    return str(Table([*scored.header, "ACC over frozen", "seconds a run", "learning a task, × LoRA",
+                      "extra passes over a task's images", "MB kept"], lines))
 
 
 def gain(rows: Rows, row: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .ablation import CROSS, PROTOCOL, ROWS, slug
+from .ablation import KNOWN, PROTOCOL, slug
 from .config import Config
 from .errors import UsageError
 from .result import Result
@@ -30,11 +30,10 @@ class Lesson:
 
     def config(self, row: str, **settings: Any) -> dict[str, Any]:
         """What a row of the ablation ("LoRA", "GPM", "OE+GR", "exact", "frozen", …) is set to in the lessons."""
-        rows = ROWS | CROSS
-        if row not in rows:
-            raise UsageError(f"no row {row!r}; rows are {', '.join(rows)}")
-        values = PROTOCOL | STREAM | rows[row] | settings | (TINY if self.fast else {})
-        if rows[row]["method"] in ("frozen", "ncm"):
+        if row not in KNOWN:
+            raise UsageError(f"no row {row!r}; rows are {', '.join(KNOWN)}")
+        values = PROTOCOL | STREAM | KNOWN[row] | settings | (TINY if self.fast else {})
+        if KNOWN[row]["method"] in ("frozen", "ncm", "ranpac"):
             values.pop("lr")
         return values
 

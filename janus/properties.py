@@ -127,7 +127,7 @@ def described(name: str, setting: Setting) -> str:
     """One method, to be read in a terminal."""
     found = one(name, setting)
     said = {key: ", ".join(f"{k}={v}" for k, v in found[key].items()) for key in ("settings", "switches", "fixed")}
-    said |= {"family": found["family"], "exemplar-free": _free(found), "extra passes": _passes(found),
+    said |= {"family": found["family"], "exemplar-free": _free(found), "extra passes": passes_text(found),
              "inference": f"{found['inference']} (beyond backbone and heads)",
              "kept": f"{_kept(found)} ({_parts(found['stored'], _megabytes)})", "each task adds": _growth(found),
              "trained": f"{found['trained_numbers']:,} ({_parts(found['trained'])})" if found["trained"] else NONE}
@@ -151,7 +151,7 @@ def table(setting: Setting) -> Table:
     """Methods x properties."""
     return Table(["method", "family", "exemplar-free", "extra passes over a task's images", "kept", "each task adds",
                   "inference beyond backbone and heads", "trained", "paper"], [
-        [f"`{f['name']}`", f["family"], _free(f), _passes(f), _kept(f), _growth(f), f["inference"],
+        [f"`{f['name']}`", f["family"], _free(f), passes_text(f), _kept(f), _growth(f), f["inference"],
          _parts(f["trained"]), f["paper"]] for f in every(setting)["methods"]])
 
 
@@ -163,7 +163,7 @@ def _free(found: dict[str, Any]) -> str:
     return "yes" if found["exemplar_free"] else "no, all images at once"
 
 
-def _passes(found: dict[str, Any]) -> str:
+def passes_text(found: dict[str, Any]) -> str:
     said = (f"{n} images {when}" if isinstance(n, str) else f"{n} {when}" for when, n in found["extra_passes"].items())
     return "; ".join(said) or NONE
 
