@@ -2,8 +2,10 @@
 
     python benchmarks/bench_cost.py
 
-The same eight small runs on Icons-R, one thread each: as eight commands `janus run`, as a grid on one worker, as a grid on two.
-Wall time from the start of the command to its end, so that imports, kernels, papermill and the cluster count.
+The same eight small runs on Icons-R, one thread each: as eight commands `janus run` one after another and two at a time, as a grid
+on one worker and on two. Wall time from the start of a command to its end, so that imports, kernels, papermill and the cluster
+count. Two commands at a time say what the machine itself gives: memory and caches are shared, and a run's second thread, which
+decodes ahead, uses a core that is free otherwise.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 
@@ -46,19 +49,30 @@ def main() -> None:
         root = Path(folder)
         file = root / "grid.yaml"
         file.write_text(yaml.safe_dump(GRID))
+        runs = grids.load(file).runs
+
+        def run_alone(run: grids.Planned, out: str) -> float:
+            return seconds("run", "--quiet", "--out", str(root / out / run.name), "--set", *as_text(run.config.to_dict()))
+
         alone = []
-        for run in grids.load(file).runs:
-            settings = as_text(run.config.to_dict())
-            alone.append(seconds("run", "--quiet", "--out", str(root / "alone" / run.name), "--set", *settings))
+        for run in runs:
+            alone.append(run_alone(run, "alone"))
             print(f"janus run, {run.name}: {alone[-1]:.1f} s", flush=True)
+        began = time.perf_counter()
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda run: run_alone(run, "pairs"), runs))
+        pairs = time.perf_counter() - began
+        print(f"janus run, two at a time: {pairs:.1f} s", flush=True)
         bench = {}
         for workers in (1, 2):
             bench[workers] = seconds("bench", str(file), "--out", str(root / f"workers-{workers}"), "--workers", str(workers))
             print(f"janus bench, {workers} workers: {bench[workers]:.1f} s", flush=True)
     overhead = (bench[1] - sum(alone)) / len(alone)
-    print(f"{overhead:+.1f} s a run over janus run ({mean(alone):.1f} s); two workers {bench[1] / bench[2]:.2f} x one")
+    print(f"{overhead:+.1f} s a run over janus run ({mean(alone):.1f} s); two workers {bench[1] / bench[2]:.2f} x one, "
+          f"two commands {sum(alone) / pairs:.2f} x one")
     write_json(args.out, {"grid": GRID, "run_seconds": alone, "bench_seconds": bench, "overhead_seconds": overhead,
-                          "speed_up": bench[1] / bench[2], "hardware": hardware(torch.device("cpu")), "versions": versions()})
+                          "speed_up": bench[1] / bench[2], "pairs_seconds": pairs, "pairs_speed_up": sum(alone) / pairs,
+                          "hardware": hardware(torch.device("cpu")), "versions": versions()})
 
 
 if __name__ == "__main__":

@@ -99,9 +99,10 @@ def field(rows: Rows, cost: dict[str, Any]) -> str:
     scored, lines = overview(rows, ("ACC", "MAA", "BWT"), cite=False), []
     for (row, found), cells in zip(rows.items(), scored.rows):
         facts = [properties.of_run(run) for run in found]
-        time = cost["rows"].get(row)
-        lines.append([*cells, gain(rows, row), spread([total(run.seconds) for run in found], 0), f"{time['ratio']:.2f}" if time else NONE,
-                      properties.passes_text(facts[0]), f"{statistics.fmean(f['stored_bytes'] for f in facts) / 1e6:.2f}"])
+        step = cost["rows"].get(row)
+        lines.append([*cells, gain(rows, row), spread([total(run.seconds) for run in found], 0),
+                      f"{step['ratio']:.2f}" if step else NONE, properties.passes_text(facts[0]),
+                      f"{statistics.fmean(f['stored_bytes'] for f in facts) / 1e6:.2f}"])
     return str(Table([*scored.header, "ACC over frozen", "seconds a run", "learning a task, × LoRA",
                       "extra passes over a task's images", "MB kept"], lines))
 

@@ -75,7 +75,8 @@ def facts(method: type[Method], setting: Setting, config: Config | None = None) 
 def of_run(result: Result) -> dict[str, Any]:
     """`facts` of a finished run with the settings it had; its basis is as large as it grew."""
     config = Config.create(**{f.name: result.config[f.name] for f in fields(Config) if f.name in result.config})
-    setting, method = Setting(config.model, len(result.accuracy), len(result.stream["class_names"]), config.rank), methods.get(config.method)
+    setting = Setting(config.model, len(result.accuracy), len(result.stream["class_names"]), config.rank)
+    method = methods.get(config.method)
     found = facts(method, setting, config)
     if found["at_most"]:
         width = {key: n for key, _, n in setting.sizes(method, config).matrices}
