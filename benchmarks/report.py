@@ -12,7 +12,7 @@ from typing import Any
 
 from janus import plots, properties
 from janus import report as document
-from janus.ablation import CROSS
+from janus.ablation import CROSS, FIELD
 from janus.compare import NONE, Rows, interval, paired, read, score, spread, values
 from janus.tables import Table, difference_table, form_table, overview, rate_table, seconds_table, step_table
 from janus.timing import total
@@ -25,6 +25,11 @@ STEPS = [("LoRA", "GPM"), ("LoRA", "OE"), ("GPM", "OE"), ("OE", "OE+GR"), ("GPM"
          ("OE+GR", "exact"), ("exact", "exact+DML"), ("frozen", "LoRA"), ("frozen", "GPM"), ("frozen", "OE+GR"),
          ("frozen", "exact"), ("frozen", "exact+DML"), ("frozen", "joint"),
          ("OE+GR", "merged free OE gr=tangent"), ("merged free OE gr=tangent", "exact"), ("frozen", "merged free OE gr=tangent")]
+BEST = "merged free OE gr=tangent"  # of Janus's variants with the linear heads, by validation
+FIELD_ROWS = ("LoRA", "GPM", "OE+GR", "OE+GR+DML", "exact", BEST, *FIELD, "frozen", "ncm", "joint")
+FIELD_STEPS = [*((row, BEST) for row, switches in FIELD.items() if "head" not in switches and row != "RanPAC"), ("ncm", BEST),
+               ("LoRA-DRS, class means", BEST), ("RanPAC", "exact, RanPAC head"), ("RanPAC", "OE+GR, RanPAC head"),
+               ("ncm", "LoRA-DRS, class means")]
 SHARED = {"LoRA": "shared, free, gr=none", "OE": "shared, free, OE, gr=none", "GR": "shared, free, gr=tangent",
           "OE+GR": "shared, free, OE, gr=tangent"}  # the paper's rows as cells of the cross
 
@@ -87,9 +92,12 @@ def compared(rows: Rows) -> str:
 
 
 def plugged(rows: Rows, icons: Rows) -> str:
-    """Figure 6: GR on top of GPM's basis and of Online Estimation's."""
-    shown = {row: rows[row] for row in ("frozen", "GPM", "OE", "OE+GR")} | {"GPM+GR": only(icons, tasks=10)["GPM-GR"]}
-    pairs = [("GPM", "GPM+GR"), ("OE", "OE+GR"), ("GPM+GR", "OE+GR"), ("frozen", "GPM+GR")]
+    """Figure 6: GR on top of GPM's basis, of Online Estimation's and of LoRA-DRS's."""
+    theirs = only(icons, tasks=10)
+    shown = {row: rows[row] for row in ("frozen", "GPM", "OE", "OE+GR")} | {"GPM+GR": theirs["GPM-GR"]} | {
+        row: theirs[row] for row in ("LoRA-DRS", "LoRA-DRS+GR")}
+    pairs = [("GPM", "GPM+GR"), ("OE", "OE+GR"), ("LoRA-DRS", "LoRA-DRS+GR"), ("GPM+GR", "OE+GR"),
+             *(("frozen", row) for row in ("GPM+GR", "LoRA-DRS", "LoRA-DRS+GR"))]
     return "\n\n".join([str(overview(shown, ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift"))),
                         str(difference_table(shown, pairs)), provenance(shown)])
 
@@ -211,11 +219,14 @@ def blocks() -> dict[str, str]:
     """The documents' marked places → what belongs there."""
     groups = read(RESULTS)
     rows, cross = groups["rows"], groups["cross"]
-    cost, bases, many, pipeline, counted, bench = (
+    cost, bases, many, pipeline, counted, bench, learning = (
         json.loads((RESULTS / f"{name}.json").read_text())
-        for name in ("step_cost", "oe_vs_gpm", "many_tasks", "input_pipeline", "memory", "bench_cost"))
+        for name in ("step_cost", "oe_vs_gpm", "many_tasks", "input_pipeline", "memory", "bench_cost", "methods_cost"))
     icons = groups["icons_r"]
-    plots.trajectories(only(icons, tasks=20, data={})).save(FIGURES / "trajectory_20_tasks")
+    ours = {row: found for row, found in icons.items() if row not in FIELD}  # more lines could not be told apart
+    plots.trajectories(only(ours, tasks=20, data={})).save(FIGURES / "trajectory_20_tasks")
+    everyone = rows | {BEST: cross[BEST]} | {row: found for row, found in only(icons, tasks=10).items() if row in FIELD}
+    everyone = {row: everyone[row] for row in FIELD_ROWS}
     setting = properties.Setting()
     return {
         "methods": f"{properties.table(setting)}\n\nSizes: {setting}.",
@@ -236,6 +247,11 @@ def blocks() -> dict[str, str]:
         "more_tasks": compared(only(icons, tasks=20, data={})),
         "strengths": strengths(rows, icons),
         "plug_in": plugged(rows, icons),
+        "field": f"{field(everyone, learning)}\n\n{provenance(everyone)} A task's learning against LoRA's: medians of "
+                 f"{learning['rounds']} turns in one process, {learning['hardware']['cpu']}, {learning['per_class']} images a class.",
+        "field_differences": str(difference_table(everyone, FIELD_STEPS)),
+        "field_tune": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
+                      f"{rate_table(groups['icons_r_tune'])}\n\n{provenance(groups['icons_r_tune'])}",
         "one_epoch": one_epoch(only(icons, epochs=1)),
         "photographs_tune": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
                        f"{rate_table(groups['tin100_tune'])}\n\n{provenance(groups['tin100_tune'])}",
