@@ -247,8 +247,8 @@ def blocks() -> dict[str, str]:
         "more_tasks": compared(only(icons, tasks=20, data={})),
         "strengths": strengths(rows, icons),
         "plug_in": plugged(rows, icons),
-        "field": f"{field(everyone, learning)}\n\n{provenance(everyone)} A task's learning against LoRA's: medians of "
-                 f"{learning['rounds']} turns in one process, {learning['hardware']['cpu']}, {learning['per_class']} images a class.",
+        "field": f"{field(everyone, learning)}\n\n{provenance(everyone)} Learning a task, × LoRA: medians of {learning['rounds']} "
+                 f"turns in one process, {learning['per_class']} images a class, {learning['hardware']['cpu']}.",
         "field_differences": str(difference_table(everyone, FIELD_STEPS)),
         "field_tune": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
                       f"{rate_table(groups['icons_r_tune'])}\n\n{provenance(groups['icons_r_tune'])}",

@@ -119,7 +119,8 @@ def test_the_fields_methods_are_rows_with_the_energy_of_their_authors_and_are_al
     field = {run.config.method for run in runs.values()} | {"ranpac"}
     assert field | {"frozen", "ncm", "gpm", "janus", "joint", "finetune"} == methods.all_methods().keys()
     with pytest.raises(UsageError, match="no settings were chosen for 'InfLoRA' yet"):
-        grids.load(write(protocol="icons_r", rows=["InfLoRA"], seeds=[0]))
+        grids.load(write(protocol="tin100", rows=["InfLoRA"], seeds=[0]))
+    assert ablation.FIELD.keys() - set(ablation.UNTRAINED) <= ablation.chosen().keys()
     assert len({ablation.slug(row) for row in ablation.KNOWN}) == len(ablation.KNOWN)
 
 
