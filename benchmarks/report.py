@@ -28,7 +28,8 @@ STEPS = [("LoRA", "GPM"), ("LoRA", "OE"), ("GPM", "OE"), ("OE", "OE+GR"), ("GPM"
 BEST = "merged free OE gr=tangent"  # of Janus's variants with the linear heads, by validation
 FIELD_ROWS = ("LoRA", "GPM", "OE+GR", "OE+GR+DML", "exact", BEST, *FIELD, "frozen", "ncm", "joint")
 FIELD_STEPS = [*((row, BEST) for row, switches in FIELD.items() if "head" not in switches and row != "RanPAC"), ("ncm", BEST),
-               ("LoRA-DRS, class means", BEST), ("RanPAC", "exact, RanPAC head"), ("RanPAC", "OE+GR, RanPAC head"),
+               ("LoRA-DRS, class means", BEST), *(("RanPAC", f"{row}, RanPAC head") for row in ("LoRA", "exact", "OE+GR")),
+               *(("LoRA, RanPAC head", f"{row}, RanPAC head") for row in ("exact", "OE+GR")),
                ("ncm", "LoRA-DRS, class means")]
 SHARED = {"LoRA": "shared, free, gr=none", "OE": "shared, free, OE, gr=none", "GR": "shared, free, gr=tangent",
           "OE+GR": "shared, free, OE, gr=tangent"}  # the paper's rows as cells of the cross

@@ -62,6 +62,7 @@ FIELD: dict[str, dict[str, Any]] = {
     "LwF": {"method": "lwf"},
     "SLCA": {"method": "slca"},
     "RanPAC": {"method": "ranpac"},
+    "LoRA, RanPAC head": _row(False, "none", False) | {"head": "ranpac"},
     "exact, RanPAC head": _row(True, "exact", False, "merged", "nullspace") | {"head": "ranpac"},
     "OE+GR, RanPAC head": _row(True, "tangent", False) | {"head": "ranpac"},
 }
