@@ -84,10 +84,10 @@ def differences(runs: Rows, pairs: Sequence[tuple[str, str]], key: str = "acc", 
     words = (f"<span style='font-size:16px'><span style='color:{COLOURS[0]}'>■ interval clear of zero</span>   "
              f"<span style='color:{COLOURS[1]}'>● not clear of zero, or one seed</span></span>")
     figure.update_yaxes(tickvals=list(range(len(shown))), ticktext=[f"{a} → {b}" for (a, b), _ in shown],
-                        range=[len(shown) - 0.4, -0.6])
+                        range=[len(shown) - 0.4, -0.6], automargin=True)
     figure.update_xaxes(title=f"difference in {label} in the same seed (points); bar: 95 % interval of the mean")
     figure.update_layout(title=f"Which differences are larger than the seeds' noise?<br>{words}",
-                         height=170 + 36 * len(shown), width=WIDE, margin={"l": 210, "r": 190, "t": 90})
+                         height=170 + 36 * len(shown), width=WIDE, margin={"l": 210, "r": 200, "t": 90})
     return Figure(figure, f"Paired differences in {label} over seeds with 95 % intervals for {len(shown)} pairs of rows. "
                           f"Clear of zero: {', '.join(clear) or 'none'}.")
 
