@@ -7,7 +7,8 @@ the rest of the package needs to know of a model is the list of its `Pair`s.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -258,6 +259,21 @@ def reset(target: nn.Module | Pair, generator: torch.Generator) -> None:
         r, n = pair.A.shape
         pair.A.copy_(kaiming_A(r, n, generator, pair.A.device, pair.A.dtype))
         pair.B.zero_()
+
+
+@contextmanager
+def subtracted(pairs: Iterable[Pair]) -> Iterator[None]:
+    """Inside, a matrix that is W = W0 + Σ B_i A_i (merged) is `W̃ = W0 − Σ B_i A_i`. Afterwards W is W again, bit for bit."""
+    with torch.no_grad():
+        layers = {pair.layer: pair.layer.weight.clone() for pair in pairs}
+        for layer, W in layers.items():
+            for name, rows in layer.blocks.items():
+                layer.weight[rows] = 2 * getattr(layer, f"W0_{name}") - W[rows]
+        try:
+            yield
+        finally:
+            for layer, W in layers.items():
+                layer.weight.copy_(W)
 
 
 def set_factors(pair: Pair, A: Tensor, B: Tensor) -> None:

@@ -4,6 +4,7 @@ The published material says what the loss does, not its formula; this is our rea
 compared by cosine. Two terms are decoupled, each with its own margin and weight: a push away from the frozen prototypes of
 old classes, and a pull of each feature to the running centre of its own class. `form` selects the shape of the push;
 which one is used by default was chosen on validation (`benchmarks/results/`).
+LoRA-DRS's triplet loss, which wants the same, is here too.
 """
 
 from __future__ import annotations
@@ -61,6 +62,22 @@ def decoupled_margin_loss(features: Tensor, labels: Tensor, prototypes: Tensor, 
         excess = F.relu((old.amax(1) if nearest else old) - push_margin)
         push = (excess**2 if form == "squared" else excess).mean()
     return push_weight * push + pull_weight * pull
+
+
+def augmented_triplet_loss(features: Tensor, labels: Tensor, prototypes: Tensor, margin: float) -> Tensor:
+    """Mean over the batch of `relu(margin + p − q)`: p the distance to the farthest feature of the own class, q that to the nearest
+    feature of another class or old prototype, whichever is nearer. An anchor without any negative counts as 0.
+
+    Euclidean distances between L2-normalised vectors, in [0, 2]. features: (b, d). labels: (b,). prototypes: (old classes, d).
+    """
+    z = F.normalize(features.float(), dim=1)
+    others = torch.cat([z, F.normalize(prototypes.float(), dim=1)])
+    distance = (2 - 2 * z @ others.T).clamp(min=1e-12).sqrt()  # (b, b + old classes)
+    same = F.pad(labels[:, None] == labels, (0, len(prototypes)))
+    itself = F.pad(torch.eye(len(z), dtype=torch.bool, device=z.device), (0, len(prototypes)))
+    positive = F.pad(distance.masked_fill(~same | itself, 0.0), (0, 1)).amax(1)
+    negative = F.pad(distance.masked_fill(same, torch.inf), (0, 1), value=torch.inf).amin(1)
+    return F.relu(margin + positive - negative).mean()
 
 
 class Prototypes:

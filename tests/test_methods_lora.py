@@ -19,11 +19,11 @@ from janus import backbones, checkpoint, lora, methods, train
 from janus.config import Config, deciding
 from janus.errors import JanusError, UsageError
 from janus.history import complement, extend_basis
-from janus.lora import set_factors
+from janus.lora import set_factors, subtracted
 from janus.methods.bilora import from_spectrum
-from janus.methods.drs import augmented_triplet_loss, subtracted
 from janus.methods.inflora import designed_A
 from janus.methods.olora import overlap
+from janus.separation import augmented_triplet_loss
 from janus.train import Run
 
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -55,3 +55,33 @@ def test_numbers_in_the_prose_are_those_of_its_tables(report):
     assert f"at 1e-2 LoRA has lost nearly everything ({at('LoRA', 1e-2)}), `exact` little ({at('exact', 1e-2)})" in text
     best = max(run.acc for run in groups["tune"]["joint"])
     assert f"(rate 1e-4) it has {at('joint', 1e-4)} on validation, at its best {best:.1f}, `frozen`" in text
+
+
+def test_numbers_in_the_prose_on_the_fields_methods_are_those_of_its_tables(report):
+    from statistics import fmean
+
+    groups = report.read(report.RESULTS)
+    rows = groups["rows"] | groups["cross"] | report.only(groups["icons_r"], tasks=10)
+    text = " ".join(DOCUMENTS.split())
+
+    def between(first: str, second: str) -> tuple[float, str]:
+        found = list(report.paired(rows, first, second).values())
+        return fmean(found), f"{abs(fmean(found)):.1f} ± {report.interval(found):.1f}"
+
+    def on_validation(row: str) -> str:
+        return f"{next(run.acc for run in groups['icons_r_tune'][row] if run.config['lr'] == 1e-3):.1f}"
+
+    eleven = [row for row in report.FIELD if "RanPAC" not in row and row not in ("SLCA", "LoRA-DRS, class means")]
+    gains = {row: between(row, report.BEST)[0] for row in eleven}
+    assert len(eleven) == 11 and f"by {min(gains.values()):.1f} to {max(gains.values()):.1f} points" in text
+    assert all(min(report.paired(rows, row, report.BEST).values()) > 0 for row in eleven)
+    clear = [row for row in eleven if gains[row] > report.interval(list(report.paired(rows, row, report.BEST).values()))]
+    assert f"excludes zero against {', '.join(clear[:-1])} and {clear[-1]}, and not against" in text
+    assert f"beats it by {between('SLCA', report.BEST)[1]} points" in text
+    head = {row: f"{row}, RanPAC head" for row in ("LoRA", "exact", "OE+GR")}
+    assert f"features are {between('RanPAC', head['OE+GR'])[1]} points above frozen ones" in text
+    assert f"those of `exact` {between('RanPAC', head['exact'])[1]}, in every seed" in text
+    assert f"(+{between('RanPAC', head['LoRA'])[1]}, at the smallest rate)" in text
+    assert f"OE+GR {between(head['LoRA'], head['OE+GR'])[1]} above it" in text
+    assert (f"LoRA has {on_validation(head['LoRA'])}, `exact` {on_validation(head['exact'])}, OE+GR {on_validation(head['OE+GR'])}."
+            in text)

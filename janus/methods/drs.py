@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..history import complement, extend_basis, project_out
-from ..lora import Pair, merge, reset
+from ..lora import Pair, merge, reset, subtracted
 from ..rectify import RectifiedAdam, nullspace_start
+from ..separation import augmented_triplet_loss
 from ..stream import Task
 from .base import BASIS, Sizes
 from .janus import Janus
 
 if TYPE_CHECKING:
     from ..config import Config
-
-
-@contextmanager
-def subtracted(pairs: Iterable[Pair]) -> Iterator[None]:
-    """Inside, a matrix that is W = W0 + Σ B_i A_i (merged) is `W̃ = W0 − Σ B_i A_i`. Afterwards W is W again, bit for bit."""
-    with torch.no_grad():
-        layers = {pair.layer: pair.layer.weight.clone() for pair in pairs}
-        for layer, W in layers.items():
-            for name, rows in layer.blocks.items():
-                layer.weight[rows] = 2 * getattr(layer, f"W0_{name}") - W[rows]
-        try:
-            yield
-        finally:
-            for layer, W in layers.items():
-                layer.weight.copy_(W)
 
 
 class DriftResistantAdam(RectifiedAdam):
@@ -55,22 +38,6 @@ class DriftResistantAdam(RectifiedAdam):
         k = dA.new_full((len(dA), 1, 1), dA.shape[-1]) - (0 if V is None else V.square().sum((-2, -1), keepdim=True))
         k = k.clamp(min=1)  # energy=0 leaves no direction, and no step
         return dA / k.sqrt(), dB / k.sqrt()
-
-
-def augmented_triplet_loss(features: Tensor, labels: Tensor, prototypes: Tensor, margin: float) -> Tensor:
-    """Mean over the batch of `relu(margin + p − q)`: p the distance to the farthest feature of the own class, q that to the nearest
-    feature of another class or old prototype, whichever is nearer. An anchor without any negative counts as 0.
-
-    Euclidean distances between L2-normalised vectors, in [0, 2]. features: (b, d). labels: (b,). prototypes: (old classes, d).
-    """
-    z = F.normalize(features.float(), dim=1)
-    others = torch.cat([z, F.normalize(prototypes.float(), dim=1)])
-    distance = (2 - 2 * z @ others.T).clamp(min=1e-12).sqrt()  # (b, b + old classes)
-    same = F.pad(labels[:, None] == labels, (0, len(prototypes)))
-    itself = F.pad(torch.eye(len(z), dtype=torch.bool, device=z.device), (0, len(prototypes)))
-    positive = F.pad(distance.masked_fill(~same | itself, 0.0), (0, 1)).amax(1)
-    negative = F.pad(distance.masked_fill(same, torch.inf), (0, 1), value=torch.inf).amin(1)
-    return F.relu(margin + positive - negative).mean()
 
 
 class DRS(Janus):
