@@ -173,10 +173,11 @@ def memory(record: dict[str, Any]) -> str:
 def overhead(record: dict[str, Any]) -> str:
     """`janus bench` beside `janus run`, and two workers beside one."""
     runs = record["run_seconds"]
+    workers, plain = f"{record['speed_up']:.2f} ×", f"{record['pairs_speed_up']:.2f} ×"
     return (f"{len(runs)} small runs of one thread each: {statistics.fmean(runs):.0f} s a run as `janus run`, "
-            f"{record['overhead_seconds']:+.1f} s a run as `janus bench`, whose two workers are {record['speed_up']:.2f} × as fast as "
-            f"one ({record['hardware']['cpu']}, imports, kernels and the cluster's start included). Two commands `janus run` side by "
-            f"side are {record['pairs_speed_up']:.2f} × as fast as one after another: what the machine gives.")
+            f"{record['overhead_seconds']:+.1f} s a run as `janus bench`, whose two workers are {workers} as fast as "
+            f"one ({record['hardware']['cpu']}, imports, kernels and the cluster's start included). Two commands `janus run` side "
+            f"by side are {plain} as fast as one after another: what the machine gives.")
 
 
 def many_tasks(record: dict[str, Any]) -> str:
