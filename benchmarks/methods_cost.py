@@ -4,7 +4,7 @@
 
 Training steps, and what a method does before, between and after them; evaluation is not in it, nor the pass that gives every
 method's class means. A method learns nine tasks, once; its last task is then learned again and again from the same state, in
-turns with the other methods, so that what else the machine does meets them all.
+turns with the other methods.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from turns import against, in_turns
 
 from janus.ablation import FIELD, KNOWN, PROTOCOL
 from janus.checkpoint import write_json
@@ -60,8 +62,8 @@ def once(config: Config, state: dict[str, Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help=f"besides {BASE}")
-    parser.add_argument("--per-class", type=int, default=20, help="images of a class (the benchmark has 60)")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--per-class", type=int, default=10, help="images of a class (the benchmark has 60)")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -70,17 +72,11 @@ def main() -> None:
     for row in dict.fromkeys((BASE, *args.rows)):
         print(f"{row}: nine tasks", flush=True)
         started[row] = learned(row, args.per_class, args.threads)
-    names = list(started)
-    seconds: dict[str, list[float]] = {row: [] for row in names}
-    for r in range(args.rounds + 1):  # one round of warm-up
-        for row in names[r % len(names):] + names[: r % len(names)]:
-            seconds[row].append(once(*started[row]))
-        print(f"round {r} of {args.rounds}", flush=True)
-    rows = {}
-    for row in names:
-        low, middle, high = statistics.quantiles((t / base for t, base in zip(seconds[row][1:], seconds[BASE][1:])), n=4)
-        rows[row] = {"ratio": middle, "low": low, "high": high, "seconds": statistics.median(seconds[row][1:])}
-        print(f"{row:16s} {middle:.2f} ({low:.2f} … {high:.2f})  {rows[row]['seconds']:.2f} s")
+    seconds = in_turns({row: partial(once, *before) for row, before in started.items()}, args.rounds, warm_up=1)
+    rows = against(seconds, BASE)
+    for row, found in rows.items():
+        found["seconds"] = statistics.median(seconds[row])
+        print(f"{row:22s} {found['ratio']:.2f} ({found['low']:.2f} … {found['high']:.2f})  {found['seconds']:.2f} s")
     if args.out:
         write_json(args.out, {"rows": rows, "per_class": args.per_class, "rounds": args.rounds, "versions": versions(),
                               "hardware": hardware(torch.device("cpu")) | {"threads": args.threads}})

@@ -21,16 +21,15 @@ HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE.parent / "figures"
 DOCUMENTS = (HERE.parent / "README.md", HERE / "README.md")
 
+BEST = "merged free OE gr=tangent"  # of Janus's variants with the linear heads, by validation
 STEPS = [("LoRA", "GPM"), ("LoRA", "OE"), ("GPM", "OE"), ("OE", "OE+GR"), ("GPM", "OE+GR"), ("OE+GR", "OE+GR+DML"),
          ("OE+GR", "exact"), ("exact", "exact+DML"), ("frozen", "LoRA"), ("frozen", "GPM"), ("frozen", "OE+GR"),
          ("frozen", "exact"), ("frozen", "exact+DML"), ("frozen", "joint"),
-         ("OE+GR", "merged free OE gr=tangent"), ("merged free OE gr=tangent", "exact"), ("frozen", "merged free OE gr=tangent")]
-BEST = "merged free OE gr=tangent"  # of Janus's variants with the linear heads, by validation
+         ("OE+GR", BEST), (BEST, "exact"), ("frozen", BEST)]
 FIELD_ROWS = ("LoRA", "GPM", "OE+GR", "OE+GR+DML", "exact", BEST, *FIELD, "frozen", "ncm", "joint")
-FIELD_STEPS = [*((row, BEST) for row, switches in FIELD.items() if "head" not in switches and row != "RanPAC"), ("ncm", BEST),
-               ("LoRA-DRS, class means", BEST), *(("RanPAC", f"{row}, RanPAC head") for row in ("LoRA", "exact", "OE+GR")),
-               *(("LoRA, RanPAC head", f"{row}, RanPAC head") for row in ("exact", "OE+GR")),
-               ("ncm", "LoRA-DRS, class means")]
+FIELD_STEPS = [*((row, BEST) for row in (*FIELD, "ncm") if "RanPAC" not in row), ("ncm", "LoRA-DRS, class means"),
+               *(("RanPAC", f"{row}, RanPAC head") for row in ("LoRA", "exact", "OE+GR")),
+               *(("LoRA, RanPAC head", f"{row}, RanPAC head") for row in ("exact", "OE+GR"))]
 SHARED = {"LoRA": "shared, free, gr=none", "OE": "shared, free, OE, gr=none", "GR": "shared, free, gr=tangent",
           "OE+GR": "shared, free, OE, gr=tangent"}  # the paper's rows as cells of the cross
 
@@ -228,7 +227,7 @@ def blocks() -> dict[str, str]:
     icons = groups["icons_r"]
     ours = {row: found for row, found in icons.items() if row not in FIELD}  # more lines could not be told apart
     plots.trajectories(only(ours, tasks=20, data={})).save(FIGURES / "trajectory_20_tasks")
-    everyone = rows | {BEST: cross[BEST]} | {row: found for row, found in only(icons, tasks=10).items() if row in FIELD}
+    everyone = only(icons, tasks=10) | rows | cross  # of the first only what the others have not: the field's methods
     everyone = {row: everyone[row] for row in FIELD_ROWS}
     setting = properties.Setting()
     return {

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from turns import against, in_turns
 
 import janus
 from janus import backbones
@@ -135,19 +136,16 @@ def measure(name: str, batch: int, rank: int, directions: int, rounds: int) -> d
             megabytes[key] = pool.apply(peak, (name, batch, rank, directions, torch.get_num_threads(), key))
     steps = {key: make(name, rank, directions).step for key, make in VARIANTS.items()}
     x, y = example(name, batch)
-    names, seconds = list(steps), {key: [] for key in steps}
-    for r in range(rounds + 2):  # two rounds of warm-up
-        for key in names[r % len(names):] + names[: r % len(names)]:
-            start = time.perf_counter()
-            steps[key](x, y)
-            seconds[key].append(time.perf_counter() - start)
-    reference = seconds[names[0]][2:]
-    report = {}
-    for key in names:
-        ratios = [t / ref for t, ref in zip(seconds[key][2:], reference)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        report[key] = {"ratio": middle, "low": low, "high": high, "ms": 1e3 * statistics.median(seconds[key][2:]),
-                       "megabytes": megabytes[key]}
+
+    def once(key: str) -> float:
+        start = time.perf_counter()
+        steps[key](x, y)
+        return time.perf_counter() - start
+
+    seconds = in_turns({key: partial(once, key) for key in steps}, rounds, warm_up=2)
+    report = against(seconds, next(iter(steps)))
+    for key, found in report.items():
+        found |= {"ms": 1e3 * statistics.median(seconds[key]), "megabytes": megabytes[key]}
     return report
 
 

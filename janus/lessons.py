@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .ablation import KNOWN, PROTOCOL, slug
+from .ablation import KNOWN, PROTOCOL, UNTRAINED, slug
 from .config import Config
 from .errors import UsageError
 from .result import Result
@@ -33,7 +33,7 @@ class Lesson:
         if row not in KNOWN:
             raise UsageError(f"no row {row!r}; rows are {', '.join(KNOWN)}")
         values = PROTOCOL | STREAM | KNOWN[row] | settings | (TINY if self.fast else {})
-        if KNOWN[row]["method"] in ("frozen", "ncm", "ranpac"):
+        if row in ("frozen", *UNTRAINED):
             values.pop("lr")
         return values
 
