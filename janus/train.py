@@ -329,7 +329,8 @@ class Run:
             if isinstance(past.evaluation, Lost):  # an extended run whose old images are no longer there
                 row.append(None), aware.append(None)
                 continue
-            features = self.features(past.evaluation)
+            fixed = past is not task and not self.method.trains_features  # then they are what they were
+            features = self.learned[past.index] if fixed else self.features(past.evaluation)
             with torch.no_grad():
                 scores = self.method.scores(features.to(self.device)).cpu()  # (N, classes seen)
             span, labels = past.positions, past.evaluation.labels

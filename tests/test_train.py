@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from toys import toy_backbone
 
-from janus import backbones, checkpoint, lora, metrics, train
+from janus import backbones, checkpoint, lora, methods, metrics, train
 from janus.config import SWITCHES, Config
 from janus.errors import JanusError, UsageError
+from janus.images import Images
 from janus.methods.base import Method
 from janus.result import Result
 from janus.train import CHECKPOINT, RESULT, Run
@@ -214,6 +215,28 @@ def test_ncm_is_the_nearest_class_mean_of_the_frozen_backbone(settings):
     for i, task in enumerate(tasks):
         guess = (features(task.evaluation) @ F.normalize(means, dim=1).T).argmax(1)
         assert result.accuracy[-1][i] == pytest.approx(100 * (guess == task.evaluation.labels).float().mean().item())
+
+
+@pytest.mark.parametrize("name", ["frozen", "ncm", "finetune"])
+def test_test_images_go_through_a_backbone_that_never_changes_once(name, settings, monkeypatch):
+    """And every time where it changes; the result is the same as if they went through it every time."""
+    def finished() -> tuple[Result, list[int]]:
+        run = Run(Config.create(**settings(name)), None)
+        tested, features = [], run.features
+
+        def counted(images: Images) -> Tensor:
+            tested.extend(t.index for t in run.stream.tasks if images is t.evaluation)
+            return features(images)
+
+        monkeypatch.setattr(run, "features", counted)
+        return run.finish(), tested
+
+    result, tested = finished()
+    assert tested == ([0, 1, 2] if name != "finetune" else [0, 0, 1, 0, 1, 2])
+    monkeypatch.setattr(methods.get(result.config["method"]), "trains_features", True)
+    every_time, tested = finished()
+    assert tested == [0, 0, 1, 0, 1, 2]
+    assert every_time.accuracy == result.accuracy and every_time.drift == result.drift
 
 
 @pytest.mark.parametrize("name", ["finetune", "gpm", "tangent", "exact", "gpm+exact"])

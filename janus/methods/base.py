@@ -62,6 +62,7 @@ class Method:
 
     name: how it is called. paper: where it comes from. fixed: config values it implies. switches: which of
     `oe, gr, dml, adapter, init` may be set. defaults: config values unless given. joint: it sees all classes at once.
+    trains_features: whether an image's features ever change; where they do not, a test image goes through the backbone once.
 
     What `janus methods` tells of it: family: janus, lora, classic, prototype, prompt or bound. passes: when it takes the task's
     images through the backbone besides training and evaluation ("before", "with each training pass", "with each pass" or
@@ -77,6 +78,7 @@ class Method:
     defaults: ClassVar[dict[str, Any]] = {}
     trains_factors: ClassVar[bool] = False
     trains_heads: ClassVar[bool] = True
+    trains_features: ClassVar[bool] = True
     joint: ClassVar[bool] = False
     family: ClassVar[str] = ""
     passes: ClassVar[dict[str, int | str]] = {}

@@ -11,6 +11,7 @@ class Frozen(Method):
     name = "frozen"
     summary = "heads only, the backbone never changes"
     fixed = NO_SWITCHES
+    trains_features = False
     family = "bound"
 
 
@@ -21,6 +22,6 @@ class NearestClassMean(Method):
     summary = "nearest class mean on the frozen backbone"
     paper = "Mensink et al., Distance-Based Image Classification, TPAMI 2013"
     fixed = NO_SWITCHES | {"head": "ncm"}
-    trains_heads = False
+    trains_heads = trains_features = False
     family = "prototype"
     inference = "the product with the class means instead of the heads'"
