@@ -26,6 +26,7 @@ from .lora import Pair
 from .parallel import gradients
 
 MODES = ("none", "tangent", "exact")
+DENSE = 2**21  # numbers of the m x n matrices that `tangent` computes with at once: they stay in a processor's cache
 
 
 def gram_pinv(gram: Tensor, cutoff: float = 1e-10, ridge: float = 0.0) -> Tensor:
@@ -55,15 +56,24 @@ def tangent_update(target: Tensor, A: Tensor, B: Tensor, scale: float = 1.0, rid
     Returns:
         ΔA (…, r, n) and ΔB (…, m, r) in the type of A. For B = 0: `ΔA = 0`, `ΔB = s⁻¹ Z A⁺`.
     """
-    dtype = A.dtype
-    Z, A, B = precise(target), precise(A), precise(B)
-    B_plus = gram_pinv(B.mT @ B, ridge=ridge) @ B.mT  # (…, r, m)
-    A_plus = A.mT @ gram_pinv(A @ A.mT, ridge=ridge)  # (…, n, r)
-    left, right = B_plus @ Z, Z @ A_plus  # (…, r, n), (…, m, r)
+    return _nearest(target, A, B, pseudo_inverses(A, B, ridge), scale)
+
+
+def pseudo_inverses(A: Tensor, B: Tensor, ridge: float = 0.0) -> tuple[Tensor, Tensor]:
+    """A⁺ (…, n, r) and B⁺ (…, r, m) in the best type of the device; ridge: see `gram_pinv`."""
+    A, B = precise(A), precise(B)
+    return A.mT @ gram_pinv(A @ A.mT, ridge=ridge), gram_pinv(B.mT @ B, ridge=ridge) @ B.mT
+
+
+def _nearest(Z: Tensor, A: Tensor, B: Tensor, inverses: tuple[Tensor, Tensor], scale: float) -> tuple[Tensor, Tensor]:
+    """`tangent_update` from the pseudo-inverses. Z, which is large, stays in its own type (float32 if that is half precision)."""
+    Z = Z.float() if Z.itemsize < 4 else Z
+    A_plus, B_plus = inverses
+    left, right = precise(B_plus.to(Z.dtype) @ Z), precise(Z @ A_plus.to(Z.dtype))  # (…, r, n), (…, m, r)
     both = left @ A_plus  # B⁺ Z A⁺  (…, r, r)
-    dA = (left - 0.5 * both @ A) / scale
-    dB = (right - 0.5 * B @ both) / scale
-    return dA.to(dtype), dB.to(dtype)
+    dA = (left - 0.5 * both @ precise(A)) / scale
+    dB = (right - 0.5 * precise(B) @ both) / scale
+    return dA.to(A.dtype), dB.to(A.dtype)
 
 
 def cap_step(dA: Tensor, A: Tensor, limit: float) -> Tensor:
@@ -212,8 +222,8 @@ class RectifiedAdam(torch.optim.Optimizer):
         if self.gr == "exact":
             gA = project_out(gA, V)
         state = self.state[batch[0].A]
-        dA = project_out(self._adam(state, "A", gA), V)
-        dB = self._adam(state, "B", gB)
+        dA = project_out(self._adam(gA, *self._moments(state, "A", gA, gA.shape)), V)
+        dB = self._adam(gB, *self._moments(state, "B", gB, gB.shape))
         decay = group["lr"] * group["weight_decay"]  # shrinking A keeps A V = 0
         return dA - decay * A, dB - decay * B
 
@@ -223,24 +233,35 @@ class RectifiedAdam(torch.optim.Optimizer):
         like = next((G for G in found if G is not None), None)
         if like is None:
             raise JanusError("gr=tangent saw no forward pass: make the optimiser before the forward pass of its first step")
-        G = torch.stack([torch.zeros_like(like) if G is None else G for G in found])  # (L, m, n)
-        Z = project_out(self._adam(self.state[batch[0].A], "W", project_out(G, V)), V)
-        dA, dB = tangent_update(Z, A, B, batch[0].scale, group["ridge"])
+        m, v, t = self._moments(self.state[batch[0].A], "W", like, (len(batch), *like.shape))
+        inverses, parts = pseudo_inverses(A, B, group["ridge"]), []
+        size = max(1, DENSE // like.numel())
+        for some in (slice(i, i + size) for i in range(0, len(batch), size)):
+            G = torch.stack([torch.zeros_like(like) if G is None else G for G in found[some]])  # (layers, m, n)
+            basis = None if V is None else V[some]
+            Z = project_out(self._adam(project_out(G, basis), m[some], v[some], t), basis)
+            parts.append(_nearest(Z, A[some], B[some], (inverses[0][some], inverses[1][some]), batch[0].scale))
+        dA, dB = (torch.cat(part) for part in zip(*parts))
         decay = group["lr"] * group["weight_decay"]
         return cap_step(dA, A, group["cap"]) - decay * A, dB - decay * B
 
-    def _adam(self, state: dict[str, Any], which: str, grad: Tensor) -> Tensor:
-        """One Adam step (L, …) for the layers of a batch; its moments live in the state of the batch's first parameter."""
-        group = self.param_groups[0]
-        b1, b2 = group["betas"]
+    def _moments(self, state: dict[str, Any], which: str, like: Tensor, shape: Iterable[int]) -> tuple[Tensor, Tensor, float]:
+        """Adam's two moments (L, …) for the layers of a batch, and the number of the step that they are asked for; they live in the
+        state of the batch's first parameter."""
         if f"exp_avg_{which}" not in state:
-            state[f"exp_avg_{which}"], state[f"exp_avg_sq_{which}"] = torch.zeros_like(grad), torch.zeros_like(grad)
+            state[f"exp_avg_{which}"], state[f"exp_avg_sq_{which}"] = like.new_zeros(*shape), like.new_zeros(*shape)
             state[f"step_{which}"] = torch.zeros(())
         state[f"step_{which}"] += 1
-        t = state[f"step_{which}"].item()
-        m = state[f"exp_avg_{which}"].lerp_(grad, 1 - b1)
-        v = state[f"exp_avg_sq_{which}"].mul_(b2).addcmul_(grad, grad, value=1 - b2)
-        return -(group["lr"] / (1 - b1**t)) * m / ((v / (1 - b2**t)).sqrt_().add_(group["eps"]))
+        return state[f"exp_avg_{which}"], state[f"exp_avg_sq_{which}"], state[f"step_{which}"].item()
+
+    def _adam(self, grad: Tensor, m: Tensor, v: Tensor, t: float) -> Tensor:
+        """Adam's step number t, of grad's shape; m and v take it in."""
+        group = self.param_groups[0]
+        b1, b2 = group["betas"]
+        m.lerp_(grad, 1 - b1)
+        v.mul_(b2).addcmul_(grad, grad, value=1 - b2)
+        size = (v / (1 - b2**t)).sqrt_().add_(group["eps"])
+        return torch.div(-(group["lr"] / (1 - b1**t)) * m, size, out=size)
 
 
 def _stack_grads(factors: list[Tensor]) -> Tensor:

@@ -39,6 +39,13 @@ def test_the_matrix_leaves_out_what_is_not_there() -> None:
     assert forgetting.accuracy_matrix([[0.0]]).plotly.data[0].zmax > 0
 
 
+def test_a_long_streams_matrix_has_no_numbers_in_its_cells_and_a_short_text():
+    written, bare = (forgetting.accuracy_matrix([[float(i)] * (i + 1) for i in range(T)]) for T in (20, 21))
+    assert len(written.plotly.layout.annotations) == 210 and len(written.plotly.layout.shapes) == 20
+    assert not bare.plotly.layout.annotations and bare.alt.count("after task") == 1
+    assert list(bare.plotly.data[0].z[20][:2]) == [20.0, 20.0]
+
+
 def test_each_task_is_a_line_of_its_own_that_starts_on_the_diagonal() -> None:
     figure = forgetting.accuracy_curves(R)
     lines = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.plotly.data}

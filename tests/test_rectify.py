@@ -15,7 +15,7 @@ from torch import Tensor
 from toys import make_tiny_vit
 
 import janus
-from janus import lora
+from janus import lora, rectify
 from janus.errors import JanusError, UsageError
 from janus.history import project_out
 from janus.rectify import DenseGradient, RectifiedAdam, cap_step, gram_pinv, nullspace_start, tangent_update
@@ -333,6 +333,17 @@ def test_tangent_violates_less_than_projecting_only_A():
         train(model, RectifiedAdam(lora.pairs(model), 1e-3, gr=gr, basis=V), 20, first=20)
         found[gr] = sum(violations(model, before, V)) / 4
     assert 1e-4 < found["tangent"] < 0.8 * found["none"]
+
+
+def test_tangent_is_the_same_however_many_layers_are_computed_at_once(monkeypatch):
+    found = []
+    for dense in (1, 3 * 16 * 16, rectify.DENSE):  # one matrix at once, three, all
+        monkeypatch.setattr(rectify, "DENSE", dense)
+        model = adapted()
+        optimizer = RectifiedAdam(lora.pairs(model), lr=1e-2, gr="tangent", basis=bases(model))
+        train(model, optimizer, 5)
+        found.append(torch.cat([factor.flatten() for pair in factors(model) for factor in pair]))
+    assert found[0].abs().max() > 0.01 and all(torch.allclose(other, found[0], atol=1e-6) for other in found[1:])
 
 
 def test_cap_after_B_is_zero():

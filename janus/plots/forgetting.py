@@ -13,12 +13,14 @@ from .runs import end_labels
 
 Matrix = Sequence[Sequence[float | None]]  # R[t][i]: accuracy (per cent) on task i after task t, i ≤ t; None: not evaluated
 
+WRITTEN = 20  # tasks: numbers in the cells of more could not be read
 BLACK = 6  # black and its star are kept for means
 SERIES = [(colour, marker) for i, (colour, marker) in enumerate(zip(COLOURS, MARKERS)) if i != BLACK]
 
 
 def accuracy_matrix(R: Matrix, title: str = "Accuracy on each task after each task", top: float | None = None) -> Figure:
-    """R[t][i] as a heat map with its values written in: a row t after task t, a column i for task i, outlined where t = i.
+    """R[t][i] as a heat map: a row t after task t, a column i for task i. Up to 20 tasks its values are written in, outlined where
+    t = i.
 
     Above the diagonal nothing is drawn: those tasks had not been met. `top` (per cent) is the end of the colour scale; give
     two matrices the same one to compare them.
@@ -27,22 +29,23 @@ def accuracy_matrix(R: Matrix, title: str = "Accuracy on each task after each ta
     z = [[R[t][i] if i <= t else None for i in range(T)] for t in range(T)]
     known = [v for row in z for v in row if v is not None]
     top = (max(known) or 1.0) if top is None else top
-    ticks = list(range(1, T + 1))
+    ticks, step, gap = list(range(1, T + 1)), max(1, T // WRITTEN), 2 if T <= WRITTEN else 0
     figure = go.Figure(go.Heatmap(
-        x=ticks, y=ticks, z=z, zmin=0, zmax=top, xgap=2, ygap=2, hoverongaps=False,
+        x=ticks, y=ticks, z=z, zmin=0, zmax=top, xgap=gap, ygap=gap, hoverongaps=False,
         hovertemplate="after task %{y}, on task %{x}: %{z:.1f} %<extra></extra>",
         colorbar={"title": {"text": "accuracy (%)", "side": "right", "font": {"size": FONT}}, "thickness": 18}))
-    for t, row in enumerate(z):
-        for i, value in enumerate(row):
-            if value is not None:  # dark text on the light end of the scale
-                figure.add_annotation(text=f"{value:.0f}", x=i + 1, y=t + 1, showarrow=False,
-                                      font={"size": FONT + 2, "color": "white" if value < 0.48 * top else "black"})
-        figure.add_shape(type="rect", x0=t + 0.52, x1=t + 1.48, y0=t + 0.52, y1=t + 1.48, line={"color": "black", "width": 4})
-    figure.update_xaxes(title="accuracy on the test images of task …", dtick=1, range=[0.45, T + 0.55], showgrid=False)
-    figure.update_yaxes(title="after task …", dtick=1, range=[T + 0.55, 0.45], showgrid=False)
+    if T <= WRITTEN:  # all at once: plotly checks every annotation again whenever one is added
+        figure.update_layout(
+            annotations=[{"text": f"{value:.0f}", "x": i + 1, "y": t + 1, "showarrow": False,
+                          "font": {"size": FONT + 2, "color": "white" if value < 0.48 * top else "black"}}  # dark on light
+                         for t, row in enumerate(z) for i, value in enumerate(row) if value is not None],
+            shapes=[{"type": "rect", "x0": t + 0.52, "x1": t + 1.48, "y0": t + 0.52, "y1": t + 1.48,
+                     "line": {"color": "black", "width": 4}} for t in range(T)])
+    figure.update_xaxes(title="accuracy on the test images of task …", dtick=step, range=[0.45, T + 0.55], showgrid=False)
+    figure.update_yaxes(title="after task …", dtick=step, range=[T + 0.55, 0.45], showgrid=False)
     figure.update_layout(title=title, width=760, height=180 + 75 * min(T, 6))
     rows = "; ".join(f"after task {t + 1}: " + ", ".join("unknown" if v is None else f"{v:.0f}" for v in row[: t + 1])
-                     for t, row in enumerate(z))
+                     for t, row in enumerate(z) if T <= WRITTEN or t == T - 1)
     return Figure(figure, f"Accuracy matrix in per cent, tasks 1 to {T} from left to right. {rows}.")
 
 
