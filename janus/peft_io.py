@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .backbones import read_safetensors
 from .errors import JanusError, UsageError
 from .lora import LoRALinear, install, pairs
-from .prompts import PrefixAttention
+from .prefix import PrefixAttention
 from .vit import split
 
 NOT_CARRIED = {

@@ -245,6 +245,13 @@ def test_the_time_of_a_row_on_icons_r_is_known_from_the_runs_that_come_with_janu
     assert len(lines) == 39 + 2 and "unknown" not in "".join(lines)
 
 
+def test_a_plan_does_not_wait_for_timm() -> None:
+    code = ("import sys; from pathlib import Path; from janus import bench, grids; "
+            "bench.plan(grids.load('icons_r/methods'), Path('none')); print('torch' in sys.modules, 'timm' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "True False\n", done.stderr
+
+
 def test_a_stopped_run_says_where_it_stands(write: Write, tmp_path: Path, monkeypatch: Patch) -> None:
     (run,) = grids.load(write(rows=["LoRA"], seeds=[0])).runs
 

@@ -24,7 +24,7 @@ from janus.config import Config
 from janus.errors import UsageError
 from janus.methods.codaprompt import orthonormal, overlap
 from janus.peft_io import export_peft
-from janus.prompts import PrefixAttention, prefixed
+from janus.prefix import PrefixAttention, prefixed
 from janus.train import CHECKPOINT, Run
 
 METHODS: dict[str, dict[str, Any]] = {
