@@ -362,10 +362,12 @@ def test_a_grid_runs_through_the_notebook_keeps_what_failed_and_repeats_nothing(
 
 
 def kernels(process: psutil.Process) -> list[psutil.Process]:
+    """Without a kernel's own children: between fork and exec they have its command line."""
     found = []
     for child in process.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            found += [child] if "ipykernel_launcher" in " ".join(child.cmdline()) else []
+            lines = [" ".join(one.cmdline()) for one in (child, psutil.Process(child.ppid()))]
+            found += [child] if ["ipykernel_launcher" in line for line in lines] == [True, False] else []
     return found
 
 
