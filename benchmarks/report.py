@@ -14,6 +14,7 @@ from janus import plots, properties
 from janus import report as document
 from janus.ablation import CROSS, FIELD
 from janus.compare import NONE, Rows, interval, paired, read, score, spread, values
+from janus.result import Result
 from janus.tables import Table, difference_table, form_table, overview, rate_table, seconds_table, step_table
 from janus.timing import total
 
@@ -134,6 +135,39 @@ def strengths(rows: Rows, icons: Rows) -> str:
     return f"{table}\n\n{provenance(everything)}"
 
 
+def capacity(rows: Rows) -> str:
+    """Streams of more and more tasks: what is protected at their end, and what it is worth."""
+    lines = []
+    for tasks in sorted({run.config["tasks"] for found in rows.values() for run in found}):
+        group = only(rows, tasks=tasks)
+        for row, found in group.items():
+            lines.append([tasks, row, len(found), *(spread(values(found, key)) for key in ("acc", "maa")), gain(group, row),
+                          *(spread(values(found, key)) for key in ("bwt", "learning_acc")), spread([last_rank(r) for r in found]),
+                          *(spread(values(found, key), 2) for key in ("violation", "drift"))])
+    header = ["tasks", "row", "seeds", "ACC", "MAA", "ACC over frozen, 95 %", "BWT", "learning acc.", "rank at the end",
+              "violation", "drift"]
+    return f"{Table(header, lines)}\n\n{provenance(rows)}"
+
+
+def last_rank(run: Result) -> float:
+    """Directions that are protected after the last task, mean over layer inputs."""
+    return statistics.fmean(run.basis_rank[-1].values())
+
+
+def schedules(rows: Rows) -> str:
+    """How much of the past to protect: schedules of ε, by ACC on validation; the best is bold. `frozen` protects nothing."""
+    found = sorted((run for runs in rows.values() for run in runs),
+                   key=lambda r: (r.config["method"] != "frozen", r.config["energy"], r.config["energy_end"]))
+    best, lines = max(run.acc for run in found), []
+    for run in found:
+        floor = run.config["method"] == "frozen"
+        ends = ["frozen", NONE] if floor else [f"{run.config[key]:g}" for key in ("energy", "energy_end")]
+        lines.append([*ends, f"**{run.acc:.1f}**" if run.acc == best else f"{run.acc:.1f}", f"{run.maa:.1f}", f"{run.bwt:.1f}",
+                      f"{run.learning_acc:.1f}", NONE if floor else f"{last_rank(run):.1f}"])
+    table = Table(["ε of the first task", "of the last", "ACC", "MAA", "BWT", "learning acc.", "rank at the end"], lines)
+    return f"{table}\n\n{provenance(rows)}"
+
+
 def one_epoch(rows: Rows) -> str:
     """Table 5: what both bases are worth, and cost, where each image is seen once."""
     return "\n\n".join([str(overview(rows, ("ACC", "MAA", "BWT", "violation", "drift"), cite=False)),
@@ -227,6 +261,7 @@ def blocks() -> dict[str, str]:
     icons = groups["icons_r"]
     ours = {row: found for row, found in icons.items() if row not in FIELD}  # more lines could not be told apart
     plots.trajectories(only(ours, tasks=20, data={})).save(FIGURES / "trajectory_20_tasks")
+    plots.capacity(groups["icons_r_capacity"]).save(FIGURES / "capacity")
     everyone = only(icons, tasks=10) | rows | cross  # of the first only what the others have not: the field's methods
     everyone = {row: everyone[row] for row in FIELD_ROWS}
     setting = properties.Setting()
@@ -254,6 +289,9 @@ def blocks() -> dict[str, str]:
         "field_differences": str(difference_table(everyone, FIELD_STEPS)),
         "field_tune": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
                       f"{rate_table(groups['icons_r_tune'])}\n\n{provenance(groups['icons_r_tune'])}",
+        "capacity": capacity(groups["icons_r_capacity"]),
+        "schedules": schedules(groups["icons_r_energy"]),
+        "cost_parts": f"{seconds_table(groups['icons_r_cost'])}\n\n{provenance(groups['icons_r_cost'])}",
         "one_epoch": one_epoch(only(icons, epochs=1)),
         "photographs_tune": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
                        f"{rate_table(groups['tin100_tune'])}\n\n{provenance(groups['tin100_tune'])}",

@@ -85,3 +85,27 @@ def test_numbers_in_the_prose_on_the_fields_methods_are_those_of_its_tables(repo
     assert f"OE+GR {between(head['LoRA'], head['OE+GR'])[1]} above it" in text
     assert (f"LoRA has {on_validation(head['LoRA'])}, `exact` {on_validation(head['exact'])}, OE+GR {on_validation(head['OE+GR'])}."
             in text)
+
+
+def test_numbers_in_the_prose_on_long_streams_are_those_of_its_tables(report):
+    from statistics import fmean
+
+    groups, text = report.read(report.RESULTS), " ".join(DOCUMENTS.split())
+    long = {tasks: report.only(groups["icons_r_capacity"], tasks=tasks) for tasks in (20, 50, 100)}
+    gains = {tasks: report.paired(rows, "frozen", "exact") for tasks, rows in long.items()}
+    first, second, third = (f"{fmean(gain.values()):.1f}" for gain in gains.values())
+    assert f"`exact` is above `frozen` by {first}, {second} and {third} points, with intervals that include zero" in text
+    assert all(report.interval(gain.values()) > fmean(gain.values()) for gain in gains.values())
+    below = report.paired(long[100], "frozen", "OE+GR").values()
+    assert max(below) < 0 and f"by {-fmean(below):.1f} ± {report.interval(list(below)):.1f}" in text
+    protecting = [run for row, found in long[100].items() if row != "frozen" for run in found]
+    widest = max(max(run.basis_rank[-1].values()) for run in protecting)
+    assert f"the widest layer {widest}, where {192 - 2 * protecting[0].config['rank']} are allowed" in text
+    tried = {(run.config["energy"], run.config["energy_end"]): run for run in groups["icons_r_energy"]["exact"]}
+    (floor,) = (run.acc for run in groups["icons_r_energy"]["frozen"])
+    safe = [run.acc for (first, _), run in tried.items() if first >= 0.95]
+    assert len(safe) == 6 and max(safe) - min(safe) < 0.35 and 0.35 < min(safe) - floor
+    assert max(tried, key=lambda ends: tried[ends].acc) == (0.99, 0.99)
+    most = tried[0.99, 0.99].basis_rank[-1].values()
+    assert f"(the widest layer has {max(most)} directions, the mean {fmean(most):.0f})" in text
+    assert max(run.acc for (first, _), run in tried.items() if first == 0.8) < floor + 0.05

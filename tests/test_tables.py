@@ -6,10 +6,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
-from made_results import results
+from made_results import result_values, results
 from PIL import Image
 
 from janus import compare, plots, tables
+from janus.result import Result
 
 
 def column(table: tables.Table, name: str) -> list[str]:
@@ -68,6 +69,17 @@ def test_trajectories_show_means_seeds_and_labels(results_folder: Path) -> None:
     assert list(lines["OE+GR, seed 1"].y) == pytest.approx([60.0, 100 / 3])
     assert {"OE+GR", "frozen", "mine"} <= {note.text for note in figure.plotly.layout.annotations}
     assert "OE+GR 26.7" in figure.alt
+
+
+def test_capacity_shows_mean_ranks_and_gains_over_the_floor_in_the_same_seed() -> None:
+    grown = {"basis_rank": [{"a": 2, "b": 4}, {"a": 5, "b": 7}]}
+    rows = {row: [Result(**(result_values(seed, last) | grown)) for seed, last in lasts] for row, lasts in
+            {"exact": [(0, 20.0), (1, 35.0)], "frozen": [(0, 14.0), (1, 20.0), (2, 0.0)]}.items()}
+    figure = plots.capacity(rows)
+    shown = {(line.name, line.yaxis): list(line.y) for line in figure.plotly.data}
+    assert shown["exact", "y"] == [3.0, 6.0] and ("frozen", "y") not in shown
+    assert shown["exact, seed 0", "y2"] == pytest.approx([0, 4]) and shown["exact", "y2"] == pytest.approx([0, 7])
+    assert "exact rank 6, +7.0 points" in figure.alt
 
 
 def test_cost_adds_up(results_folder: Path) -> None:

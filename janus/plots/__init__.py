@@ -4,7 +4,7 @@ Colours are told apart by colour-blind readers; every series also has its own ma
 """
 
 from .costs import accuracy_over_cost, over_tasks, step_cost
-from .curves import rates, trajectories
+from .curves import capacity, rates, trajectories
 from .figure import COLOURS, FONT, MARKERS, SEQUENTIAL, Figure
 from .forgetting import accuracy_curves, accuracy_matrix, split_bars, split_curves
 from .geometry import safe_plane, violation_by_angle
@@ -17,7 +17,7 @@ from .subspace import angles, growth, memory, ranks, room
 
 __all__ = [
     "COLOURS", "FONT", "Figure", "MARKERS", "SEQUENTIAL", "ablation", "absolute_score",
-    "accuracy_curves", "accuracy_matrix", "accuracy_over_cost", "along", "angles", "circles", "danger_plot",
+    "accuracy_curves", "accuracy_matrix", "accuracy_over_cost", "along", "angles", "capacity", "circles", "danger_plot",
     "differences", "growth", "margins", "memory", "over_tasks", "paper_beside_ours", "predictions", "predictors", "ranks", "rates",
     "residual", "room", "safe_plane", "second_step", "split_bars", "split_curves", "stability_plasticity", "step_cost",
     "stream_images", "task_map", "trajectories", "violation", "violation_by_angle",

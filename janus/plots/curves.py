@@ -1,4 +1,4 @@
-"""Figures of curves, a row of a table each: accuracy as classes come, accuracy over the learning rate."""
+"""Figures of curves, a row of a table each: accuracy as classes come, the room that is left, accuracy over the learning rate."""
 
 from __future__ import annotations
 
@@ -48,17 +48,59 @@ def trajectories(rows: Rows, floor: str = FLOOR) -> Figure:
     return Figure(figure, f"Accuracy over seen classes after each task, by row. After the last task: {told} per cent.")
 
 
-def _with_seeds(figure: go.Figure, row: str, curves: Mapping[int, Sequence[float]], place: int) -> None:
+def capacity(rows: Rows, floor: str = FLOOR) -> Figure:
+    """What streams of more and more tasks protect, and what that is worth: the rank of V after each task (mean over layer inputs)
+    and below it how far each row is above the floor. A column for each number of tasks; thick: the mean over seeds.
+    """
+    lengths = sorted({len(r.accuracy) for found in rows.values() for r in found})
+    figure = make_subplots(2, len(lengths), vertical_spacing=0.07, horizontal_spacing=0.03, shared_xaxes="columns",
+                           shared_yaxes="rows", subplot_titles=[f"{length} tasks" for length in lengths])
+    ranks, gains = ({length: {} for length in lengths} for _ in range(2))
+    for row, found in rows.items():
+        for length in lengths:
+            runs = {r.config["seed"]: r for r in found if len(r.accuracy) == length}
+            base = {r.config["seed"]: curve(r) for r in rows[floor] if len(r.accuracy) == length}
+            if runs and row != floor:
+                ranks[length][row] = {s: [fmean(task.values()) for task in r.basis_rank] for s, r in runs.items()}
+                gains[length][row] = {s: [a - b for a, b in zip(curve(r), base[s])] for s, r in runs.items() if s in base}
+    for place, panel in enumerate((ranks, gains), 1):
+        for column, length in enumerate(lengths, 1):
+            for row, curves in panel[length].items():
+                _with_seeds(figure, row, curves, place, column)
+        values = [v for shown in panel.values() for curves in shown.values() for c in curves.values()  # a seed's first tasks are
+                  for v in [*c[len(c) // 10:], *(fmean(step) for step in zip(*curves.values()))]]  # too few images to set the scale
+        low, high = min(0.0, *values), max(values)
+        margin = 0.06 * (high - low)
+        figure.update_yaxes(range=[low - margin, high + margin], row=place)
+        ends = [(fmean(c[-1] for c in curves.values()), row, style(row)[0]) for row, curves in panel[lengths[-1]].items()]
+        end_labels(figure, ends, lengths[-1] * 1.03, 0.09 * (high - low), row=place, col=len(lengths))
+    for column, length in enumerate(lengths, 1):
+        figure.update_xaxes(range=[0, length * 1.03], dtick=length // 5, row=1, col=column)
+        figure.update_xaxes(range=[0, length * 1.03], dtick=length // 5, row=2, col=column)
+    figure.update_xaxes(title="task that was learned last", row=2, col=(len(lengths) + 1) // 2)
+    figure.update_yaxes(title="rank of V, mean over layers", row=1, col=1)
+    figure.update_yaxes(title=f"above {floor} (points)", row=2, col=1)
+    figure.add_hline(0, line={"color": "black", "dash": "dot", "width": 1.5}, row=2)
+    figure.update_annotations(font_size=16)
+    figure.update_layout(title=f"What is protected in a long stream, and who stays above {floor} (thin: each seed)", height=740,
+                         width=WIDE, margin={"r": 100, "t": 100})
+    told = "; ".join(f"{length} tasks: " + ", ".join(
+        f"{row} rank {fmean(c[-1] for c in curves.values()):.0f}, {fmean(c[-1] for c in gains[length][row].values()):+.1f} points"
+        for row, curves in panel.items()) for length, panel in ranks.items())
+    return Figure(figure, f"Rank of V and accuracy over seen classes minus {floor}'s, after each task. At the end of {told}.")
+
+
+def _with_seeds(figure: go.Figure, row: str, curves: Mapping[int, Sequence[float]], place: int, column: int = 1) -> None:
     """The mean over seeds as a thick line with marks, each seed as a thin one, in row `place` of the figure."""
     colour, marker, dash = style(row)
     steps = list(range(1, len(next(iter(curves.values()))) + 1))
     for seed, values in curves.items() if len(curves) > 1 else ():
         figure.add_trace(go.Scatter(x=steps, y=values, mode="lines", line={"color": colour, "width": 1, "dash": dash}, opacity=0.35,
-                                    showlegend=False, hoverinfo="skip", name=f"{row}, seed {seed}"), place, 1)
+                                    showlegend=False, hoverinfo="skip", name=f"{row}, seed {seed}"), place, column)
     figure.add_trace(go.Scatter(
         x=steps, y=[fmean(values) for values in zip(*curves.values())], mode="lines+markers", name=row, showlegend=False,
-        line={"color": colour, "dash": dash}, marker={"symbol": marker, "color": colour, "size": 9},
-        hovertemplate=f"{row}, task %{{x}}: %{{y:.1f}}<extra></extra>"), place, 1)
+        line={"color": colour, "dash": dash}, marker={"symbol": marker, "color": colour, "size": 9, "maxdisplayed": 20},
+        hovertemplate=f"{row}, task %{{x}}: %{{y:.1f}}<extra></extra>"), place, column)
 
 
 def rates(tune: Rows, floor: str = FLOOR) -> Figure:
