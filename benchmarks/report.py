@@ -28,6 +28,7 @@ STEPS = [("LoRA", "GPM"), ("LoRA", "OE"), ("GPM", "OE"), ("OE", "OE+GR"), ("GPM"
          ("frozen", "exact"), ("frozen", "exact+DML"), ("frozen", "joint"),
          ("OE+GR", BEST), (BEST, "exact"), ("frozen", BEST)]
 FIELD_ROWS = ("LoRA", "GPM", "OE+GR", "OE+GR+DML", "exact", BEST, *FIELD, "frozen", "ncm", "joint")
+HEAD_STEPS = [("RanPAC", "LoRA, RanPAC head"), ("RanPAC", "OE+GR, RanPAC head"), ("LoRA, RanPAC head", "OE+GR, RanPAC head")]
 FIELD_STEPS = [*((row, BEST) for row in (*FIELD, "ncm") if "RanPAC" not in row), ("ncm", "LoRA-DRS, class means"),
                *(("RanPAC", f"{row}, RanPAC head") for row in ("LoRA", "exact", "OE+GR")),
                *(("LoRA, RanPAC head", f"{row}, RanPAC head") for row in ("exact", "OE+GR"))]
@@ -296,6 +297,7 @@ def blocks() -> dict[str, str]:
         "photographs_tune": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
                        f"{rate_table(groups['tin100_tune'])}\n\n{provenance(groups['tin100_tune'])}",
         "photographs": compared(only(groups["tin100"], tasks=10)),
+        "photographs_heads": str(difference_table(groups["tin100"], HEAD_STEPS)),
         "photographs_20": compared(only(groups["tin100"], tasks=20)),
         "memory": memory(counted),
         "bench": overhead(bench),

@@ -202,10 +202,9 @@ def test_every_grid_that_comes_with_janus_is_sound(path: Path) -> None:
 def test_each_grid_has_twins_on_icons_and_on_photographs_and_is_found_by_name() -> None:
     folder = resources.benchmarks("grids")
     alone = {"icons_r": {"capacity.yaml", "tune_energy.yaml", "tune_methods.yaml"},  # table 1's rows: benchmarks/icons_r.py
-             "tin100": {"tune.yaml", "tune_heads.yaml"}}
-    missing = {"icons_r": set(), "tin100": {"methods.yaml"}}  # not tuned on photographs
+             "tin100": {"tune.yaml", "tune_heads.yaml", "tune_methods.yaml"}}
     for part, more in alone.items():
-        assert {p.name for p in (folder / part).glob("*.yaml")} == {p.name for p in folder.glob("*.yaml")} - missing[part] | more
+        assert {p.name for p in (folder / part).glob("*.yaml")} == {p.name for p in folder.glob("*.yaml")} | more
     assert len(list(folder.glob("*.yaml"))) == 8
     assert grids.find("icons_r/table1_ablation") == folder / "icons_r" / "table1_ablation.yaml"
     with pytest.raises(UsageError, match="did you mean 'icons_r/table1_ablation'"):

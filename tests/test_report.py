@@ -109,3 +109,13 @@ def test_numbers_in_the_prose_on_long_streams_are_those_of_its_tables(report):
     most = tried[0.99, 0.99].basis_rank[-1].values()
     assert f"(the widest layer has {max(most)} directions, the mean {fmean(most):.0f})" in text
     assert max(run.acc for (first, _), run in tried.items() if first == 0.8) < floor + 0.05
+
+
+def test_numbers_in_the_prose_on_photographs_are_those_of_its_tables(report):
+    from statistics import fmean
+
+    rows, text = report.only(report.read(report.RESULTS)["tin100"], tasks=10), " ".join(DOCUMENTS.split())
+    gains = {row: list(report.paired(rows, "frozen", row).values()) for row in ("SLCA", "RanPAC")}
+    assert f"SLCA is {fmean(gains['SLCA']):.1f} points above `frozen`, RanPAC {fmean(gains['RanPAC']):.1f}, both above" in text
+    pays = list(report.paired(rows, "RanPAC", "OE+GR, RanPAC head").values())
+    assert text.count(f"{fmean(pays):+.1f} ± {report.interval(pays):.1f}") >= 3  # in the table, below it and in the README
