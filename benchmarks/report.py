@@ -138,16 +138,13 @@ def strengths(rows: Rows, icons: Rows) -> str:
 
 def capacity(rows: Rows) -> str:
     """Streams of more and more tasks: what is protected at their end, and what it is worth."""
-    lines = []
+    lines, kinds = [], ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift")
     for tasks in sorted({run.config["tasks"] for found in rows.values() for run in found}):
         group = only(rows, tasks=tasks)
-        for row, found in group.items():
-            lines.append([tasks, row, len(found), *(spread(values(found, key)) for key in ("acc", "maa")), gain(group, row),
-                          *(spread(values(found, key)) for key in ("bwt", "learning_acc")), spread([last_rank(r) for r in found]),
-                          *(spread(values(found, key), 2) for key in ("violation", "drift"))])
-    header = ["tasks", "row", "seeds", "ACC", "MAA", "ACC over frozen, 95 %", "BWT", "learning acc.", "rank at the end",
-              "violation", "drift"]
-    return f"{Table(header, lines)}\n\n{provenance(rows)}"
+        scored = overview(group, kinds, cite=False)
+        lines += [[tasks, *cells, gain(group, row), spread([last_rank(run) for run in found])]
+                  for (row, found), cells in zip(group.items(), scored.rows)]
+    return f"{Table(['tasks', *scored.header, 'ACC over frozen', 'rank at the end'], lines)}\n\n{provenance(rows)}"
 
 
 def last_rank(run: Result) -> float:

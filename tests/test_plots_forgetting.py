@@ -44,6 +44,8 @@ def test_a_long_streams_matrix_has_no_numbers_in_its_cells_and_a_short_text():
     assert len(written.plotly.layout.annotations) == 210 and len(written.plotly.layout.shapes) == 20
     assert not bare.plotly.layout.annotations and bare.alt.count("after task") == 1
     assert list(bare.plotly.data[0].z[20][:2]) == [20.0, 20.0]
+    numbered = [forgetting.accuracy_curves([[0.0] * (t + 1) for t in range(T)]).plotly.layout.xaxis.dtick for T in (20, 60)]
+    assert numbered == [1, 3]  # or the numbers would lie on one another
 
 
 def test_each_task_is_a_line_of_its_own_that_starts_on_the_diagonal() -> None:

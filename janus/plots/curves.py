@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..compare import FLOOR, Rows, curve
+from ..result import Result
 from ..tables import rate
 from .figure import WIDE, Figure
-from .runs import end_labels, style
+from .runs import end_labels, style, task_step
+
+Curves = Mapping[int, Sequence[float]]  # seed → a number after each task
 
 
 def trajectories(rows: Rows, floor: str = FLOOR) -> Figure:
@@ -20,23 +23,19 @@ def trajectories(rows: Rows, floor: str = FLOOR) -> Figure:
 
     Thick: the mean over seeds; thin: each seed. Below, a seed is compared with the same seed of the floor.
     """
-    shown = {row: {r.config["seed"]: curve(r) for r in found if len(r.accuracy) > 1} for row, found in rows.items()}
-    shown = {row: curves for row, curves in shown.items() if curves}
-    base = shown.get(floor, {})
-    gains = {row: {s: [a - b for a, b in zip(c, base[s])] for s, c in curves.items() if len(base.get(s, ())) == len(c)}
-             for row, curves in shown.items()}
-    gains = {row: curves for row, curves in gains.items() if curves}
+    shown = _by_seed({row: [r for r in found if len(r.accuracy) > 1] for row, found in rows.items()}, curve)
+    gains = _above(shown, floor)
     figure = make_subplots(2, 1, row_heights=[0.42, 0.58], vertical_spacing=0.06, shared_xaxes=True)
     for place, panel in ((1, shown), (2, gains)):
         for row, curves in panel.items():
             _with_seeds(figure, row, curves, place)
     last = max((len(c) for curves in shown.values() for c in curves.values()), default=1)
-    ends = [(fmean(c[-1] for c in curves.values()), row, style(row)[0]) for row, curves in gains.items()]
+    ends = [(_end(curves), row, style(row)[0]) for row, curves in gains.items()]
     values = [v for curves in gains.values() for c in curves.values() for v in c] or [0.0, 1.0]
     placed = end_labels(figure, ends, last + 0.15, 0.07 * (max(values) - min(values)), row=2, col=1)
     low, high = min([*values, *placed]), max([*values, *placed])
     margin = 0.06 * (high - low)
-    figure.update_xaxes(dtick=1, range=[0.8, last + 0.15])
+    figure.update_xaxes(dtick=task_step(last), range=[0.8, last + 0.15])
     figure.update_xaxes(title="task that was learned last", row=2, col=1)
     figure.update_yaxes(title="seen classes (%)", row=1, col=1)
     figure.update_yaxes(title=f"above {floor} (points)", range=[low - margin, high + margin], row=2, col=1)
@@ -44,7 +43,7 @@ def trajectories(rows: Rows, floor: str = FLOOR) -> Figure:
                           xanchor="right", yanchor="top", showarrow=False)
     figure.update_layout(title=f"How accuracy falls as classes come, and who stays above {floor}", height=820, width=WIDE,
                          margin={"r": 145})
-    told = ", ".join(f"{row} {fmean(c[-1] for c in curves.values()):.1f}" for row, curves in shown.items())
+    told = ", ".join(f"{row} {_end(curves):.1f}" for row, curves in shown.items())
     return Figure(figure, f"Accuracy over seen classes after each task, by row. After the last task: {told} per cent.")
 
 
@@ -55,14 +54,13 @@ def capacity(rows: Rows, floor: str = FLOOR) -> Figure:
     lengths = sorted({len(r.accuracy) for found in rows.values() for r in found})
     figure = make_subplots(2, len(lengths), vertical_spacing=0.07, horizontal_spacing=0.03, shared_xaxes="columns",
                            shared_yaxes="rows", subplot_titles=[f"{length} tasks" for length in lengths])
-    ranks, gains = ({length: {} for length in lengths} for _ in range(2))
-    for row, found in rows.items():
-        for length in lengths:
-            runs = {r.config["seed"]: r for r in found if len(r.accuracy) == length}
-            base = {r.config["seed"]: curve(r) for r in rows[floor] if len(r.accuracy) == length}
-            if runs and row != floor:
-                ranks[length][row] = {s: [fmean(task.values()) for task in r.basis_rank] for s, r in runs.items()}
-                gains[length][row] = {s: [a - b for a, b in zip(curve(r), base[s])] for s, r in runs.items() if s in base}
+    ranks, gains = {}, {}
+    for length in lengths:
+        some = {row: [r for r in found if len(r.accuracy) == length] for row, found in rows.items()}
+        ranks[length] = _by_seed(some, lambda r: [fmean(task.values()) for task in r.basis_rank])
+        gains[length] = _above(_by_seed(some, curve), floor)
+        for panel in (ranks, gains):
+            panel[length].pop(floor, None)
     for place, panel in enumerate((ranks, gains), 1):
         for column, length in enumerate(lengths, 1):
             for row, curves in panel[length].items():
@@ -72,11 +70,10 @@ def capacity(rows: Rows, floor: str = FLOOR) -> Figure:
         low, high = min(0.0, *values), max(values)
         margin = 0.06 * (high - low)
         figure.update_yaxes(range=[low - margin, high + margin], row=place)
-        ends = [(fmean(c[-1] for c in curves.values()), row, style(row)[0]) for row, curves in panel[lengths[-1]].items()]
+        ends = [(_end(curves), row, style(row)[0]) for row, curves in panel[lengths[-1]].items()]
         end_labels(figure, ends, lengths[-1] * 1.03, 0.09 * (high - low), row=place, col=len(lengths))
     for column, length in enumerate(lengths, 1):
-        figure.update_xaxes(range=[0, length * 1.03], dtick=length // 5, row=1, col=column)
-        figure.update_xaxes(range=[0, length * 1.03], dtick=length // 5, row=2, col=column)
+        figure.update_xaxes(range=[0, length * 1.03], dtick=max(1, length // 5), col=column)
     figure.update_xaxes(title="task that was learned last", row=2, col=(len(lengths) + 1) // 2)
     figure.update_yaxes(title="rank of V, mean over layers", row=1, col=1)
     figure.update_yaxes(title=f"above {floor} (points)", row=2, col=1)
@@ -85,12 +82,30 @@ def capacity(rows: Rows, floor: str = FLOOR) -> Figure:
     figure.update_layout(title=f"What is protected in a long stream, and who stays above {floor} (thin: each seed)", height=740,
                          width=WIDE, margin={"r": 100, "t": 100})
     told = "; ".join(f"{length} tasks: " + ", ".join(
-        f"{row} rank {fmean(c[-1] for c in curves.values()):.0f}, {fmean(c[-1] for c in gains[length][row].values()):+.1f} points"
+        f"{row} rank {_end(curves):.0f}" + (f", {_end(gains[length][row]):+.1f} points" if row in gains[length] else "")
         for row, curves in panel.items()) for length, panel in ranks.items())
     return Figure(figure, f"Rank of V and accuracy over seen classes minus {floor}'s, after each task. At the end of {told}.")
 
 
-def _with_seeds(figure: go.Figure, row: str, curves: Mapping[int, Sequence[float]], place: int, column: int = 1) -> None:
+def _by_seed(rows: Rows, of: Callable[[Result], list[float]]) -> dict[str, Curves]:
+    """Row → seed → a number after each task; rows without runs are left out."""
+    return {row: {r.config["seed"]: of(r) for r in found} for row, found in rows.items() if found}
+
+
+def _above(rows: Mapping[str, Curves], floor: str) -> dict[str, Curves]:
+    """The same, each seed minus the same seed of the floor; what that has no curve of this length for is left out."""
+    base = rows.get(floor, {})
+    gains = {row: {s: [a - b for a, b in zip(c, base[s])] for s, c in curves.items() if len(base.get(s, ())) == len(c)}
+             for row, curves in rows.items()}
+    return {row: curves for row, curves in gains.items() if curves}
+
+
+def _end(curves: Curves) -> float:
+    """After the last task, mean over seeds."""
+    return fmean(c[-1] for c in curves.values())
+
+
+def _with_seeds(figure: go.Figure, row: str, curves: Curves, place: int, column: int = 1) -> None:
     """The mean over seeds as a thick line with marks, each seed as a thin one, in row `place` of the figure."""
     colour, marker, dash = style(row)
     steps = list(range(1, len(next(iter(curves.values()))) + 1))

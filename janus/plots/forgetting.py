@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from .figure import COLOURS, FONT, MARKERS, WIDE, Figure
-from .runs import end_labels
+from .runs import end_labels, task_step
 
 Matrix = Sequence[Sequence[float | None]]  # R[t][i]: accuracy (per cent) on task i after task t, i ≤ t; None: not evaluated
 
@@ -29,7 +29,7 @@ def accuracy_matrix(R: Matrix, title: str = "Accuracy on each task after each ta
     z = [[R[t][i] if i <= t else None for i in range(T)] for t in range(T)]
     known = [v for row in z for v in row if v is not None]
     top = (max(known) or 1.0) if top is None else top
-    ticks, step, gap = list(range(1, T + 1)), max(1, T // WRITTEN), 2 if T <= WRITTEN else 0
+    ticks, step, gap = list(range(1, T + 1)), task_step(T), 2 if T <= WRITTEN else 0
     figure = go.Figure(go.Heatmap(
         x=ticks, y=ticks, z=z, zmin=0, zmax=top, xgap=gap, ygap=gap, hoverongaps=False,
         hovertemplate="after task %{y}, on task %{x}: %{z:.1f} %<extra></extra>",
@@ -67,7 +67,7 @@ def accuracy_curves(R: Matrix, title: str = "Each task's accuracy from the momen
     ends = sorted((points[-1][1], label, colour) for (label, points), (colour, _) in zip(series.items(), looks)
                   if points[-1][1] is not None)
     end_labels(figure, ends, T, 0.065 * highest, xshift=16)
-    figure.update_xaxes(title="after task …", dtick=1, range=[0.85, T + 0.1])
+    figure.update_xaxes(title="after task …", dtick=task_step(T), range=[0.85, T + 0.1])
     figure.update_yaxes(title="accuracy (%)", range=[-0.03 * highest, 1.08 * highest])
     figure.update_layout(title=title, width=900, height=520, margin={"r": 215})
     falls = ", ".join(f"task {i + 1} from {R[i][i]:.0f} to {R[-1][i]:.0f}" for i in range(T) if R[-1][i] is not None)

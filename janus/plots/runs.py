@@ -162,6 +162,11 @@ def apart(values: list[float], gap: float) -> list[float]:
     return placed
 
 
+def task_step(tasks: int) -> int:
+    """From one number to the next on an axis of tasks: there is room for about twenty."""
+    return max(1, tasks // 20)
+
+
 def end_labels(figure: go.Figure, ends: Sequence[tuple[float, str, str]], x: float, gap: float,
                **where: Any) -> list[float]:
     """Names beside line ends (y, name, colour), kept `gap` apart; returns where they stand, ascending.

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..history import precise
 from ..metrics import principal_angles
 from .figure import COLOURS, FONT, MARKERS, WIDE, Figure
-from .runs import end_labels
+from .runs import end_labels, task_step
 
 ENERGIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 FLOAT32 = 4  # bytes
@@ -144,7 +144,7 @@ def growth(basis_rank: Sequence[Mapping[str, int]], most: int) -> Figure:
                                     hovertemplate=f"{block(key)}, after task %{{x}}: rank %{{y}}<extra></extra>"))
         ends.append((y[-1], f"{block(key)}: {y[0]} → {y[-1]}", colour))
     end_labels(figure, ends, x[-1] + 0.12, 0.075 * top)
-    figure.update_xaxes(title="after task", dtick=1, range=[0.8, x[-1] + 0.15])
+    figure.update_xaxes(title="after task", dtick=task_step(x[-1]), range=[0.8, x[-1] + 0.15])
     figure.update_yaxes(title="rank of V", range=[0, 1.15 * top])
     figure.update_layout(title=f"How fast does the room fill up? (at most n − 2r = {most} directions)", showlegend=False,
                          margin={"r": 170})
