@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 # torch and timm take seconds to import, so functions import what needs them: workers only start kernels, which do that themselves
 
 CHECKPOINT, RESULT, FAILED, NOTEBOOK = "checkpoint.safetensors", "result.json", "failed.json", "notebook.ipynb"
-MAX_KILLS = 3  # workers or kernels that a run may take with it before it counts as failed
+MAX_KILLS = 3  # workers or kernels that a run may take with it, without finishing a task, before it counts as failed
 DIED = "the kernel died"  # killed for memory, or by a batch system that ends a whole job: no error of the run's own
 HANDOVER = 60  # seconds in which the kernel of a dead worker must have let go of its run's folder (it looks every second)
 KERNEL_START = 300  # seconds: torch on a cold, shared disk is slow
 WAITING = 60  # seconds between two lines that say there is no worker
+RENEWAL = 10  # seconds between two requests for workers in place of lost ones
 UNKNOWN = "unknown"
 COST = ("dataset", "data", "model", "per_class", "epochs", "batch_size", "rank", "method", "oe", "gr", "dml", "adapter", "init")
 
@@ -240,8 +241,8 @@ def execute(grid: Grid, out: str | Path, *, retry: bool = False, workers: int | 
         say(f"{grid.title}: {len(grid.runs)} runs, {len(grid.runs) - len(todo) - len(failed)} finished already"
             + (f", {len(failed)} failed before" if failed else ""))
         if todo:
-            with connect(len(todo), workers, scheduler, slurm) as client:
-                failed |= Bench(client, grid, out, found, say).finish(todo, failed)
+            with connect(len(todo), workers, scheduler, slurm) as (client, renew):
+                failed |= Bench(client, renew, grid, out, found, say).finish(todo, failed)
         for name, error in failed.items():
             say(f"failed: {name}: {error}")
         return failed
@@ -257,11 +258,14 @@ class Running:
 class Bench:
     """One run for each worker at a time. A run is bound to its worker, so that a worker's death is known to be that run's."""
 
-    def __init__(self, client: Client, grid: Grid, out: Path, found: Mapping[str, State], say: Progress) -> None:
-        self.client, self.out, self.found, self.say = client, out, found, say
+    def __init__(self, client: Client, renew: Callable[[], None], grid: Grid, out: Path, found: Mapping[str, State],
+                 say: Progress) -> None:
+        self.client, self.renew, self.out, self.found, self.say = client, renew, out, found, say
         self.pace = _paced(grid, found)
         self.finished = sum(state.kind == "finished" for state in found.values())
-        self.kills: Counter[str] = Counter()
+        self.kills: Counter[str] = Counter()  # since the run last came further
+        self.reached = {run.name: found[run.name].done for run in grid.runs}
+        self.starts: Counter[str] = Counter()
         self.queue: deque[Planned] = deque()
         self.running: dict[Future, Running] = {}
         self.workers: set[str] = set()
@@ -273,9 +277,14 @@ class Bench:
         from distributed import wait
 
         self.queue, self.failed = deque(todo), dict(before)
-        noted = time.monotonic()
+        noted = renewed = time.monotonic()
+        most = 0  # workers that there have been at once: jobs that have not come yet are asked for already
         while self.queue or self.running:
             self.workers = set(self.client.scheduler_info()["workers"])
+            most = max(most, len(self.workers))
+            if self.queue and len(self.workers) < most and time.monotonic() - renewed > RENEWAL:
+                self.renew()
+                renewed = time.monotonic()
             for future, job in [(f, j) for f, j in self.running.items() if j.worker not in self.workers]:
                 future.cancel()
                 del self.running[future]
@@ -298,10 +307,11 @@ class Bench:
         return self.failed
 
     def start(self, run: Planned, worker: str) -> None:
+        self.starts[run.name] += 1
         future = self.client.submit(work, run.name, str(self.out / run.name), run.hash, parameters(run, self.out), os.getcwd(),
-                                    key=f"{run.name}-{self.kills[run.name]}", workers=[worker], pure=False)
+                                    key=f"{run.name}-{self.starts[run.name]}", workers=[worker], pure=False)
         self.running[future] = Running(run, worker, time.monotonic())
-        again = self.found[run.name].kind == "stopped" or self.kills[run.name]
+        again = self.found[run.name].kind == "stopped" or self.starts[run.name] > 1
         self.say(f"{run.name}: {'goes on' if again else 'started'}")
 
     def end(self, future: Future, job: Running) -> None:
@@ -318,14 +328,15 @@ class Bench:
         if error:
             return self.fail(job, error)
         self.finished += 1
-        if self.found[job.run.name].kind != "stopped" and not self.kills[job.run.name]:
+        if self.found[job.run.name].kind != "stopped" and self.starts[job.run.name] == 1:
             self.pace.add(job.run, seconds)
         acc = _read(self.out / job.run.name / RESULT).get("acc")
         self.say(f"{job.run.name}: finished in {clock(seconds)}" + (f", acc {acc:.2f}" if acc is not None else ""))
 
     def worker_died(self, job: Running) -> None:
-        name = job.run.name
-        self.kills[name] += 1
+        name, done = job.run.name, state(job.run, self.out).done
+        self.kills[name] = 1 if done > self.reached[name] else self.kills[name] + 1
+        self.reached[name] = done
         if self.kills[name] < MAX_KILLS:
             self.say(f"{name}: its worker or its kernel died; the run waits for another one")
             self.queue.appendleft(job.run)

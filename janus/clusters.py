@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def connect(runs: int, workers: int | None, scheduler: str | None, slurm: str | Path | None) -> Iterator[Client]:
-    """A client of the cluster that is asked for; a cluster that was started here ends with it."""
+def connect(runs: int, workers: int | None, scheduler: str | None,
+            slurm: str | Path | None) -> Iterator[tuple[Client, Callable[[], None]]]:
+    """A client of the cluster that is asked for, and what asks it for workers in place of those that it has lost: SLURM jobs end at
+    their time limit. A cluster that was started here ends with the client."""
     try:
         import distributed
     except ImportError as error:
@@ -28,10 +31,12 @@ def connect(runs: int, workers: int | None, scheduler: str | None, slurm: str | 
                 client = distributed.Client(scheduler, timeout="10s")
             except (OSError, TimeoutError, ValueError) as error:
                 raise JanusError(f"no Dask scheduler answers at {scheduler} ({str(error).splitlines()[0]})") from None
-            yield stack.enter_context(client)
+            yield stack.enter_context(client), lambda: None
             return
-        cluster = stack.enter_context(slurm_jobs(Path(slurm), min(runs, workers or runs)) if slurm else local(runs, workers))
-        yield stack.enter_context(distributed.Client(cluster))
+        jobs = min(runs, workers or runs)
+        cluster = stack.enter_context(slurm_jobs(Path(slurm), jobs) if slurm else local(runs, workers))
+        client = stack.enter_context(distributed.Client(cluster))
+        yield client, lambda: cluster.scale(jobs=jobs) if slurm else cluster.scale(len(cluster.worker_spec))
 
 
 def local(runs: int, workers: int | None) -> Any:
@@ -81,5 +86,13 @@ def slurm_jobs(file: Path, jobs: int) -> Any:
         cluster = SLURMCluster(**{"processes": 1, "name": "janus-bench"} | parse(file))
     except (TypeError, ValueError) as error:
         raise UsageError(f"{file}: SLURMCluster does not take this ({' '.join(str(error).split())})") from None
+    try:  # Dask alone would say what SLURM has against a job in tracebacks, and wait for it
+        asked = subprocess.run(["sbatch", "--test-only"], input=cluster.job_script(), capture_output=True, text=True)
+        refusal = " ".join(asked.stderr.split()) if asked.returncode else None
+    except OSError as error:
+        refusal = f"{error.strerror}: sbatch; start the bench where jobs are submitted"
+    if refusal:
+        cluster.close()
+        raise JanusError(f"SLURM takes no job from {file} ({refusal})")
     cluster.scale(jobs=jobs)
     return cluster

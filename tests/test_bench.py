@@ -118,8 +118,8 @@ def test_the_fields_methods_are_rows_with_the_energy_of_their_authors_and_are_al
                 assert getattr(run.config, key) == value, (row, key)
     field = {run.config.method for run in runs.values()} | {"ranpac"}
     assert field | {"frozen", "ncm", "gpm", "janus", "joint", "finetune"} == methods.all_methods().keys()
-    with pytest.raises(UsageError, match="no settings were chosen for 'InfLoRA' yet"):
-        grids.load(write(protocol="tin100", rows=["InfLoRA"], seeds=[0]))
+    with pytest.raises(UsageError, match="no settings were chosen for 'merged free OE gr=none' yet"):
+        grids.load(write(protocol="tin100", rows=["merged free OE gr=none"], seeds=[0]))
     assert ablation.FIELD.keys() - set(ablation.UNTRAINED) <= ablation.chosen().keys()
     assert len({ablation.slug(row) for row in ablation.KNOWN}) == len(ablation.KNOWN)
 
@@ -201,7 +201,7 @@ def test_every_grid_that_comes_with_janus_is_sound(path: Path) -> None:
 
 def test_each_grid_has_twins_on_icons_and_on_photographs_and_is_found_by_name() -> None:
     folder = resources.benchmarks("grids")
-    alone = {"icons_r": {"capacity.yaml", "tune_energy.yaml", "tune_methods.yaml"},  # table 1's rows: benchmarks/icons_r.py
+    alone = {"icons_r": {"capacity.yaml", "energy.yaml", "tune_energy.yaml", "tune_methods.yaml"},  # table 1: benchmarks/icons_r.py
              "tin100": {"tune.yaml", "tune_heads.yaml", "tune_methods.yaml"}}
     for part, more in alone.items():
         assert {p.name for p in (folder / part).glob("*.yaml")} == {p.name for p in folder.glob("*.yaml")} | more
@@ -446,10 +446,69 @@ def test_a_run_that_kills_three_workers_counts_as_failed(write: Write, tmp_path:
     (tmp_path / run.name).mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("distributed.wait", lambda *_, **__: None)
-        failed = bench.Bench(Client(), grid, tmp_path, found, lines.append).finish([run], {})
+        failed = bench.Bench(Client(), lambda: None, grid, tmp_path, found, lines.append).finish([run], {})
     assert failed == {run.name: "its worker or its kernel died 3 times (out of memory?)"}
     assert bench.state(run, tmp_path).kind == "failed"
     assert sum("died; the run waits" in line for line in lines) == 2
+
+
+def test_a_run_that_comes_further_with_each_worker_that_it_loses_does_not_fail(write: Write, tmp_path: Path) -> None:
+    """Jobs that end at their time limit, and a run that is longer than they are."""
+    (run,) = grids.load(write(rows=["LoRA"], seeds=[0])).runs
+    found, ends = {run.name: bench.State("to do", "to do")}, iter((0.0, 0.1, 0.1, 0.2, 0.2, 0.3))
+    every = bench.Bench(None, lambda: None, grids.load(tmp_path / "grid.yaml"), tmp_path, found, lambda line: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "state", lambda *_: bench.State("stopped", "", next(ends)))
+        for _ in range(6):
+            every.worker_died(bench.Running(run, "tcp://worker:1", 0.0))
+            assert not every.failed and every.queue.popleft() is run
+
+
+SBATCH = """#!/bin/bash
+# SLURM as far as Dask asks it: a job is a session of its own, its number that of its first process
+if [ "$1" = --test-only ]; then grep -q wanted || { echo "sbatch: error: no partition" >&2; exit 1; }; exit 0; fi
+cp "$1" "$JOBS/$$.sh"  # Dask deletes its own
+setsid bash "$JOBS/$$.sh" > "$JOBS/$$.log" 2>&1 &
+touch "$JOBS/$!"
+echo "Submitted batch job $!"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="SLURM is Linux's, and so are setsid and the name of the loopback")
+def test_a_slurm_job_that_ends_in_mid_run_is_replaced_and_one_that_is_refused_is_named(
+        write: Write, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
+    log, jobs, programs = tmp_path / "log", tmp_path / "jobs", tmp_path / "bin"
+    jobs.mkdir(), programs.mkdir()
+    for name, text in (("sbatch", SBATCH), ("scancel", '#!/bin/bash\nkill -- "-$1"\n')):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    file = tmp_path / "slurm.yaml"
+    options = {"cores": 1, "memory": "2GB", "interface": "lo", "queue": "wanted"}
+    file.write_text(yaml.safe_dump(options))
+    path = write(rows=["OE+GR"], seeds=[0], settings={"epochs": 12, "per_class": 8, "batch_size": 8, "save_every": 0.1})
+    argv = ["bench", str(path), "--out", str(tmp_path / "out"), "--slurm", str(file)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JOBS": str(jobs), "PATH": f"{programs}:{os.environ['PATH']}"}
+    with log.open("w") as stderr:
+        process = psutil.Popen([sys.executable, "-m", "janus", *argv], env=environment, stderr=stderr, stdout=subprocess.DEVNULL)
+    until(lambda: list(tmp_path.glob("out/*/checkpoint.safetensors")) or process.poll() is not None)
+    (first,) = (int(job.name) for job in jobs.iterdir() if job.name.isdigit())
+    os.killpg(first, signal.SIGKILL)
+    assert process.wait(120) == 0, log.read_text()
+    assert len([job for job in jobs.iterdir() if job.name.isdigit()]) == 2
+    assert "its worker or its kernel died" in log.read_text() and log.read_text().count("goes on") == 1
+    (run,) = grids.load(path).runs
+    result = json.loads((tmp_path / "out" / run.name / "result.json").read_text())
+    assert {key: result[key] for key in SAME} == undisturbed(run)
+
+    monkeypatch.setenv("PATH", environment["PATH"])
+    file.write_text(yaml.safe_dump(options | {"queue": "other"}))
+    argv = ["bench", str(write(rows=["LoRA"], seeds=[0])), "--out", str(tmp_path / "other"), "--slurm", str(file)]
+    assert main(argv) == 1
+    assert f"SLURM takes no job from {file} (sbatch: error: no partition)" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", "")
+    assert main(argv) == 1
+    assert "No such file or directory: sbatch; start the bench where jobs are submitted" in capsys.readouterr().err
 
 
 @pytest.mark.slow
