@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from .lora import Pair
 from .parallel import Processes
 
+STRIPS = 4  # `x xᵀ` is symmetric: in so many strips of rows, each from the diagonal on, it takes 10/16 of the arithmetic
+
 
 def precise(t: Tensor) -> Tensor:
     """The tensor in the best floating-point type its device has: float64, or float32 on Apple's mps."""
@@ -38,7 +40,8 @@ def complement(basis: Tensor) -> Tensor:
 
 
 class SecondMoments:
-    """Sums `Σ x xᵀ` and token counts of layer inputs, taken by forward hooks while `active`.
+    """Sums `Σ x xᵀ` (of each, what lies on and above the diagonal) and token counts of layer inputs, taken by forward hooks while
+    `active`.
 
     Args:
         pairs: adapted matrices; those that share an input (`input_key`) are watched once.
@@ -66,8 +69,10 @@ class SecondMoments:
                 return
             start = time.perf_counter()
             with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
-                x = inputs[0].detach().flatten(0, -2).float()  # (tokens, n)
-                self.sum[key].addmm_(x.T, x)
+                x, total = inputs[0].detach().flatten(0, -2).float(), self.sum[key]  # (tokens, n), (n, n)
+                strip = -(-len(total) // STRIPS)
+                for i in range(0, len(total), strip):
+                    total[i : i + strip, i:].addmm_(x[:, i : i + strip].T, x[:, i:])
             self.count[key] += len(x)
             self.seconds += time.perf_counter() - start
 
@@ -75,7 +80,8 @@ class SecondMoments:
 
     def mean(self, key: str) -> Tensor:
         """`C = E[x xᵀ]` (n, n) of one input, in float64 where the device has it."""
-        return precise(self.sum[key]) / max(1, self.count[key])
+        upper = precise(self.sum[key]).triu()
+        return (upper + upper.triu(1).mT) / max(1, self.count[key])
 
     def reset(self) -> None:
         """Forget everything: called when a new task begins."""

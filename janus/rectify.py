@@ -14,15 +14,16 @@ Two cures, both here:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import JanusError, UsageError, unknown
 from .history import precise, project_out
-from .lora import Pair
+from .lora import Pair, watch_gradient
 from .parallel import gradients
 
 MODES = ("none", "tangent", "exact")
@@ -56,7 +57,7 @@ def tangent_update(target: Tensor, A: Tensor, B: Tensor, scale: float = 1.0, rid
     Returns:
         ΔA (…, r, n) and ΔB (…, m, r) in the type of A. For B = 0: `ΔA = 0`, `ΔB = s⁻¹ Z A⁺`.
     """
-    return _nearest(target, A, B, pseudo_inverses(A, B, ridge), scale)
+    return _nearest(target, None, A, B, pseudo_inverses(A, B, ridge), scale)
 
 
 def pseudo_inverses(A: Tensor, B: Tensor, ridge: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -65,11 +66,14 @@ def pseudo_inverses(A: Tensor, B: Tensor, ridge: float = 0.0) -> tuple[Tensor, T
     return A.mT @ gram_pinv(A @ A.mT, ridge=ridge), gram_pinv(B.mT @ B, ridge=ridge) @ B.mT
 
 
-def _nearest(Z: Tensor, A: Tensor, B: Tensor, inverses: tuple[Tensor, Tensor], scale: float) -> tuple[Tensor, Tensor]:
-    """`tangent_update` from the pseudo-inverses. Z, which is large, stays in its own type (float32 if that is half precision)."""
-    Z = Z.float() if Z.itemsize < 4 else Z
+def _nearest(S: Tensor, V: Tensor | None, A: Tensor, B: Tensor, inverses: tuple[Tensor, Tensor],
+             scale: float) -> tuple[Tensor, Tensor]:
+    """`tangent_update` of Z = S (I − V Vᵀ) from the pseudo-inverses. S, which is large, stays in its own type (float32 if that is
+    half precision); Z is not formed: it is asked for only in products with thin matrices, and those are projected instead."""
+    S = S.float() if S.itemsize < 4 else S
     A_plus, B_plus = inverses
-    left, right = precise(B_plus.to(Z.dtype) @ Z), precise(Z @ A_plus.to(Z.dtype))  # (…, r, n), (…, m, r)
+    left = precise(project_out(B_plus.to(S.dtype) @ S, V))  # B⁺ Z  (…, r, n)
+    right = precise(S @ project_out(A_plus.mT.to(S.dtype), V).mT)  # Z A⁺  (…, m, r)
     both = left @ A_plus  # B⁺ Z A⁺  (…, r, r)
     dA = (left - 0.5 * both @ precise(A)) / scale
     dB = (right - 0.5 * precise(B) @ both) / scale
@@ -102,31 +106,14 @@ def nullspace_start(A: Tensor, basis: Tensor | None) -> Tensor:
 
 
 class DenseGradient:
-    """Collects `G = ∂L/∂W = Σ g xᵀ` (m, n) of one adapted matrix, by hooks on its layer: any `y = W x`, PEFT's too."""
+    """Sums `G = ∂L/∂W` (m, n) of one adapted matrix over backward passes, until `remove`."""
 
     def __init__(self, pair: Pair) -> None:
         self.value: Tensor | None = None
-        self._rows, self._dtype = pair.rows, pair.A.dtype
-        self._hook = pair.layer.register_forward_hook(self._watch)
+        self.remove = watch_gradient(pair, self._add)
 
-    def _watch(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if not output.requires_grad:
-            return
-        x = inputs[0].detach().flatten(0, -2)  # (tokens, n)
-
-        def collect(grad: Tensor) -> None:
-            g = grad[..., self._rows].flatten(0, -2)  # (tokens, m)
-            if g.dtype == torch.float16:  # a sum over tokens of scaled gradients would leave fp16's range
-                most = [t.abs().amax().float().clamp(min=torch.finfo(torch.float32).tiny) for t in (g, x)]
-                G = ((g / most[0]).half().T @ (x / most[1]).half()).to(self._dtype) * (most[0] * most[1])
-            else:
-                G = (g.T @ x.to(g.dtype)).to(self._dtype)
-            self.value = G if self.value is None else self.value + G
-
-        output.register_hook(collect)
-
-    def remove(self) -> None:
-        self._hook.remove()
+    def _add(self, G: Tensor) -> None:
+        self.value = G if self.value is None else self.value + G
 
 
 class RectifiedAdam(torch.optim.Optimizer):
@@ -191,7 +178,7 @@ class RectifiedAdam(torch.optim.Optimizer):
         return [tap.value for tap in self._taps.values()] or factors
 
     def remove(self) -> None:
-        """Take the gradient hooks off the model (only `tangent` has them)."""
+        """Let the model go: it does not collect dense gradients any more (only `tangent` has it do so)."""
         for tap in self._taps.values():
             tap.remove()
 
@@ -239,8 +226,8 @@ class RectifiedAdam(torch.optim.Optimizer):
         for some in (slice(i, i + size) for i in range(0, len(batch), size)):
             G = torch.stack([torch.zeros_like(like) if G is None else G for G in found[some]])  # (layers, m, n)
             basis = None if V is None else V[some]
-            Z = project_out(self._adam(project_out(G, basis), m[some], v[some], t), basis)
-            parts.append(_nearest(Z, A[some], B[some], (inverses[0][some], inverses[1][some]), batch[0].scale))
+            S = self._adam(project_out(G, basis), m[some], v[some], t)
+            parts.append(_nearest(S, basis, A[some], B[some], (inverses[0][some], inverses[1][some]), batch[0].scale))
         dA, dB = (torch.cat(part) for part in zip(*parts))
         decay = group["lr"] * group["weight_decay"]
         return cap_step(dA, A, group["cap"]) - decay * A, dB - decay * B
@@ -260,8 +247,9 @@ class RectifiedAdam(torch.optim.Optimizer):
         b1, b2 = group["betas"]
         m.lerp_(grad, 1 - b1)
         v.mul_(b2).addcmul_(grad, grad, value=1 - b2)
-        size = (v / (1 - b2**t)).sqrt_().add_(group["eps"])
-        return torch.div(-(group["lr"] / (1 - b1**t)) * m, size, out=size)
+        root = math.sqrt(1 - b2**t)  # of v's correction, taken out of the matrix: fewer passes over what may be large
+        size = v.sqrt().add_(group["eps"] * root)
+        return torch.div(m, size, out=size).mul_(-group["lr"] * root / (1 - b1**t))
 
 
 def _stack_grads(factors: list[Tensor]) -> Tensor:

@@ -495,6 +495,31 @@ def test_a_grad_scaler_changes_nothing_but_leaves_out_a_step_whose_gradient_over
     assert all(torch.equal(a, b) for x, y in zip(before, factors(scaled)) for a, b in zip(x, y)) and scaler.get_scale() == 2.0**9
 
 
+@pytest.mark.parametrize("watched", [("k",), ("v",), ("k", "v")])
+def test_the_factors_gradients_are_the_same_whether_or_not_somebody_watches_for_the_dense_one(watched):
+    model = adapted(("k", "v", "fc1"))
+    train(model, RectifiedAdam(lora.pairs(model), 1e-2, gr="none"), 3)  # B ≠ 0
+    found = lora.pairs(model)
+
+    def gradients() -> list[Tensor]:
+        model.zero_grad()
+        objective(model, 7, HEAD).backward()
+        return [p.grad for pair in found for p in (pair.A, pair.B)]
+
+    plain = gradients()
+    seen = [pair for pair in found if pair.name.rpartition(".")[2] in watched]
+    taps, others = [DenseGradient(pair) for pair in seen], [DenseGradient(pair) for pair in seen]
+    for a, b in zip(plain, gradients(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-7)
+    for pair, tap, other in zip(seen, taps, others):
+        assert torch.allclose(pair.B.grad, pair.scale * tap.value @ pair.A.T, rtol=1e-4, atol=1e-7)
+        assert torch.equal(tap.value, other.value) and tap.value.data_ptr() != other.value.data_ptr()  # an optimiser scales its own
+    for tap in (*taps, *others):
+        tap.remove()
+        tap.value = None
+    assert all(torch.equal(a, b) for a, b in zip(plain, gradients())) and all(tap.value is None for tap in (*taps, *others))
+
+
 def test_the_dense_gradient_of_half_precision_does_not_overflow():
     pair = lora.pairs(adapted())[0]
     tap = DenseGradient(pair)
