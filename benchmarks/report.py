@@ -28,10 +28,10 @@ STEPS = [("LoRA", "GPM"), ("LoRA", "OE"), ("GPM", "OE"), ("OE", "OE+GR"), ("GPM"
          ("frozen", "exact"), ("frozen", "exact+DML"), ("frozen", "joint"),
          ("OE+GR", BEST), (BEST, "exact"), ("frozen", BEST)]
 FIELD_ROWS = ("LoRA", "GPM", "OE+GR", "OE+GR+DML", "exact", BEST, *FIELD, "frozen", "ncm", "joint")
-HEAD_STEPS = [("RanPAC", "LoRA, RanPAC head"), ("RanPAC", "OE+GR, RanPAC head"), ("LoRA, RanPAC head", "OE+GR, RanPAC head")]
+HEAD_STEPS = [*(("RanPAC", f"{row}, RanPAC head") for row in ("LoRA", "exact", "OE+GR")),
+              *(("LoRA, RanPAC head", f"{row}, RanPAC head") for row in ("exact", "OE+GR"))]
 FIELD_STEPS = [*((row, BEST) for row in (*FIELD, "ncm") if "RanPAC" not in row), ("ncm", "LoRA-DRS, class means"),
-               *(("RanPAC", f"{row}, RanPAC head") for row in ("LoRA", "exact", "OE+GR")),
-               *(("LoRA, RanPAC head", f"{row}, RanPAC head") for row in ("exact", "OE+GR"))]
+               *HEAD_STEPS]
 SHARED = {"LoRA": "shared, free, gr=none", "OE": "shared, free, OE, gr=none", "GR": "shared, free, gr=tangent",
           "OE+GR": "shared, free, OE, gr=tangent"}  # the paper's rows as cells of the cross
 
@@ -136,15 +136,20 @@ def strengths(rows: Rows, icons: Rows) -> str:
     return f"{table}\n\n{provenance(everything)}"
 
 
+def floored(rows: Rows) -> Table:
+    """Scores, and ACC over frozen."""
+    scored = overview(rows, ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift"), cite=False)
+    return Table([*scored.header, "ACC over frozen"], [[*cells, gain(rows, row)] for row, cells in zip(rows, scored.rows)])
+
+
 def capacity(rows: Rows) -> str:
     """Streams of more and more tasks: what is protected at their end, and what it is worth."""
-    lines, kinds = [], ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift")
+    lines = []
     for tasks in sorted({run.config["tasks"] for found in rows.values() for run in found}):
         group = only(rows, tasks=tasks)
-        scored = overview(group, kinds, cite=False)
-        lines += [[tasks, *cells, gain(group, row), spread([last_rank(run) for run in found])]
-                  for (row, found), cells in zip(group.items(), scored.rows)]
-    return f"{Table(['tasks', *scored.header, 'ACC over frozen', 'rank at the end'], lines)}\n\n{provenance(rows)}"
+        table = floored(group)
+        lines += [[tasks, *cells, spread([last_rank(run) for run in found])] for found, cells in zip(group.values(), table.rows)]
+    return f"{Table(['tasks', *table.header, 'rank at the end'], lines)}\n\n{provenance(rows)}"
 
 
 def last_rank(run: Result) -> float:
@@ -262,7 +267,8 @@ def blocks() -> dict[str, str]:
     plots.capacity(groups["icons_r_capacity"]).save(FIGURES / "capacity")
     everyone = only(icons, tasks=10) | rows | cross  # of the first only what the others have not: the field's methods
     everyone = {row: everyone[row] for row in FIELD_ROWS}
-    setting = properties.Setting()
+    setting, photographs = properties.Setting(), only(groups["tin100"], tasks=10)
+    others = {row: photographs[row] for row in ("OE+GR", "exact", *FIELD, "frozen", "ncm", "joint") if row in photographs}
     return {
         "methods": f"{properties.table(setting)}\n\nSizes: {setting}.",
         "rows": f"{overview(rows)}\n\n{provenance(rows)}",
@@ -289,11 +295,14 @@ def blocks() -> dict[str, str]:
                       f"{rate_table(groups['icons_r_tune'])}\n\n{provenance(groups['icons_r_tune'])}",
         "capacity": capacity(groups["icons_r_capacity"]),
         "schedules": schedules(groups["icons_r_energy"]),
+        "energy": capacity({"frozen": groups["icons_r_capacity"]["frozen"], "exact, ε = 0.95": groups["icons_r_capacity"]["exact"],
+                            "exact, ε = 0.99": groups["icons_r_energy_test"]["exact"]}),
         "cost_parts": f"{seconds_table(groups['icons_r_cost'])}\n\n{provenance(groups['icons_r_cost'])}",
         "one_epoch": one_epoch(only(icons, epochs=1)),
         "photographs_tune": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
                        f"{rate_table(groups['tin100_tune'])}\n\n{provenance(groups['tin100_tune'])}",
-        "photographs": compared(only(groups["tin100"], tasks=10)),
+        "photographs": compared({row: found for row, found in photographs.items() if row not in FIELD}),
+        "photographs_field": f"{floored(others)}\n\n{provenance(others)}",
         "photographs_heads": str(difference_table(groups["tin100"], HEAD_STEPS)),
         "photographs_20": compared(only(groups["tin100"], tasks=20)),
         "memory": memory(counted),

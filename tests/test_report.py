@@ -109,13 +109,41 @@ def test_numbers_in_the_prose_on_long_streams_are_those_of_its_tables(report):
     most = tried[0.99, 0.99].basis_rank[-1].values()
     assert f"(the widest layer has {max(most)} directions, the mean {fmean(most):.0f})" in text
     assert max(run.acc for (first, _), run in tried.items() if first == 0.8) < floor + 0.05
+    pairs = {"0.95": groups["icons_r_capacity"]["exact"], "0.99": groups["icons_r_energy_test"]["exact"]}
+    worth = [list(report.paired(report.only(pairs, tasks=tasks), "0.95", "0.99").values()) for tasks in (20, 50, 100)]
+    first, second, third = (f"{fmean(gain):+.1f}" for gain in worth)
+    assert f"it has {first}, {second} and {third} points at 20, 50 and 100 tasks, with intervals that include zero" in text
+    assert all(report.interval(gain) > abs(fmean(gain)) for gain in worth)
+    means = {(key, tasks, what): fmean(getattr(run, what) for run in report.only(pairs, tasks=tasks)[key])
+             for key in pairs for tasks in (20, 100) for what in ("drift", "bwt", "learning_acc")}
+    assert 0.4 < means["0.99", 20, "drift"] / means["0.95", 20, "drift"] < 0.55
+    assert 0.27 < means["0.99", 100, "drift"] / means["0.95", 100, "drift"] < 0.38
+    assert 1.5 < means["0.99", 20, "bwt"] - means["0.95", 20, "bwt"] < 2.5
+    assert -2.5 < means["0.99", 20, "learning_acc"] - means["0.95", 20, "learning_acc"] < -1.5
+    for tasks in (50, 100):
+        more, fewer = (fmean(report.last_rank(run) for run in report.only(pairs, tasks=tasks)[key]) for key in ("0.99", "0.95"))
+        assert 1.9 < more / fewer < 2.3
 
 
 def test_numbers_in_the_prose_on_photographs_are_those_of_its_tables(report):
     from statistics import fmean
 
-    rows, text = report.only(report.read(report.RESULTS)["tin100"], tasks=10), " ".join(DOCUMENTS.split())
+    groups, text = report.read(report.RESULTS), " ".join(DOCUMENTS.split())
+    rows, tuned = report.only(groups["tin100"], tasks=10), groups["tin100_tune"]
     gains = {row: list(report.paired(rows, "frozen", row).values()) for row in ("SLCA", "RanPAC")}
     assert f"SLCA is {fmean(gains['SLCA']):.1f} points above `frozen`, RanPAC {fmean(gains['RanPAC']):.1f}, both above" in text
+    linear = [row for row in report.FIELD if row in rows and "RanPAC" not in row and row not in ("SLCA", "LoRA-DRS, class means")]
+    above = {row: fmean(report.paired(rows, "frozen", row).values()) for row in linear}
+    drift = max(fmean(run.drift for run in rows[row]) for row in linear)
+    assert f"hardly move old features either (drift at most {drift:.2f})" in text
+    assert len(above) == 9 and all(abs(gain) < 0.2 for row, gain in above.items() if row != "L2P")
+    assert f"eight of them end within 0.2 points of `frozen`, L2P {-above['L2P']:.1f} below it" in text
     pays = list(report.paired(rows, "RanPAC", "OE+GR, RanPAC head").values())
     assert text.count(f"{fmean(pays):+.1f} ± {report.interval(pays):.1f}") >= 3  # in the table, below it and in the README
+    exact = list(report.paired(rows, "RanPAC", "exact, RanPAC head").values())
+    said = f"{fmean(exact):+.1f} ± {report.interval(exact):.1f}"
+    assert f"`exact` is {said} over frozen features" in text and f"`exact` little more ({said}, in every seed" in text
+    assert min(exact) > 0
+    largest = {row: {run.config["lr"]: run.acc for run in tuned[f"{row}, RanPAC head"]} for row in ("LoRA", "OE+GR", "exact")}
+    assert "LoRA has {:.1f}, OE+GR {:.1f}, `exact` {:.1f}, its best".format(*(rates[3e-3] for rates in largest.values())) in text
+    assert max(largest["exact"].values()) == largest["exact"][3e-3]
