@@ -52,6 +52,14 @@ def kaiming_A(
     return A.to(device)
 
 
+def dense_gradient(g: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`G = ∂L/∂W = Σ g xᵀ` (m, n) of one `y = W x`, from its outputs' gradients g (tokens, m) and its inputs x (tokens, n)."""
+    if g.dtype != torch.float16:
+        return (g.T @ x.to(g.dtype)).to(dtype)
+    most = [t.abs().amax().float().clamp(min=torch.finfo(torch.float32).tiny) for t in (g, x)]
+    return ((g / most[0]).half().T @ (x / most[1]).half()).to(dtype) * (most[0] * most[1])  # a plain sum would leave fp16's range
+
+
 class _ComposedLinear(torch.autograd.Function):
     """y = x·Wᵀ + b with W = W0 + s·B·A composed first: the forward pass is one product, whatever the rank.
 
@@ -90,7 +98,7 @@ class _ComposedLinear(torch.autograd.Function):
         if any(needs[count + i] for i in lean):
             z = x @ torch.cat([As[i] for i in lean]).to(x.dtype).mT  # (tokens, Σr): one product for K and V, they share x
             for i, z_i in zip(lean, z.split(ranks, dim=1)):
-                g_B[i] = (z_i.mT @ parts[i]).mT.to(Bs[i].dtype) * ctx.scale  # this way round it takes a third of the time on a CPU
+                g_B[i] = (z_i.mT @ parts[i]).mT.to(Bs[i].dtype) * ctx.scale  # this way round it is faster on a CPU
         if any(needs[i] for i in lean):
             h = torch.cat([parts[i] @ Bs[i].to(g.dtype) for i in lean], dim=1)  # (tokens, Σr)
             for i, g_Ai in zip(lean, (h.mT @ x).to(As[0].dtype).mul_(ctx.scale).split(ranks)):
@@ -255,14 +263,6 @@ def pairs(model: nn.Module) -> list[Pair]:
         elif _is_peft(module):
             found += _peft_pairs(model, path, module)
     return found
-
-
-def dense_gradient(g: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`G = ∂L/∂W = Σ g xᵀ` (m, n) of one `y = W x`, from its outputs' gradients g (tokens, m) and its inputs x (tokens, n)."""
-    if g.dtype != torch.float16:
-        return (g.T @ x.to(g.dtype)).to(dtype)
-    most = [t.abs().amax().float().clamp(min=torch.finfo(torch.float32).tiny) for t in (g, x)]
-    return ((g / most[0]).half().T @ (x / most[1]).half()).to(dtype) * (most[0] * most[1])  # a plain sum would leave fp16's range
 
 
 def watch_gradient(pair: Pair, collect: Callable[[Tensor], None]) -> Callable[[], None]:

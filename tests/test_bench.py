@@ -372,7 +372,7 @@ def kernels(process: psutil.Process) -> list[psutil.Process]:
 
 def end(process: psutil.Popen) -> None:
     """A process and its children, the parent first: Dask's would start them again."""
-    family = [process, *process.children(recursive=True)]
+    family = [process, *process.children(recursive=True)] if process.is_running() else []
     for one in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
@@ -489,12 +489,13 @@ def test_a_slurm_job_that_ends_in_mid_run_is_replaced_and_one_that_is_refused_is
     path = write(rows=["OE+GR"], seeds=[0], settings={"epochs": 12, "per_class": 8, "batch_size": 8, "save_every": 0.1})
     argv = ["bench", str(path), "--out", str(tmp_path / "out"), "--slurm", str(file)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JOBS": str(jobs), "PATH": f"{programs}:{os.environ['PATH']}"}
-    with log.open("w") as stderr:
+    with log.open("w") as stderr, contextlib.ExitStack() as stack:
         process = psutil.Popen([sys.executable, "-m", "janus", *argv], env=environment, stderr=stderr, stdout=subprocess.DEVNULL)
-    until(lambda: list(tmp_path.glob("out/*/checkpoint.safetensors")) or process.poll() is not None)
-    (first,) = (int(job.name) for job in jobs.iterdir() if job.name.isdigit())
-    os.killpg(first, signal.SIGKILL)
-    assert process.wait(120) == 0, log.read_text()
+        stack.callback(end, process)  # if it hangs
+        until(lambda: list(tmp_path.glob("out/*/checkpoint.safetensors")) or process.poll() is not None)
+        (first,) = (int(job.name) for job in jobs.iterdir() if job.name.isdigit())
+        os.killpg(first, signal.SIGKILL)
+        assert process.wait(120) == 0, log.read_text()
     assert len([job for job in jobs.iterdir() if job.name.isdigit()]) == 2
     assert "its worker or its kernel died" in log.read_text() and log.read_text().count("goes on") == 1
     (run,) = grids.load(path).runs
