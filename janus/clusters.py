@@ -36,7 +36,7 @@ def connect(runs: int, workers: int | None, scheduler: str | None,
         jobs = min(runs, workers or runs)
         cluster = stack.enter_context(slurm_jobs(Path(slurm), jobs) if slurm else local(runs, workers))
         client = stack.enter_context(distributed.Client(cluster))
-        yield client, lambda: cluster.scale(jobs=jobs) if slurm else cluster.scale(len(cluster.worker_spec))
+        yield client, (lambda: cluster.scale(jobs=jobs)) if slurm else (lambda: None)  # here a worker's nanny starts it again
 
 
 def local(runs: int, workers: int | None) -> Any:
@@ -88,7 +88,7 @@ def slurm_jobs(file: Path, jobs: int) -> Any:
         raise UsageError(f"{file}: SLURMCluster does not take this ({' '.join(str(error).split())})") from None
     try:  # Dask alone would say what SLURM has against a job in tracebacks, and wait for it
         asked = subprocess.run(["sbatch", "--test-only"], input=cluster.job_script(), capture_output=True, text=True)
-        refusal = " ".join(asked.stderr.split()) if asked.returncode else None
+        refusal = (" ".join(asked.stderr.split()) or f"sbatch: exit code {asked.returncode}") if asked.returncode else None
     except OSError as error:
         refusal = f"{error.strerror}: sbatch; start the bench where jobs are submitted"
     if refusal:
