@@ -17,7 +17,7 @@ from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from . import resources
+from . import checkpoint, resources
 from .errors import JanusError, UsageError, unknown
 from .vit import matrices
 
@@ -129,6 +129,19 @@ def normalised(preprocess: PreprocessConfig, how: str) -> PreprocessConfig:
     InfLoRA and the methods compared with it feed 0…1 to a ViT-B/16 whose own config says mean 0.5, std 0.5.
     """
     return replace(preprocess, mean=(0.0,) * 3, std=(1.0,) * 3) if how == "none" else preprocess
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Names the weights of a plain backbone on the CPU by their values: 12 hexadecimal digits. The name of a file does not."""
+    return checkpoint.digest(model.state_dict())[:12]
+
+
+def check(mine: str, trained_with: str | None, source: str) -> None:
+    """JanusError if a run was trained with other weights than those that `source` holds now: what it learned is a difference to
+    them. Two fingerprints; None: the run is older than they are, and is taken as it is."""
+    if trained_with not in (None, mine):
+        raise JanusError(f"the weights of the backbone ({source}) are not those this run was trained with (fingerprint {mine}, "
+                         f"not {trained_with}); put those back, or train again with another --out")
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:

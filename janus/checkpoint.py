@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     tree = _split(state, "", tensors)
     tensors = {name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}
-    metadata = {"janus": json.dumps(tree), "sha256": _digest(tensors, json.dumps(tree))}
+    metadata = {"janus": json.dumps(tree), "sha256": digest(tensors, json.dumps(tree))}
     data = to_bytes(tensors, metadata)
     write_atomic(path, lambda temporary: Path(temporary).write_bytes(data))
 
@@ -47,7 +47,7 @@ def load(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise JanusError(f"{path}: the checkpoint is damaged ({error}); delete it to start this run again") from None
     tree = metadata.get("janus", "")
-    if metadata.get("sha256") != _digest(tensors, tree):
+    if metadata.get("sha256") != digest(tensors, tree):
         raise JanusError(f"{path}: the checkpoint was changed after it was written (its digest does not match); "
                          "delete it to start this run again")
     return _join(json.loads(tree), tensors)
@@ -84,7 +84,8 @@ def remove_leftovers(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _digest(tensors: dict[str, Tensor], tree: str) -> str:
+def digest(tensors: Mapping[str, Tensor], tree: str = "") -> str:
+    """SHA-256, in hexadecimal, of a text and of tensors on the CPU: their names, dtypes, shapes and values."""
     sha = hashlib.sha256(tree.encode())
     for name in sorted(tensors):
         t = tensors[name]

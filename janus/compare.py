@@ -91,7 +91,9 @@ def by_protocol(rows: Rows) -> dict[str, dict[str, list[Result]]]:
     runs apart ("OE+GR, lr=0.001"); the seeds do not count.
     """
     runs = [(row, run) for row, found in rows.items() for run in found]
-    titles = _told_apart([{key: deciding(run.config).get(key) for key in PROTOCOL} for _, run in runs])
+    prints = _fingerprints([run for _, run in runs])
+    titles = _told_apart([{key: deciding(run.config).get(key) for key in PROTOCOL} | {"backbone": known}
+                          for (_, run), known in zip(runs, prints)])
     out: dict[str, dict[str, list[Result]]] = {}
     for title in dict.fromkeys(titles):
         inside = [pair for pair, other in zip(runs, titles) if other == title]
@@ -101,6 +103,16 @@ def by_protocol(rows: Rows) -> dict[str, dict[str, list[Result]]]:
             for run, what in zip(found, _told_apart(settings)):
                 out.setdefault(title, {}).setdefault(f"{row}, {what}" if what else row, []).append(run)
     return out
+
+
+def _fingerprints(runs: Sequence[Result]) -> list[str | None]:
+    """Of each run's backbone: files of one name may hold different weights. A run older than fingerprints is taken for one with
+    the weights of the others of that name, if those are all the same."""
+    known: dict[tuple[Any, Any], set[str]] = {}
+    for run in runs:
+        known.setdefault((run.config["model"], run.config["weights"]), set()).update({run.backbone} - {None})
+    others = [known[run.config["model"], run.config["weights"]] for run in runs]
+    return [run.backbone or (next(iter(found)) if len(found) == 1 else None) for run, found in zip(runs, others)]
 
 
 def _told_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:

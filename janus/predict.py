@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from . import checkpoint, datasets, heads, lora, methods, parallel, transforms
+from . import backbones, checkpoint, datasets, heads, lora, methods, parallel, transforms
 from .config import FREE, Config
 from .errors import JanusError, UsageError, unknown
 from .images import MARGIN, SMALL, from_paths, square, to_rgb
@@ -26,7 +26,7 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
     """The predictor of the finished run in `folder`.
 
     Raises:
-        JanusError: no finished run there, a damaged checkpoint, or backbone weights that are not there any more.
+        JanusError: no finished run there, a damaged checkpoint, or backbone weights that are not there any more or have changed.
     """
     state = _finished(Path(folder))
     return Predictor(Config.create(**state["config"]), state, pick_device(device))
@@ -43,7 +43,8 @@ class Predictor:
     def __init__(self, config: Config, state: dict[str, Any], device: torch.device) -> None:
         self.config, self.device = config, device
         self.class_names: list[str] = state["stream"]["class_names"]
-        self.model, self.preprocess = build_model(config, torch.Generator().manual_seed(0), device)
+        self.model, self.preprocess, backbone = build_model(config, torch.Generator().manual_seed(0), device)
+        backbones.check(backbone, state.get("backbone"), config.weights or config.model)
         lora.load_state(self.model, state["model"], any_rank=True)
         self.model.requires_grad_(False)
         self.pairs = lora.pairs(self.model)

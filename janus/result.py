@@ -53,6 +53,7 @@ class Result:
     versions: dict[str, str]
     hardware: dict[str, Any]
     date: str
+    backbone: str | None = None  # fingerprint of its weights; None: the run is older than that
     format: int = FORMAT
 
     @classmethod
@@ -69,6 +70,7 @@ class Result:
             danger={"tasks": r["danger"], "mean": _mean(r["danger"])}, basis_rank=r["basis_rank"],
             seconds={k: round(v, 3) for k, v in run.seconds.items()}, stream=run.stream.to_json(), versions=versions(),
             hardware=hardware(run.device, run.processes.count), date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            backbone=run.backbone,
         )
 
     @classmethod

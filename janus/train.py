@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from . import backbones, checkpoint, datasets, heads, lora, methods, metrics, parallel, recall, stream, transforms
+from .backbones import PreprocessConfig
 from .config import Config, deciding
 from .errors import JanusError, UsageError
 from .history import History, SecondMoments
@@ -101,7 +102,7 @@ class Run:
             _same_run(config, self.resumed["config"], folder)
         self.method_class = methods.get(config.method)
         with processes.main_first():
-            self.model, self.preprocess = build_model(config, self.generator("factors", 0), self.device)
+            self.model, self.preprocess, self.backbone = build_model(config, self.generator("factors", 0), self.device)
             self.stream = build_stream(config, self.preprocess.size, self.resumed, say)
         self.pairs = lora.pairs(self.model)
         for pair in self.pairs:
@@ -382,6 +383,7 @@ class Run:
         """Everything the rest of the run depends on. No image, and no random state: that follows from the seed."""
         return {
             "config": self.config.to_dict(), "versions": versions(), "task": self.task, "step": self.step,
+            "backbone": self.backbone,
             "stream": self.stream.to_json(), "heads": [dict(head.state_dict()) for head in self.heads],
             "model": lora.state(self.model), "start_factors": self.start_factors,
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items() if o and self.step},
@@ -391,7 +393,8 @@ class Run:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up a checkpoint of the same config."""
+        """Take up a checkpoint of the same config and backbone."""
+        backbones.check(self.backbone, state.get("backbone"), self.config.weights or self.config.model)
         lora.load_state(self.model, state["model"], any_rank=True)
         for t, weights in enumerate(state["heads"]):
             head = self.new_head(t, len(weights["bias"]))
@@ -434,13 +437,14 @@ def build_stream(config: Config, size: int | None = None, state: dict[str, Any] 
     return recall.grow(first, tasks, later, state["stream"] if state else None, state["task"] if state else 0)
 
 
-def build_model(config: Config, generator: torch.Generator, device: torch.device) -> tuple[nn.Module, Any]:
-    """The config's backbone with fresh LoRA pairs, and how its input is prepared."""
+def build_model(config: Config, generator: torch.Generator, device: torch.device) -> tuple[nn.Module, PreprocessConfig, str]:
+    """The config's backbone with fresh LoRA pairs, how its input is prepared, and the fingerprint of its weights."""
     with torch.random.fork_rng():  # weights="random" draws from torch's global generator
         torch.manual_seed(config.seed)
         model, preprocess = backbones.create(config.model, config.weights)
+    fingerprint = backbones.fingerprint(model)
     lora.adapt(model, config.rank, config.targets, config.scale, generator)
-    return model.to(device), backbones.normalised(preprocess, config.normalise)
+    return model.to(device), backbones.normalised(preprocess, config.normalise), fingerprint
 
 
 def augmentation(config: Config) -> str:

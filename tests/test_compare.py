@@ -72,6 +72,14 @@ def test_runs_of_different_protocols_come_into_different_tables() -> None:
         "tasks=5": {"LoRA": 1, "frozen": 1}, "tasks=10": {"LoRA": 2}}
 
 
+def test_weights_of_one_name_that_differ_come_into_different_tables() -> None:
+    a, b, old = results({"LoRA": {0: 20.0, 1: 21.0, 2: 22.0}}, model="photos-vit", weights="photos-vit.safetensors")["LoRA"]
+    rows = {"LoRA": [replace(a, backbone="aaaa"), replace(b, backbone="bbbb")]}
+    assert list(compare.by_protocol(rows)) == ["backbone=aaaa", "backbone=bbbb"]
+    known = {"LoRA": [replace(a, backbone="aaaa"), replace(b, backbone="aaaa"), old]}  # the last one is older than fingerprints
+    assert {title: len(found["LoRA"]) for title, found in compare.by_protocol(known).items()} == {"": 3}
+
+
 def test_runs_of_one_row_with_other_settings_are_other_rows() -> None:
     slow, fast = results({"LoRA": {0: 20.0, 1: 21.0}}, lr=1e-4)["LoRA"], results({"LoRA": {0: 15.0}}, lr=1e-2)["LoRA"]
     assert {row: len(runs) for row, runs in compare.by_protocol({"LoRA": slow + fast})[""].items()} == {

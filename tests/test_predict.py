@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from toys import write_image_folder
 
 import janus
-from janus import Result, checkpoint, extend, load
+from janus import Result, backbones, checkpoint, extend, load
 from janus.errors import JanusError, UsageError
 from janus.train import CHECKPOINT, RESULT
 
@@ -69,6 +70,25 @@ def test_predictions_are_those_of_the_run(method: str, old: Path, finished: Path
     else:
         assert predictor.score == "probability"
         torch.testing.assert_close(scores.sum(1), torch.ones(len(paths)))
+
+
+def test_weights_that_have_changed_under_their_name_are_refused(old: Path, new: Path, tmp_path: Path) -> None:
+    weights, run = tmp_path / "vit.safetensors", tmp_path / "run"
+    model = backbones.create("icons-vit", weights="random")[0]
+    plain = model.state_dict()
+    save_file(plain, weights)
+    settings = TINY | {"weights": str(weights), "dataset": str(old)}
+    result = janus.run(run, **settings)
+    assert result.backbone == backbones.fingerprint(model)
+    save_file(plain | {"norm.bias": plain["norm.bias"] + 1}, weights)
+    for use in (load, lambda folder: extend(folder, new, tmp_path / "more")):
+        with pytest.raises(JanusError, match="^the weights of the backbone .*vit.safetensors.* are not those [^\n]*$"):
+            use(run)
+    (run / RESULT).unlink()
+    with pytest.raises(JanusError, match="not those this run was trained with"):
+        janus.run(run, **settings)
+    save_file(plain, weights)
+    assert numbers(janus.run(run, **settings)) == numbers(result)
 
 
 def test_paths_pil_images_and_tensors_give_the_same_answers(old: Path, finished: Path) -> None:
