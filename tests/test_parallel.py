@@ -48,8 +48,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-
-
 def two_processes(work: Callable[..., None], *args: Any) -> list[int]:
     """Two forked processes, which meet and do `work(*args)`; their exit codes. That spares two imports of torch a test.
 
@@ -111,7 +109,11 @@ def two(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same_run(one: Path, other: Path) -> None:
-    """Two folders hold the same run up to rounding: accuracies, bases, factors, heads, prototypes."""
+    """Two folders hold the same run up to rounding: accuracies, bases, factors, heads, prototypes.
+
+    Tensors are compared by their norm: where an entry's gradient is nearly zero, Adam makes of its rounding a good part of a
+    step. On several instruction sets that comes to 2e-4 of a tensor at most; one process weighed 1 % too high, to 2e-3 or more.
+    """
     a, b = Result.load(one), Result.load(other)
     assert a.accuracy == b.accuracy and a.task_aware == b.task_aware and a.basis_rank == b.basis_rank
     assert a.drift == pytest.approx(b.drift, rel=1e-3, abs=1e-5) and a.hash == b.hash
@@ -123,16 +125,21 @@ def same_run(one: Path, other: Path) -> None:
             bound = 0.5 if a["config"]["method"] == "inflora" else 0.1  # degrees: its second pass sees what rounding made of B
             assert max(metrics.principal_angles(V, W)) < bound, key
     for key, C in a["history"]["mean"].items():
-        assert torch.linalg.norm(C - b["history"]["mean"][key]) < 1e-5 * torch.linalg.norm(C), key
+        assert distance(C, b["history"]["mean"][key]) < 1e-5, key
     for key, tensor in a["model"].items():
-        apart = tensor - b["model"][key]
+        other = b["model"][key]
         if a["config"]["method"] == "bilora":  # the entries of a new LayerNorm's output sum to 0, so that the mean of a row of ΔW
-            apart = apart - apart.mean(1, keepdim=True)  # does nothing; its gradient is rounding, of which Adam makes whole steps
-        assert apart.abs().max() <= 1e-5, key
+            tensor, other = (t - t.mean(1, keepdim=True) for t in (tensor, other))  # does nothing; its gradient is rounding alone
+        assert distance(tensor, other) < 1e-3, key
     for mine, others in zip(a["heads"], b["heads"]):
-        assert all(torch.allclose(mine[k], others[k], rtol=0, atol=1e-5) for k in mine)
+        assert all(distance(mine[k], others[k]) < 1e-3 for k in mine)
     for key in ("old", "centres"):
-        assert torch.allclose(a["prototypes"][key], b["prototypes"][key], rtol=0, atol=1e-5), key
+        assert distance(a["prototypes"][key], b["prototypes"][key]) < 1e-3, key
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """‖a − b‖ / ‖a‖; 0 of two zeros."""
+    return float((a - b).norm() / a.norm().clamp(min=1e-30))
 
 
 def alone(folder: Path, out: Path, name: str) -> Path:
