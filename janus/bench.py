@@ -12,6 +12,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT, RESULT, FAILED, NOTEBOOK = "checkpoint.safetensors", "result.json", "failed.json", "notebook.ipynb"
 MAX_KILLS = 3  # workers or kernels that a run may take with it, without finishing a task, before it counts as failed
+BUSY = "another process works in its folder"
 DIED = "the kernel died"  # killed for memory, or by a batch system that ends a whole job: no error of the run's own
-HANDOVER = 60  # seconds in which the kernel of a dead worker must have let go of its run's folder (it looks every second)
+HANDOVER = 120  # seconds in which the kernel of a dead worker must have let go of its run's folder: 62 where a host was cut off
 KERNEL_START = 300  # seconds: torch on a cold, shared disk is slow
 WAITING = 60  # seconds between two lines that say there is no worker
 RENEWAL = 10  # seconds between two requests for workers in place of lost ones
@@ -164,10 +166,9 @@ def plan(grid: Grid, out: Path, workers: int = 1, known: Sequence[str | Path] = 
 
 
 def work(name: str, folder: str, digest: str, parameters: dict[str, Any], cwd: str) -> str | None:
-    """Execute one run; None, or in one line what went wrong, which failed.json keeps as well; or `DIED`, which is not kept."""
+    """Execute one run; None, or in one line what went wrong, which failed.json keeps; or `DIED` or `BUSY`, which are not kept."""
     try:
-        _execute(Path(folder), parameters, cwd)
-        return None
+        return _execute(Path(folder), parameters, cwd)
     except Exception as error:  # whatever it is, the other runs go on
         from . import checkpoint
 
@@ -180,7 +181,8 @@ def work(name: str, folder: str, digest: str, parameters: dict[str, Any], cwd: s
         return text
 
 
-def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> None:
+def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> str | None:
+    """Execute one run, or say `BUSY`; whatever goes wrong is raised."""
     from . import papermill
 
     if not folder.parent.is_dir():
@@ -194,12 +196,13 @@ def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> None:
             if (folder / RESULT).exists() and not _read(folder / RESULT):
                 (folder / RESULT).rename(folder / f"{RESULT}.damaged")  # the run goes on from its checkpoint
     except Timeout:
-        raise JanusError(f"{folder} is in use by another janus process") from None
+        return BUSY
     os.environ.pop("JANUS_FAST", None)  # the lessons' switch for tiny streams would make it another run
     os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)  # Dask's, to give memory back at once: a run takes 1.5 times as long with it
     os.environ["JANUS_PNG"] = "0"  # a Chrome for each run takes longer than all else here
     papermill.execute(resources.notebook(), folder / NOTEBOOK, parameters, cwd=cwd, start_timeout=KERNEL_START,
                       extra_arguments=["--log-level=CRITICAL"])  # of the kernel, on the bench's own stderr
+    return None
 
 
 def parameters(run: Planned, out: Path) -> dict[str, Any]:
@@ -280,7 +283,10 @@ class Bench:
         noted = renewed = time.monotonic()
         most = 0  # workers that there have been at once: jobs that have not come yet are asked for already
         while self.queue or self.running:
-            self.workers = set(self.client.scheduler_info()["workers"])
+            try:
+                self.workers = set(self.client.nthreads())  # Dask's cached `scheduler_info` has moments without any
+            except OSError as error:
+                raise JanusError(f"the Dask scheduler does not answer any more ({error}); the same command goes on") from None
             most = max(most, len(self.workers))
             if self.queue and len(self.workers) < most and time.monotonic() - renewed > RENEWAL:
                 self.renew()
@@ -299,7 +305,7 @@ class Bench:
                     noted = time.monotonic()
                 time.sleep(0.2)
                 continue
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError, CancelledError):  # of futures: the scheduler is gone, or forgot them
                 wait(list(self.running), timeout=1, return_when="FIRST_COMPLETED")
             for future in [future for future in self.running if future.done()]:
                 self.end(future, self.running.pop(future))
@@ -325,6 +331,9 @@ class Bench:
             error = f"its worker could not execute it ({type(lost).__name__}: {lost}); is the same janus installed there?"
         if error == DIED:
             return self.worker_died(job)
+        if error == BUSY:  # a kernel of a bench that was stopped, or of a host that was cut off: it may well finish the run
+            self.say(f"{job.run.name}: {BUSY}; the run waits")
+            return self.queue.append(job.run)
         if error:
             return self.fail(job, error)
         self.finished += 1

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import nbformat
@@ -434,9 +435,9 @@ def test_a_run_that_kills_three_workers_counts_as_failed(write: Write, tmp_path:
     class Client:
         started = 0
 
-        def scheduler_info(self) -> dict[str, list[str]]:
+        def nthreads(self) -> dict[str, int]:
             self.started += 1
-            return {"workers": [f"tcp://worker:{self.started}"]}  # a new address each time: the last worker is dead
+            return {f"tcp://worker:{self.started}": 1}  # a new address each time: the last worker is dead
 
         def submit(self, *_: object, **__: object) -> Gone:
             return Gone()
@@ -462,6 +463,33 @@ def test_a_run_that_comes_further_with_each_worker_that_it_loses_does_not_fail(w
         for _ in range(6):
             every.worker_died(bench.Running(run, "tcp://worker:1", 0.0))
             assert not every.failed and every.queue.popleft() is run
+
+
+def test_a_run_on_which_another_process_works_waits_and_has_not_failed(write: Write, tmp_path: Path, monkeypatch: Patch) -> None:
+    """On a cluster that runs on, a kernel outlives the bench that was stopped with Ctrl-C; the same command meets it again."""
+    grid, lines = grids.load(write(rows=["LoRA"], seeds=[0])), []
+    (run,), found = grid.runs, {grid.runs[0].name: bench.State("to do", "to do")}
+    monkeypatch.setattr(bench, "HANDOVER", 0)
+    with train.lock(tmp_path / run.name):
+        said = bench.work(run.name, str(tmp_path / run.name), run.hash, {}, str(tmp_path))
+    assert said == bench.BUSY and bench.state(run, tmp_path).kind == "to do"
+    every, future = bench.Bench(None, lambda: None, grid, tmp_path, found, lines.append), Future()
+    future.set_result(said)
+    every.end(future, bench.Running(run, "tcp://worker:1", 0.0))
+    assert lines == [f"{run.name}: another process works in its folder; the run waits"]
+    assert list(every.queue) == [run] and not every.failed and not every.kills
+
+
+def test_a_scheduler_that_is_lost_is_one_line_and_no_failure_of_a_run(write: Write, tmp_path: Path) -> None:
+    class Client:
+        def nthreads(self) -> dict[str, int]:
+            raise OSError("Timed out trying to connect")
+
+    grid = grids.load(write(rows=["LoRA"], seeds=[0]))
+    every = bench.Bench(Client(), lambda: None, grid, tmp_path, bench.states(grid, tmp_path), lambda line: None)
+    with pytest.raises(JanusError, match=r"does not answer any more \(Timed out.*the same command goes on"):
+        every.finish(grid.runs, {})
+    assert not every.failed and bench.state(grid.runs[0], tmp_path).kind == "to do"
 
 
 SBATCH = """#!/bin/bash
