@@ -267,8 +267,9 @@ def blocks() -> dict[str, str]:
     plots.capacity(groups["icons_r_capacity"]).save(FIGURES / "capacity")
     everyone = only(icons, tasks=10) | rows | cross  # of the first only what the others have not: the field's methods
     everyone = {row: everyone[row] for row in FIELD_ROWS}
-    setting, photographs = properties.Setting(), only(groups["tin100"], tasks=10)
-    others = {row: photographs[row] for row in ("OE+GR", "exact", *FIELD, "frozen", "ncm", "joint") if row in photographs}
+    setting, photographs, photographs_20 = properties.Setting(), *(only(groups["tin100"], tasks=tasks) for tasks in (10, 20))
+    others, others_20 = ({row: found[row] for row in ("OE+GR", "exact", *FIELD, "frozen", "ncm", "joint") if row in found}
+                         for found in (photographs, photographs_20))
     return {
         "methods": f"{properties.table(setting)}\n\nSizes: {setting}.",
         "rows": f"{overview(rows)}\n\n{provenance(rows)}",
@@ -303,8 +304,9 @@ def blocks() -> dict[str, str]:
                        f"{rate_table(groups['tin100_tune'])}\n\n{provenance(groups['tin100_tune'])}",
         "photographs": compared({row: found for row, found in photographs.items() if row not in FIELD}),
         "photographs_field": f"{floored(others)}\n\n{provenance(others)}",
-        "photographs_heads": str(difference_table(groups["tin100"], HEAD_STEPS)),
-        "photographs_20": compared(only(groups["tin100"], tasks=20)),
+        "photographs_heads": str(difference_table(photographs, HEAD_STEPS)),
+        "photographs_20": compared({row: found for row, found in photographs_20.items() if row not in FIELD}),
+        "photographs_field_20": f"{floored(others_20)}\n\n{provenance(others_20)}",
         "memory": memory(counted),
         "bench": overhead(bench),
         "many": many_tasks(many),

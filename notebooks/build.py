@@ -109,6 +109,8 @@ def strip(notebook: NotebookNode) -> NotebookNode:
         for output in cell.outputs:
             if output.get("data", {}).pop(WIDGET, None):
                 output.data["text/plain"] = NO_KERNEL  # instead of the widget's repr
+            if "text/markdown" in (data := output.get("data", {})) and data.get("text/plain") == data["text/markdown"]:
+                del data["text/plain"]  # a table twice
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
     return notebook

@@ -122,14 +122,16 @@ def test_cleaning_keeps_figures_and_ids_and_drops_the_rest(lesson: Path) -> None
     notebook = build.read(lesson)
     cell, ids = notebook.cells[3], [cell.id for cell in notebook.cells]
     cell.outputs = [figure(), new_output("stream", name="stderr", text="noise"),
-                    new_output("display_data", {build.WIDGET: {"model_id": "1"}, "text/plain": "a slider"})]
+                    new_output("display_data", {build.WIDGET: {"model_id": "1"}, "text/plain": "a slider"}),
+                    new_output("display_data", {"text/markdown": "| a table |", "text/plain": "| a table |"})]
     cell.metadata["execution"] = {"iopub.status.busy": "2026-01-01"}
     notebook.metadata["widgets"], cell.execution_count = {"state": {}}, 17  # after cells that were tried out
     nbformat.write(notebook, lesson)
     build.clean([lesson])
     cleaned = build.read(lesson)
     assert list(build.problems(lesson)) == [] and [cell.id for cell in cleaned.cells] == ids
-    assert [list(output.data) for output in cleaned.cells[3].outputs] == [[build.PLOTLY, build.PNG], ["text/plain"]]
+    assert [list(output.data) for output in cleaned.cells[3].outputs] == [[build.PLOTLY, build.PNG], ["text/plain"],
+                                                                           ["text/markdown"]]
     assert cleaned.cells[3].outputs[1].data["text/plain"] == build.NO_KERNEL  # not the widget's repr
     assert cleaned.cells[3].metadata == {} and cleaned.cells[2].metadata.tags == ["parameters"]
 
