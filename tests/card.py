@@ -7,9 +7,12 @@ numbers of a CPU generator on the card, and arrays of tensors on the card. It kn
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -120,3 +123,18 @@ def card() -> Iterator[None]:
             yield
         finally:
             torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+def run_lesson(path: Path) -> None:
+    """Every code cell of a notebook, within a card; the first error is raised."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            with card():
+                shell.run_cell(cell.source).raise_error()
+
+
+if __name__ == "__main__":
+    run_lesson(Path(sys.argv[1]))

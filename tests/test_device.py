@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,3 +125,14 @@ def test_the_card_refuses_what_a_card_refuses(made: torch.Tensor) -> None:
         with pytest.raises(TypeError, match="numpy"):
             x.numpy()
         assert (x + made.to("cuda:0")).cpu().tolist() == (made + 1).tolist() and (x * torch.tensor(2)).tolist() == [2, 2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lesson", ["03_online_estimation", "04_gradient_rectification", "05_feature_separation", "09_your_data"])
+def test_lessons_that_compute_with_a_runs_tensors_do_so_on_a_card(lesson: str, tmp_path: Path) -> None:
+    tests = Path(__file__).parent
+    environment = os.environ | {"JANUS_FAST": "1", "JANUS_PNG": "0", "JANUS_RUNS": str(tmp_path), "OMP_NUM_THREADS": "1",
+                                "PYTHONPATH": str(tests.parent)}
+    ended = subprocess.run([sys.executable, tests / "card.py", f"{lesson}.ipynb"], cwd=tests.parent / "notebooks", env=environment,
+                           capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
