@@ -110,14 +110,15 @@ def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
 @contextlib.contextmanager
 def card() -> Iterator[None]:
     """Within it, device="cuda" means the card that is not there."""
-    fakes = {"_lazy_init": lambda: None, "get_device_name": lambda device=None: "a card that is not there",
-             "is_bf16_supported": lambda including_emulation=True: True}
+    fakes = {"is_available": lambda: True, "_lazy_init": lambda: None, "is_bf16_supported": lambda including_emulation=True: True,
+             "get_device_name": lambda device=None: "a card that is not there"}
     with pytest.MonkeyPatch.context() as patch, Card():
         for name, fake in fakes.items():
             patch.setattr(torch.cuda, name, fake)
         patch.setattr(torch.Tensor, "pin_memory", lambda self, device=None: self)
         patch.setattr(torch.backends.cudnn, "enabled", False)
         patch.setattr(torch.nn.functional, "one_hot", one_hot)
+        patch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None)  # asks the driver
         torch.__future__.set_overwrite_module_params_on_conversion(True)  # `module.to("cuda")` cannot change a parameter's class
         try:
             yield
