@@ -142,6 +142,16 @@ def floored(rows: Rows) -> Table:
     return Table([*scored.header, "ACC over frozen"], [[*cells, gain(rows, row)] for row, cells in zip(rows, scored.rows)])
 
 
+def without_field(rows: Rows) -> Rows:
+    return {row: runs for row, runs in rows.items() if row not in FIELD}
+
+
+def beside_field(rows: Rows) -> str:
+    """The field's methods between our two and the floors."""
+    shown = {row: rows[row] for row in ("OE+GR", "exact", *FIELD, "frozen", "ncm", "joint") if row in rows}
+    return f"{floored(shown)}\n\n{provenance(shown)}"
+
+
 def capacity(rows: Rows) -> str:
     """Streams of more and more tasks: what is protected at their end, and what it is worth."""
     lines = []
@@ -262,14 +272,12 @@ def blocks() -> dict[str, str]:
         json.loads((RESULTS / f"{name}.json").read_text())
         for name in ("step_cost", "oe_vs_gpm", "many_tasks", "input_pipeline", "memory", "bench_cost", "methods_cost"))
     icons = groups["icons_r"]
-    ours = {row: found for row, found in icons.items() if row not in FIELD}  # more lines could not be told apart
+    ours = without_field(icons)  # more lines could not be told apart
     plots.trajectories(only(ours, tasks=20, data={})).save(FIGURES / "trajectory_20_tasks")
     plots.capacity(groups["icons_r_capacity"]).save(FIGURES / "capacity")
     everyone = only(icons, tasks=10) | rows | cross  # of the first only what the others have not: the field's methods
     everyone = {row: everyone[row] for row in FIELD_ROWS}
     setting, photographs, photographs_20 = properties.Setting(), *(only(groups["tin100"], tasks=tasks) for tasks in (10, 20))
-    others, others_20 = ({row: found[row] for row in ("OE+GR", "exact", *FIELD, "frozen", "ncm", "joint") if row in found}
-                         for found in (photographs, photographs_20))
     return {
         "methods": f"{properties.table(setting)}\n\nSizes: {setting}.",
         "rows": f"{overview(rows)}\n\n{provenance(rows)}",
@@ -302,11 +310,11 @@ def blocks() -> dict[str, str]:
         "one_epoch": one_epoch(only(icons, epochs=1)),
         "photographs_tune": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
                        f"{rate_table(groups['tin100_tune'])}\n\n{provenance(groups['tin100_tune'])}",
-        "photographs": compared({row: found for row, found in photographs.items() if row not in FIELD}),
-        "photographs_field": f"{floored(others)}\n\n{provenance(others)}",
+        "photographs": compared(without_field(photographs)),
+        "photographs_field": beside_field(photographs),
         "photographs_heads": str(difference_table(photographs, HEAD_STEPS)),
-        "photographs_20": compared({row: found for row, found in photographs_20.items() if row not in FIELD}),
-        "photographs_field_20": f"{floored(others_20)}\n\n{provenance(others_20)}",
+        "photographs_20": compared(without_field(photographs_20)),
+        "photographs_field_20": beside_field(photographs_20),
         "memory": memory(counted),
         "bench": overhead(bench),
         "many": many_tasks(many),

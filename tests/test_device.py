@@ -89,6 +89,7 @@ def test_a_finished_run_is_used_and_extended_on_a_card(settings: dict[str, Any],
     assert torch.allclose(there, janus.load(tmp_path / "run", device="cpu").scores(images), atol=1e-5)
     assert extended.accuracy == janus.extend(tmp_path / "run", tmp_path / "new", tmp_path / "cpu", device="cpu").accuracy
 
+
 @pytest.mark.parametrize("gr", ["none", "exact", "tangent"])
 def test_the_optimiser_in_a_loop_of_ones_own_on_a_card(gr: str) -> None:
     def train(device: str) -> list[torch.Tensor]:
