@@ -75,9 +75,9 @@ def scores(result: Result) -> Table:
 
 
 def parts(result: Result) -> Table:
-    """Seconds of one run by part; `train` has those of `gr` in it, and of `oe` what happens inside a step."""
+    """Seconds of one run by part; `train` has those of `gr` and `data` in it, and of `oe` what happens inside a step."""
     meanings = {"train": "training steps", "eval": "evaluation after each task", "oe": "estimating the past's inputs",
-                "gr": "the optimiser's step of the factors (within train)"}
+                "gr": "the optimiser's step of the factors (within train)", "data": "waiting for a batch of images (within train)"}
     return Table(["part", "seconds", "what"], [(k, f"{v:.1f}", meanings.get(k, "")) for k, v in result.seconds.items()])
 
 
@@ -145,10 +145,12 @@ def form_table(forms: Rows) -> Table:
 
 
 def seconds_table(rows: Rows) -> Table:
-    """Seconds a run by part, mean ± standard deviation over seeds."""
-    return Table(["row", "training", "of it GR", "OE", "evaluation", "together"], [
-        [row, *(spread([r.seconds[k] for r in found]) for k in ("train", "gr", "oe", "eval")),
-         spread([total(r.seconds) for r in found])]
+    """Seconds a run by part, mean ± standard deviation over seeds. Waiting for data where the runs are not older than its clock."""
+    named = {"train": "training", "gr": "of it GR", "data": "of it waiting for data", "oe": "OE", "eval": "evaluation"}
+    if any("data" not in r.seconds for found in rows.values() for r in found):
+        del named["data"]
+    return Table(["row", *named.values(), "together"], [
+        [row, *(spread([r.seconds[k] for r in found]) for k in named), spread([total(r.seconds) for r in found])]
         for row, found in rows.items()])
 
 
@@ -156,7 +158,7 @@ def step_table(cost: Mapping[str, Any]) -> Table:
     """A training step as a multiple of PEFT's LoRA, median (quarter points), from `step_cost.json`."""
     names = list(dict.fromkeys(name for case in cost["cases"] for name in case["variants"]))
     return Table(["model, batch, threads", *names], [
-        [f"{case['model']}, {case['batch']}, {case['threads']}",
+        [f"{case['model']}, {case['batch']}, {case['threads']}{', half precision' * case.get('amp', False)}",
          *(f"{v['ratio']:.2f} ({v['low']:.2f} … {v['high']:.2f})" if (v := case["variants"].get(name)) else NONE for name in names)]
         for case in cost["cases"]])
 

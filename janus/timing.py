@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def total(parts: Mapping[str, float]) -> float:
-    """Of a whole run, from its parts; `gr` is inside `train`, as are OE's hooks, of which up to a second is counted twice."""
+    """Of a whole run, from its parts; `gr` and `data` are in `train`, as are OE's hooks, of which up to a second counts twice."""
     return parts["train"] + parts["eval"] + parts["oe"]
 
 

@@ -118,7 +118,7 @@ class Run:
         self.classifier = heads.KINDS[config.head](self, self.generator("classifier"))
         self.method = self.method_class(self)
         self.history.protects = self.method.basis() is self.history.basis
-        self.seconds = {"train": 0.0, "eval": 0.0, "oe": 0.0, "gr": 0.0}
+        self.seconds = {"train": 0.0, "eval": 0.0, "oe": 0.0, "gr": 0.0, "data": 0.0}
         self.records: dict[str, Any] = {"accuracy": [], "task_aware": [], "violation": [], "violation_step": [],
                                         "past_output_norm": [], "danger": [], "drift": None, "basis_rank": []}
         self.learned: list[Tensor] = []  # test features of each task when it ended (diagnosis)
@@ -227,6 +227,7 @@ class Run:
                 whole = min(c.batch_size, len(task.train) - position * c.batch_size)  # several processes share a batch
                 start, watched = time.perf_counter(), self.moments.seconds
                 index, batch = next(loader)
+                self.seconds["data"] += time.perf_counter() - start
                 for optimizer, rate in rates:
                     optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * self.step / total))
                     optimizer.zero_grad()
@@ -407,7 +408,8 @@ class Run:
         self.method.load_state_dict(state["method"])
         self.start_factors = [(A.to(self.device), B.to(self.device)) for A, B in state["start_factors"]]
         self.pending_optimizers = state["optimizers"]
-        self.records, self.learned, self.seconds = state["records"], state["learned"], state["seconds"]
+        self.records, self.learned = state["records"], state["learned"]
+        self.seconds |= state["seconds"]  # an older run's have no `data`
         self.task, self.step = state["task"], state["step"]
         if not self.processes.main:
             self.moments.reset()  # the main process holds the sums of all

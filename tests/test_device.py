@@ -21,6 +21,7 @@ from janus import backbones
 from janus.history import History, SecondMoments
 from janus.rectify import RectifiedAdam
 
+ROOT = Path(__file__).parents[1]
 COMMON: dict[str, Any] = {"tasks": 2, "epochs": 1, "batch_size": 32, "rank": 2, "lr": 3e-3, "head_lr": 1e-2, "augment": "icons",
                           "energy": 0.9}
 TANGENT = {"gr": "tangent", "adapter": "shared", "init": "free", "lr": 3e-4}
@@ -113,6 +114,39 @@ def test_the_optimiser_in_a_loop_of_ones_own_on_a_card(gr: str) -> None:
         there = train("cuda:0")
     for mine, others in zip(train("cpu"), there, strict=True):
         assert torch.allclose(mine, others, atol=1e-5)
+
+
+def test_the_steps_whose_cost_is_measured_can_be_taken_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    step_cost = pytest.importorskip("step_cost", reason="peft is in the bench extra")
+
+    def train(device: torch.device, name: str) -> list[torch.Tensor]:
+        case = step_cost.Case("icons-vit", batch=4, rank=2, basis=8, threads=1, device=device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            variant = case.variant(name)
+        for _ in range(2):
+            variant.step(*case.example())
+        return [p.detach().cpu() for o in variant.optimizers for group in o.param_groups for p in group["params"]]
+
+    for name in step_cost.VARIANTS:
+        here = train(torch.device("cpu"), name)
+        with card():
+            there = train(torch.device("cuda", 0), name)
+        for mine, others in zip(here, there, strict=True):
+            assert torch.allclose(mine, others, atol=1e-5), name
+
+
+def test_waiting_is_measured_in_the_training_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    waiting = pytest.importorskip("waiting", reason="torchvision is in the bench extra")
+    monkeypatch.setenv("JANUS_CACHE", str(tmp_path / "cache"))
+    waiting.write_photographs(tmp_path / "photographs", 40)
+    settings = {"model": "toy", "weights": None, "epochs": 1, "batch_size": 8, "rank": 2, "device": "cuda"}
+    with card():
+        found = waiting.measure(tmp_path / "photographs", 40, ["LoRA", "OE+GR+DML"], **settings)
+    for row in found.values():
+        assert row["images_per_second"] > 0 and 0 < row["waiting_percent"] < 100
 
 
 @pytest.mark.parametrize("made", [torch.zeros(3), torch.tensor([1, 2, 0])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -87,6 +88,9 @@ def test_cost_adds_up(results_folder: Path) -> None:
     bars = [t for t in plots.accuracy_over_cost(rows).plotly.data if t.type == "bar"]
     assert sum(t.x[list(t.y).index("OE+GR")] for t in bars) == pytest.approx(12.0)  # GR is a part of training
     assert column(tables.seconds_table(rows), "together")[2] == "12.0"
+    assert "of it waiting for data" not in tables.seconds_table(rows).header  # results older than that clock
+    waited = {"mine": [replace(run, seconds=run.seconds | {"data": 0.5}) for run in rows["mine"]]}
+    assert column(tables.seconds_table(waited), "of it waiting for data") == ["0.5"]
 
 
 def test_rates_have_a_curve_a_row_and_a_line_for_the_floor(results_folder: Path) -> None:
@@ -105,6 +109,8 @@ def test_step_cost_shows_median_and_quarter_points() -> None:
     (trace,) = figure.plotly.data
     assert list(trace.x) == [1.0, 0.9] and list(trace.error_x.array) == pytest.approx([0.0, 0.3])
     assert "Abacus, torch 9.9" in figure.plotly.layout.title.text
+    half = case | {"amp": True}
+    assert [row[0] for row in tables.step_table({"cases": [case, half]}).rows] == ["m, 4, 2", "m, 4, 2, half precision"]
     assert tables.step_table({"cases": [case]}).rows == [["m, 4, 2", "1.00 (1.00 … 1.00)", "0.90 (0.80 … 1.20)"]]
 
 

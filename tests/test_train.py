@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,6 +96,21 @@ def strict_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
+def test_the_time_in_which_steps_wait_for_images_is_told_apart(settings, monkeypatch):
+    now = 0.0
+
+    class Slow(train.Prefetcher):
+        def __next__(self) -> tuple[Tensor, Tensor]:
+            nonlocal now
+            now += 5.0
+            return super().__next__()
+
+    monkeypatch.setattr(train, "Prefetcher", Slow)
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: now, monotonic=lambda: 0.0))
+    seconds = train.run(**settings("frozen")).seconds
+    assert seconds["data"] == seconds["train"] == 20 * 5.0 and seconds["eval"] > 0
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_run_ends_with_a_complete_result(name, settings, tmp_path, monkeypatch):
     lines = []
@@ -103,7 +119,7 @@ def test_a_run_ends_with_a_complete_result(name, settings, tmp_path, monkeypatch
     assert written.keys() >= KEYS and written == json.loads(json.dumps(result.to_dict()))
     assert written["config"].keys() >= {"dataset", "method", "tasks", "seed", "class_seed", *SWITCHES}
     assert written["hash"] == Config.create(**written["config"]).hash() and written["config"]["class_seed"] == 0
-    assert written["seconds"].keys() >= {"train", "eval", "oe", "gr"} and min(written["seconds"].values()) >= 0
+    assert written["seconds"].keys() == {"train", "eval", "oe", "gr", "data"} and min(written["seconds"].values()) >= 0
     assert written["hardware"]["threads"] == torch.get_num_threads() and written["versions"]["torch"]
     T = 1 if name == "joint" else 3
     sizes = [56] if name == "joint" else [24, 16, 16]  # 8 test images a class

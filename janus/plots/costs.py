@@ -54,7 +54,7 @@ def step_cost(cost: Mapping[str, Any]) -> Figure:
     names = list(dict.fromkeys(name for case in cost["cases"] for name in case["variants"]))
     count = len(cost["cases"])
     for i, (case, colour, marker) in enumerate(zip(cost["cases"], COLOURS, MARKERS)):
-        label = f"{case['model']}, batch {case['batch']}"
+        label = f"{case['model']}, batch {case['batch']}{', half precision' * case.get('amp', False)}"
         place = [len(names) - 1 - names.index(name) + 0.18 * ((count - 1) / 2 - i) for name in case["variants"]]
         values = list(case["variants"].values())
         figure.add_trace(go.Scatter(
