@@ -275,6 +275,7 @@ def blocks() -> dict[str, str]:
     ours = without_field(icons)  # more lines could not be told apart
     plots.trajectories(only(ours, tasks=20, data={})).save(FIGURES / "trajectory_20_tasks")
     plots.capacity(groups["icons_r_capacity"]).save(FIGURES / "capacity")
+    three_tuned = groups["tin100_epochs_tune"]
     everyone = only(icons, tasks=10) | rows | cross  # of the first only what the others have not: the field's methods
     everyone = {row: everyone[row] for row in FIELD_ROWS}
     setting, photographs, photographs_20 = properties.Setting(), *(only(groups["tin100"], tasks=tasks) for tasks in (10, 20))
@@ -315,6 +316,9 @@ def blocks() -> dict[str, str]:
         "photographs_heads": str(difference_table(photographs, HEAD_STEPS)),
         "photographs_20": compared(without_field(photographs_20)),
         "photographs_field_20": beside_field(photographs_20),
+        "photographs_epochs_tune": "ACC on validation (one seed) by learning rate, three epochs a task:\n\n"
+                                   f"{rate_table(three_tuned)}\n\n{provenance(three_tuned)}",
+        "photographs_epochs": compared(groups["tin100_epochs"]),
         "memory": memory(counted),
         "bench": overhead(bench),
         "many": many_tasks(many),

@@ -156,3 +156,22 @@ def test_numbers_in_the_prose_on_photographs_are_those_of_its_tables(report):
     largest = {row: {run.config["lr"]: run.acc for run in tuned[f"{row}, RanPAC head"]} for row in ("LoRA", "OE+GR", "exact")}
     assert "LoRA has {:.1f}, OE+GR {:.1f}, `exact` {:.1f}, its best".format(*(rates[3e-3] for rates in largest.values())) in text
     assert max(largest["exact"].values()) == largest["exact"][3e-3]
+
+
+def test_numbers_in_the_prose_on_three_epochs_are_those_of_its_tables(report):
+    from statistics import fmean
+
+    groups, text = report.read(report.RESULTS), " ".join(DOCUMENTS.split())
+    rows, tuned = groups["tin100_epochs"], groups["tin100_epochs_tune"]
+    assert {run.backbone for group in (rows, tuned) for found in group.values() for run in found} == {"3cecf20188a0"}
+    assert all(run.config["epochs"] == 3 for found in rows.values() for run in found)
+    gains = {row: list(report.paired(rows, "frozen", row).values()) for row in ("LoRA", "OE+GR", "exact", "joint")}
+    means = [fmean(gains[row]) for row in ("LoRA", "OE+GR", "exact")]
+    assert f"({min(means):.1f} to {max(means):+.1f} points in the mean, with intervals that include zero)" in text
+    assert all(report.interval(gains[row]) > abs(fmean(gains[row])) for row in ("LoRA", "OE+GR", "exact"))
+    assert f"`joint` is {fmean(gains['joint']):.1f} points above `frozen`, and small safe steps of the features" in text
+    rates = {row: {run.config["lr"]: run.acc for run in tuned[row]} for row in ("LoRA", "OE+GR", "exact")}
+    large = [found[1e-3] for found in rates.values()]
+    assert "({:.1f}, OE+GR {:.1f}, `exact` {:.1f})".format(*large) in text and large == sorted(large)
+    assert all(max(found, key=found.get) < 1e-3 for found in rates.values())
+    assert all(round(fmean(run.task_aware_acc for run in rows[row])) == 49 for row in ("frozen", "LoRA", "OE+GR", "exact"))
