@@ -5,7 +5,8 @@
 
 The JPEG files are those of input_pipeline.py; they are decoded into the cache before the clock starts. Waiting is the time in
 which the loop stands still because the next batch is not there yet, the first of each task included. A card may be busy with the
-step before at that time, so it is idle for less. Images a second are those of the whole loop: reading, augmenting, OE, GR, heads.
+step before at that time, so it is idle for less; a copy to the card, which waits in the card's own queue, is not counted. Images a
+second are those of the whole loop: reading, augmenting, OE, GR, heads.
 """
 
 from __future__ import annotations
