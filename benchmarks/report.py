@@ -64,6 +64,12 @@ def tuned(tune: Rows) -> str:
     return f"{factors}\n\n`frozen`, by learning rate of its heads: {', '.join(f'{rate:g}: {acc:.1f}' for rate, acc in heads)}."
 
 
+def searched(rows: Rows) -> str:
+    """Learning rates on validation, those of `frozen` of its heads."""
+    return ("ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
+            f"{rate_table(rows)}\n\n{provenance(rows)}")
+
+
 def strength_table(runs: Rows) -> Table:
     """frozen against joint on validation, by strength of the renditions."""
     frozen, joint = ({run.config["data"]["strength"]: run.acc for run in runs[row]} for row in ("frozen", "joint"))
@@ -275,7 +281,6 @@ def blocks() -> dict[str, str]:
     ours = without_field(icons)  # more lines could not be told apart
     plots.trajectories(only(ours, tasks=20, data={})).save(FIGURES / "trajectory_20_tasks")
     plots.capacity(groups["icons_r_capacity"]).save(FIGURES / "capacity")
-    three_tuned = groups["tin100_epochs_tune"]
     everyone = only(icons, tasks=10) | rows | cross  # of the first only what the others have not: the field's methods
     everyone = {row: everyone[row] for row in FIELD_ROWS}
     setting, photographs, photographs_20 = properties.Setting(), *(only(groups["tin100"], tasks=tasks) for tasks in (10, 20))
@@ -301,23 +306,20 @@ def blocks() -> dict[str, str]:
         "field": f"{field(everyone, learning)}\n\n{provenance(everyone)} Learning a task, × LoRA: medians of {learning['rounds']} "
                  f"turns in one process, {learning['per_class']} images a class, {learning['hardware']['cpu']}.",
         "field_differences": str(difference_table(everyone, FIELD_STEPS)),
-        "field_tune": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
-                      f"{rate_table(groups['icons_r_tune'])}\n\n{provenance(groups['icons_r_tune'])}",
+        "field_tune": searched(groups["icons_r_tune"]),
         "capacity": capacity(groups["icons_r_capacity"]),
         "schedules": schedules(groups["icons_r_energy"]),
         "energy": capacity({"frozen": groups["icons_r_capacity"]["frozen"], "exact, ε = 0.95": groups["icons_r_capacity"]["exact"],
                             "exact, ε = 0.99": groups["icons_r_energy_test"]["exact"]}),
         "cost_parts": f"{seconds_table(groups['icons_r_cost'])}\n\n{provenance(groups['icons_r_cost'])}",
         "one_epoch": one_epoch(only(icons, epochs=1)),
-        "photographs_tune": "ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
-                       f"{rate_table(groups['tin100_tune'])}\n\n{provenance(groups['tin100_tune'])}",
+        "photographs_tune": searched(groups["tin100_tune"]),
         "photographs": compared(without_field(photographs)),
         "photographs_field": beside_field(photographs),
         "photographs_heads": str(difference_table(photographs, HEAD_STEPS)),
         "photographs_20": compared(without_field(photographs_20)),
         "photographs_field_20": beside_field(photographs_20),
-        "photographs_epochs_tune": "ACC on validation (one seed) by learning rate, three epochs a task:\n\n"
-                                   f"{rate_table(three_tuned)}\n\n{provenance(three_tuned)}",
+        "photographs_epochs_tune": searched(groups["tin100_epochs_tune"]),
         "photographs_epochs": compared(groups["tin100_epochs"]),
         "memory": memory(counted),
         "bench": overhead(bench),

@@ -44,8 +44,6 @@ from janus.separation import Prototypes, decoupled_margin_loss
 from janus.train import half_precision, pick_device
 
 CASES = [("icons-vit", 64), ("vit_small_patch16_224", 32)]
-
-
 CPU = torch.device("cpu")
 
 
