@@ -256,7 +256,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"no space left on the disk ({text}); free some and run the same command again"
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
-        return f"out of memory ({text}); try a smaller batch_size, or another device"
+        return f"out of memory ({text}); try a smaller batch_size (that is another run: another --out), or another device"
     if "by peer" in text and parallel.launched()[0] > 1:
         return "another process of this run stopped without a word; the same command goes on from the last checkpoint"
     return f"unexpected {type(error).__name__}: {text}; the same command with --debug shows where"

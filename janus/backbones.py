@@ -160,7 +160,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 def _seeded(make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
     """make(…) with random weights that are the same each time and leave torch's global generator where it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # of the CPU alone: a card's is not forked
         return make(*args, **kwargs)
 
 

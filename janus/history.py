@@ -9,7 +9,6 @@ Janus-LoRA (Chen et al., ICML 2026, "Online Estimation") takes it from passes th
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from .lora import Pair
 from .parallel import Processes
+from .timing import Stopwatch
 
 STRIPS = 4  # `x xᵀ` is symmetric: in so many strips of rows, each from the diagonal on, it takes 10/16 of the arithmetic
 
@@ -47,12 +47,13 @@ class SecondMoments:
         pairs: adapted matrices; those that share an input (`input_key`) are watched once.
 
     Every token counts (CLS included), uncentred. Sums are float32 whatever the autocast type, and they add: over
-    batches, epochs and devices. Nothing that could show a sample is kept. `seconds` is the time spent in the hooks.
+    batches, epochs and devices. Nothing that could show a sample is kept. `watch` times the hooks.
     """
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
+        pairs = list(pairs)
         self.active = False
-        self.seconds = 0.0
+        self.watch = Stopwatch(pairs[0].A.device if pairs else torch.device("cpu"))
         self.sum: dict[str, Tensor] = {}
         self.count: dict[str, int] = {}
         self._hooks = []
@@ -67,14 +68,12 @@ class SecondMoments:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if not self.active:
                 return
-            start = time.perf_counter()
-            with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
+            with self.watch.running(), torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
                 x, total = inputs[0].detach().flatten(0, -2).float(), self.sum[key]  # (tokens, n), (n, n)
                 strip = -(-len(total) // STRIPS)
                 for i in range(0, len(total), strip):
                     total[i : i + strip, i:].addmm_(x[:, i : i + strip].T, x[:, i:])
             self.count[key] += len(x)
-            self.seconds += time.perf_counter() - start
 
         return hook
 

@@ -59,9 +59,13 @@ class Processes:
             t.detach().copy_(summed.view_as(t))
 
     def sum_gradients(self, *optimizers: torch.optim.Optimizer | None) -> None:
-        """Sum what the optimisers' next step is computed from. A process whose part of the batch was empty adds zero."""
+        """Sum what the optimisers' next step is computed from. A process whose part of the batch was empty adds zero.
+
+        An optimiser that makes gradients of its own (`gradients()`) makes them here, for a scaler to see before the step."""
+        found = [o.gradients() for o in optimizers if hasattr(o, "gradients")]
         if self.count > 1:
-            self.sum(g for o in optimizers if o for g in (o.gradients() if hasattr(o, "gradients") else gradients(o)))
+            found += [gradients(o) for o in optimizers if o and not hasattr(o, "gradients")]
+            self.sum(g for some in found for g in some)
 
     def gather(self, part: Tensor, total: int) -> Tensor:
         """(total, …) from each process's `part(total)`, in order; on the CPU."""

@@ -132,10 +132,11 @@ class RectifiedAdam(torch.optim.Optimizer):
         cap: with `tangent`, the largest `‖ΔA‖/‖A‖` of one step. ridge: see `tangent_update`.
 
     With `tangent`, gradients accumulate from backward to `zero_grad`, like `.grad` does. `torch.amp.GradScaler` works with all
-    three; gradient clipping does not know the dense gradient.
+    three; what others do to `.grad` (`unscale_`, clipping, DistributedDataParallel's mean) does not reach the dense gradients:
+    they are in `gradients()`. Projections are as exact as float32 products are: with TF32 allowed, to four digits.
 
     Raises:
-        UsageError: unknown `gr`.
+        UsageError: unknown `gr`. From `step` with `tangent`: `unscale_` was called, or one of several processes would step alone.
     """
 
     _step_supports_amp_scaling = True  # torch's word for: GradScaler hands `step` its scale, which divides all of `gradients()`
@@ -150,6 +151,7 @@ class RectifiedAdam(torch.optim.Optimizer):
         params = [p for pair in self.pairs for p in (pair.A, pair.B)]
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, cap=cap, ridge=ridge))
         self._taps = {id(pair): DenseGradient(pair) for pair in self.pairs} if gr == "tangent" else {}
+        self._handed_out = False  # whether somebody could sum the dense gradients of this step
         alike: dict[tuple, list[Pair]] = {}
         for pair in self.pairs:
             alike.setdefault((pair.A.shape, pair.B.shape, pair.scale, pair.A.device, pair.A.dtype), []).append(pair)
@@ -165,17 +167,18 @@ class RectifiedAdam(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
+        self._handed_out = False
         for tap in self._taps.values():
             tap.value = None
 
     def gradients(self) -> list[Tensor]:
-        """What the next step is computed from, to be summed over processes: with `tangent` the dense gradients, else the
-        factors'. Those that are missing become zero."""
-        factors = gradients(self)
+        """What the next step is computed from, to be summed or averaged over processes: the factors' gradients (in which a
+        GradScaler looks for overflow) and, with `tangent`, the dense ones. Those that are missing become zero."""
+        factors, self._handed_out = gradients(self), True
         for pair in self.pairs if self._taps else ():
             if self._taps[id(pair)].value is None:
                 self._taps[id(pair)].value = pair.A.new_zeros(len(pair.B), pair.A.shape[1])
-        return [tap.value for tap in self._taps.values()] or factors
+        return factors + [tap.value for tap in self._taps.values()]
 
     def remove(self) -> None:
         """Let the model go: it does not collect dense gradients any more (only `tangent` has it do so)."""
@@ -190,6 +193,8 @@ class RectifiedAdam(torch.optim.Optimizer):
                 loss = closure()
         if getattr(self, "found_inf", None) is not None and self.found_inf.item():
             return loss  # the scaler lowers its scale
+        if self._taps:
+            self._check_dense()
         if getattr(self, "grad_scale", None) is not None:
             for gradient in self.gradients():
                 gradient.div_(self.grad_scale)
@@ -202,6 +207,18 @@ class RectifiedAdam(torch.optim.Optimizer):
             torch._foreach_add_([pair.A for pair in batch], list(dA.unbind()))
             torch._foreach_add_([pair.B for pair in batch], list(dB.unbind()))
         return loss
+
+    def _check_dense(self) -> None:
+        """Raise where something was done to the factors' gradients alone, which would go wrong in silence."""
+        if getattr(self, "found_inf", None) is not None and getattr(self, "grad_scale", None) is None:
+            raise UsageError("gr=tangent: `unscale_` does not reach the dense gradients, which are still scaled; leave it to "
+                             "`scaler.step`, or use gr=exact")
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        count = torch.distributed.get_world_size() if several else 1
+        if count > 1 and not self._handed_out:
+            raise UsageError(f"gr=tangent: each of these {count} processes would step by its own dense gradients; before the step, "
+                             "average them too (`for g in optimizer.gradients(): torch.distributed.all_reduce(g); "
+                             f"g /= {count}`), or use gr=exact")
 
     def _factors(self, batch: list[Pair], A: Tensor, B: Tensor, V: Tensor | None) -> tuple[Tensor, Tensor]:
         group = self.param_groups[0]

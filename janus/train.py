@@ -30,7 +30,7 @@ from .prefetch import Prefetcher
 from .recall import Lost
 from .result import Result, versions
 from .separation import Prototypes, danger
-from .timing import clock
+from .timing import Stopwatch, clock
 
 CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
 Progress = Callable[[str], None]
@@ -118,6 +118,7 @@ class Run:
         self.classifier = heads.KINDS[config.head](self, self.generator("classifier"))
         self.method = self.method_class(self)
         self.history.protects = self.method.basis() is self.history.basis
+        self.stepping = Stopwatch(self.device)
         self.seconds = {"train": 0.0, "eval": 0.0, "oe": 0.0, "gr": 0.0, "data": 0.0}
         self.records: dict[str, Any] = {"accuracy": [], "task_aware": [], "violation": [], "violation_step": [],
                                         "past_output_norm": [], "danger": [], "drift": None, "basis_rank": []}
@@ -218,14 +219,15 @@ class Run:
         self.optimizers = {"factors": factors, "head": head} | ({"scaler": scaler} if scaler.is_enabled() else {})
         if self.pending_optimizers:
             for name, state in self.pending_optimizers.items():
-                self.optimizers[name].load_state_dict(state)
+                if name != "scaler" or name in self.optimizers:  # another card may compute in bf16, which needs none
+                    self.optimizers[name].load_state_dict(state)
             self.pending_optimizers = {}
         rates = [(o, rate) for o, rate in ((factors, c.lr), (head, c.head_lr)) if o]
         with Prefetcher(task.train, self.indices(task, total), self.device) as loader:
             while self.step < total:
                 epoch, position = divmod(self.step, batches)
                 whole = min(c.batch_size, len(task.train) - position * c.batch_size)  # several processes share a batch
-                start, watched = time.perf_counter(), self.moments.seconds
+                start = time.perf_counter()
                 index, batch = next(loader)
                 self.seconds["data"] += time.perf_counter() - start
                 for optimizer, rate in rates:
@@ -244,23 +246,23 @@ class Run:
                     raise JanusError(f"the loss became {mean.item()} in task {task.index + 1}, step {self.step + 1}; try a smaller "
                                      f"lr (now {c.lr:g}) or head_lr (now {c.head_lr:g})"
                                      + (f"; the last checkpoint is kept in {self.folder}" if self.folder else ""))
+                for part, watch in (("oe", self.moments.watch), ("gr", self.stepping)):  # isfinite has waited for the device
+                    self.seconds[part] += watch.take()
                 scaler.scale(loss).backward()
                 self.processes.sum_gradients(head, factors)
                 scaler.step(head)
                 scored = factors is not None and task.index > 0 and self.step % c.step_score_every == 0
                 before = self.factors() if scored else []
-                update = time.perf_counter()
-                if factors:
-                    scaler.step(factors)
-                scaler.update()
-                now = time.perf_counter()
-                self.seconds["gr"] += now - update
-                self.seconds["oe"] += self.moments.seconds - watched
-                self.seconds["train"] += now - start
+                with self.stepping.running():
+                    if factors:
+                        scaler.step(factors)
+                    scaler.update()
+                self.seconds["train"] += time.perf_counter() - start
                 if scored:
                     self.score_step(task, before)
                 self.step += 1
                 self.maybe_save(task, epoch, batches)
+        self.seconds["gr"] += self.stepping.take()
         self.optimizers = {}
         if hasattr(factors, "remove"):
             factors.remove()
@@ -291,6 +293,7 @@ class Run:
         self.moments.active = True
         self.features(task.train)
         self.moments.active = False
+        self.moments.watch.take()  # in the seconds of the whole pass
 
     # ── scores ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -441,8 +444,8 @@ def build_stream(config: Config, size: int | None = None, state: dict[str, Any] 
 
 def build_model(config: Config, generator: torch.Generator, device: torch.device) -> tuple[nn.Module, PreprocessConfig, str]:
     """The config's backbone with fresh LoRA pairs, how its input is prepared, and the fingerprint of its weights."""
-    with torch.random.fork_rng():  # weights="random" draws from torch's global generator
-        torch.manual_seed(config.seed)
+    with torch.random.fork_rng(devices=[]):  # weights="random" draws from torch's global generator, on the CPU
+        torch.default_generator.manual_seed(config.seed)
         model, preprocess = backbones.create(config.model, config.weights)
     fingerprint = backbones.fingerprint(model)
     lora.adapt(model, config.rank, config.targets, config.scale, generator)

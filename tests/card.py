@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,30 @@ def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
     return labels.new_zeros(*labels.shape, classes).scatter_(-1, labels[..., None], 1)
 
 
+class Event:
+    """Work on the card that is not there is done when it is asked for."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        assert enable_timing
+
+    def record(self, stream: None = None) -> None:
+        self.at = time.perf_counter()
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        assert self.at
+
+    def elapsed_time(self, other: Event) -> float:
+        return 1e3 * (other.at - self.at)
+
+
 @contextlib.contextmanager
 def card() -> Iterator[None]:
     """Within it, device="cuda" means the card that is not there."""
-    fakes = {"is_available": lambda: True, "_lazy_init": lambda: None, "is_bf16_supported": lambda including_emulation=True: True,
+    fakes = {"Event": Event, "current_stream": lambda device=None: None, "is_available": lambda: True,
+             "_lazy_init": lambda: None, "is_bf16_supported": lambda including_emulation=True: True,
              "get_device_name": lambda device=None: "a card that is not there"}
     with pytest.MonkeyPatch.context() as patch, Card():
         for name, fake in fakes.items():

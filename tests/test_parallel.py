@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from toys import toy_backbone
+from toys import make_tiny_vit, toy_backbone
 
+import janus
 from janus import backbones, checkpoint, metrics, parallel, train, transforms
 from janus.__main__ import explained
 from janus.__main__ import main as cli
@@ -24,6 +25,7 @@ from janus.backbones import PreprocessConfig
 from janus.errors import UsageError
 from janus.methods.base import Method
 from janus.parallel import ALONE, Processes
+from janus.rectify import RectifiedAdam
 from janus.result import Result
 from janus.train import CHECKPOINT, RESULT
 
@@ -78,7 +80,8 @@ def free_port() -> int:
 
 
 def runs(folder: Path, jobs: dict[Path, dict[str, Any]], fault: str = "") -> None:
-    """Runs (out → settings), one after the other. `fault` befalls the second process in task 2 of the last: nan, or killed."""
+    """Runs (out → settings), one after the other. `fault` befalls the second process in task 2 of the last: nan, overflow (of its
+    gradients alone), or killed."""
     backbones.create = toy_backbone
     local, last = Method.loss, list(jobs)[-1]
 
@@ -87,7 +90,9 @@ def runs(folder: Path, jobs: dict[Path, dict[str, Any]], fault: str = "") -> Non
         struck = fault and run.processes.rank == 1 and run.folder == last and (run.task, run.step) == (1, 2)
         if struck and fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        return local(self, *batch) * (float("nan") if struck else 1)
+        if struck and fault == "overflow" and len(batch[0]):
+            batch[0].register_hook(lambda gradient: gradient * float("inf"))
+        return local(self, *batch) * (float("nan") if struck and fault == "nan" else 1)
 
     Method.loss = loss
     for out, settings in jobs.items():
@@ -205,6 +210,42 @@ def test_nan_in_one_process_stops_both_with_one_line(name, image_folder, tmp_pat
     assert len(said) == 1 and said[0].startswith("janus: the loss became nan in task 2, step 3; try a smaller lr"), said
     state = checkpoint.load(tmp_path / CHECKPOINT)
     assert (state["task"], state["step"]) == (1, 0) and not (tmp_path / RESULT).exists()
+
+
+@pytest.mark.parametrize("name", ["exact", "tangent", "bilora"])
+def test_fp16_gradients_that_overflow_in_one_process_leave_out_the_step_of_both(name, image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "half_precision", lambda device: torch.float16)
+    assert two_processes(runs, image_folder, {tmp_path: CONFIGS[name] | {"amp": True}}, "overflow") == [0, 0]
+    assert all(tensor.isfinite().all() for tensor in checkpoint.load(tmp_path / CHECKPOINT)["model"].values())
+
+
+def replicas(folder: Path, gr: str, average: bool) -> None:
+    """The optimiser in a loop of one's own, under DistributedDataParallel; the factors of each process go to a file."""
+    torch.distributed.init_process_group("gloo")
+    rank, model = torch.distributed.get_rank(), janus.adapt(make_tiny_vit(), rank=2)
+    replica = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = RectifiedAdam(janus.lora.pairs(model), lr=1e-2, gr=gr)
+    for step in range(3):
+        optimizer.zero_grad()
+        images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(10 * step + rank))
+        replica(images).square().sum().backward()
+        for gradient in optimizer.gradients() if average else ():
+            torch.distributed.all_reduce(gradient)
+            gradient /= 2
+        optimizer.step()
+    torch.save([p.detach() for pair in janus.lora.pairs(model) for p in (pair.A, pair.B)], folder / f"{rank}.pt")
+
+
+@pytest.mark.parametrize("gr, average", [("exact", False), ("tangent", True)])
+def test_replicas_of_a_loop_of_ones_own_make_the_same_steps(gr, average, tmp_path):
+    assert two_processes(replicas, tmp_path, gr, average) == [0, 0]
+    mine, others = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert len(mine) == 8 and all(map(torch.equal, mine, others)) and mine[1].norm() > 0
+
+
+def test_replicas_that_would_drift_apart_in_silence_are_refused(tmp_path, capfd):
+    assert two_processes(replicas, tmp_path, "tangent", False) == [2, 2]
+    assert "average them too" in capfd.readouterr().err
 
 
 def test_what_only_the_main_process_sees_stops_both_with_one_line(image_folder, tmp_path, capfd):

@@ -495,6 +495,26 @@ def test_a_grad_scaler_changes_nothing_but_leaves_out_a_step_whose_gradient_over
     assert all(torch.equal(a, b) for x, y in zip(before, factors(scaled)) for a, b in zip(x, y)) and scaler.get_scale() == 2.0**9
 
 
+@pytest.mark.parametrize("gr", ["none", "tangent", "exact"])
+def test_unscaled_gradients_are_stepped_by_or_refused_where_only_the_factors_are_unscaled(gr):
+    plain, scaled = adapted(), adapted()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    steps = [RectifiedAdam(lora.pairs(model), 1e-2, gr=gr) for model in (plain, scaled)]
+    for model, optimizer in zip((plain, scaled), steps):
+        optimizer.zero_grad()
+        loss = objective(model, 1, HEAD)
+        (loss if model is plain else scaler.scale(loss)).backward()
+    scaler.unscale_(steps[1])
+    before = factors(scaled)
+    if gr == "tangent":
+        with pytest.raises(UsageError, match="`unscale_` does not reach the dense gradients.*use gr=exact"):
+            scaler.step(steps[1])
+        assert all(torch.equal(a, b) for x, y in zip(before, factors(scaled)) for a, b in zip(x, y))
+        return
+    steps[0].step(), scaler.step(steps[1])
+    assert all(torch.equal(a, b) for x, y in zip(factors(plain), factors(scaled)) for a, b in zip(x, y))
+
+
 @pytest.mark.parametrize("watched", [("k",), ("v",), ("k", "v")])
 def test_the_factors_gradients_are_the_same_whether_or_not_somebody_watches_for_the_dense_one(watched):
     model = adapted(("k", "v", "fc1"))

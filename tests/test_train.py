@@ -41,6 +41,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "ncm": {"method": "ncm"},
     "joint": {"method": "joint"},
 }
+REPARAMETRISED = {"bilora": {"method": "bilora", "bilora_coefficients": 40}, "sdlora": {"method": "sdlora"}}
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def settings(image_folder: Path):
     def make(name: str = "exact", **more: Any) -> dict[str, Any]:
         common = {"dataset": str(image_folder), "tasks": 3, "epochs": 2, "batch_size": 16, "rank": 2, "energy": 0.8,
                   "lr": 3e-3, "head_lr": 1e-2, "augment": "icons", "step_score_every": 2, "device": "cpu"}
-        return {**common, **CONFIGS[name], **more}
+        return {**common, **(CONFIGS | REPARAMETRISED)[name], **more}
 
     return make
 
@@ -378,7 +379,7 @@ def test_a_broken_run_ends_with_the_numbers_of_an_unbroken_one(name, settings, t
     assert same_state(whole, parts)
 
 
-@pytest.mark.parametrize("name", ["exact", "tangent"])
+@pytest.mark.parametrize("name", ["exact", "tangent", *REPARAMETRISED])
 def test_fp16_with_its_scaled_loss_resumes_and_comes_near_to_float32(name, settings, tmp_path, monkeypatch):
     """As on a card without bf16; here on the CPU, which can do it as well."""
     monkeypatch.setattr(train, "half_precision", lambda device: torch.float16)
@@ -388,6 +389,16 @@ def test_fp16_with_its_scaled_loss_resumes_and_comes_near_to_float32(name, setti
     broken_run(tmp_path / "parts", (1, 4), config | {"save_every": 0}, monkeypatch)
     assert checkpoint.load(tmp_path / "parts" / CHECKPOINT)["optimizers"]["scaler"]["scale"] == 65536.0
     assert numbers(train.run(tmp_path / "parts", **config)) == numbers(result)
+
+
+@pytest.mark.parametrize("first, then", [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)])
+def test_a_run_broken_on_a_card_that_computes_in_fp16_goes_on_where_there_is_bf16_and_the_other_way_round(
+        first, then, settings, tmp_path, monkeypatch):
+    config = settings("exact", amp=True)
+    monkeypatch.setattr(train, "half_precision", lambda device: first)
+    broken_run(tmp_path, (1, 4), config | {"save_every": 0}, monkeypatch)
+    monkeypatch.setattr(train, "half_precision", lambda device: then)
+    assert abs(train.run(tmp_path, **config).acc - train.run(**config).acc) < 5
 
 
 def test_half_precision_is_fp16_only_where_a_card_emulates_bf16(monkeypatch):
