@@ -220,6 +220,8 @@ def main() -> None:
         device = pick_device(args.device)
     except JanusError as error:
         parser.exit(2, f"step_cost: {error}\n")
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
     record = {"cases": [], "versions": versions(), "hardware": hardware(device)}
     if args.out and args.out.exists():
         kept = json.loads(args.out.read_text())

@@ -61,6 +61,8 @@ def main() -> None:
         device = pick_device(args.device)
     except JanusError as error:
         parser.exit(2, f"waiting: {error}\n")
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
     settings = {"model": args.model, "weights": "random", "epochs": args.epochs, "batch_size": args.batch, "rank": args.rank,
                 "device": device.type, "amp": args.amp}
     with tempfile.TemporaryDirectory() as folder:

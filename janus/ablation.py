@@ -46,7 +46,8 @@ CROSS: dict[str, dict[str, Any]] = {
 }
 
 
-# The field's methods, and the strongest head on our features and on theirs. ε is what a method's authors state, not the protocol's
+# The field's methods, and the strongest head on our features and on theirs. ε is what a method's authors state (for
+# ImageNet-R; a protocol may say what they state for its data), not the protocol's own
 FIELD: dict[str, dict[str, Any]] = {
     "InfLoRA": {"method": "inflora", "energy": 0.98, "energy_end": 0.998},
     "LoRA-DRS": {"method": "drs", "energy": 0.99, "energy_end": None},
@@ -83,18 +84,17 @@ def chosen(file: Path = CHOSEN) -> dict[str, dict[str, Any]]:
         raise JanusError(f"cannot read what validation chose from {file} ({error})") from None
 
 
-def switched(row: str, choices: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
-    """A row's switches, and over them its choices. JanusError: there are choices, and none for this row."""
-    switches = KNOWN[row]
+def choice(row: str, choices: dict[str, dict[str, Any]] | None) -> dict[str, Any]:
+    """What was chosen for a row, if anything was. JanusError: there are choices, and none for this row."""
     if choices is None or row in UNTRAINED:
-        return switches
+        return {}
     if row not in choices:
         raise JanusError(f"no settings were chosen for {row!r} yet: choose them on validation first (benchmarks/icons_r.py on "
                          "Icons-R, benchmarks/choose.py from the runs of a grid)")
-    return switches | choices[row]
+    return choices[row]
 
 
 def settings(row: str) -> dict[str, Any]:
     """A row on Icons-R: protocol, switches, and what validation chose for it (`chosen.json`, written by
     `benchmarks/icons_r.py choose` and `benchmarks/choose.py`). Raises JanusError if nothing was chosen yet."""
-    return PROTOCOL | switched(row, chosen())
+    return PROTOCOL | KNOWN[row] | choice(row, chosen())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import inspect
 import itertools
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,14 @@ KEYS = {"title": "a text", "protocol": "the name of a protocol, or a list of the
         "seeds": "a list of whole numbers", "grid": "settings, each with a list of values", "set": "settings",
         "chosen": "true, false, or the name of a JSON file"}
 NEEDED = ("title", "protocol", "rows", "seeds")
-PROTOCOL_KEYS = ("title", "chosen", "settings")
+PROTOCOL_KEYS = ("title", "chosen", "settings", "rows")
 SHOWN = 3  # runs with the same fault that are named; the others are counted
+LONGEST = 255  # bytes of a folder's name: the most that file systems in use allow
+CLASSES = {"icons-r": 100, "fashion-mnist": 10, "cifar-100": 100, "imagenet-r": 200, "imagenet-100": 100, "tiny-imagenet": 200,
+           "domainnet": 345}  # the most there are; a list of classes may take fewer
+WIDTHS = {"icons-vit": 192, "photos-vit": 192}  # the project's own backbones, whose module imports timm
+HUB = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's prefixes for models that only a network or a folder knows
+MERGE = "tag:yaml.org,2002:merge"  # `<<: *anchor`, which may be there twice
 
 Note = Callable[[str], None]
 Layer = dict[str, Any]
@@ -41,6 +50,25 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Wrong:
+    """Stands for a value whose fault is noted already, so that the settings beside it are judged all the same."""
+
+    value: Any
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """settings: of all runs. rows: row → what its data ask of that row. chosen: row → what validation chose; None: nothing."""
+
+    settings: Layer
+    rows: dict[str, Layer]
+    chosen: dict[str, Layer] | None
+
+
+@dataclass(frozen=True)
 class Grid:
     title: str
     path: Path
@@ -50,9 +78,11 @@ class Grid:
 def load(file: str | Path) -> Grid:
     """Read a grid file and expand it: seeds × protocols × rows × the product of `grid`, in this order.
 
-    A setting comes from the protocol; over it what a row sets (a row of `janus.ablation` brings its switches, and its
-    hyper-parameters where the protocol, or over it the grid, says `chosen`: true for those of Icons-R, or a file beside the
-    protocol); over that `set`; over all `grid`.
+    A setting comes from the protocol; over it what a row sets (a row of `janus.ablation` brings its switches, over them what the
+    protocol says of this row, and its hyper-parameters where the protocol, or over it the grid, says `chosen`: true for those of
+    Icons-R, or a file beside the protocol); over that `set`; over all `grid`.
+
+    Judged are the file, each run's settings, and of data and model what `_unfit` can know without opening them.
 
     Args:
         file: a path, or the name of a grid that comes with janus ("icons_r/table1_ablation").
@@ -73,29 +103,46 @@ def load(file: str | Path) -> Grid:
     if not isinstance(title, str):
         note(f"title takes a text, got {title!r}")
     names = _list(values, "protocol", note, alone=str)
+    for name in names:
+        if names.count(name) > 1:
+            note(f"protocol {name!r} is there twice; leave one out")
     protocols = {str(name): _protocol(name, path, values.get("chosen"), note) for name in names}
     rows = dict(_rows(_list(values, "rows", note, alone=dict), note))
     seeds = [seed for seed in _list(values, "seeds", note) if _seed(seed, note)]
     shared, axes = _settings("set", _mapping(values, "set"), note), _axes(_mapping(values, "grid"), note)
-    runs, troubles, broken = [], {}, any(layer is None for layer in (shared, *axes.values()))
+    runs, troubles, long = [], {}, []
     for seed, (protocol, base), (row, own), point in itertools.product(
-            seeds, protocols.items(), rows.items(), itertools.product(*(axes.values() if not broken else ()))):
+            seeds, protocols.items(), rows.items(), itertools.product(*axes.values())):
         varied = ({"protocol": Path(protocol).stem} if len(protocols) > 1 else {}) | dict(zip(axes, point)) | {"seed": seed}
         name = "__".join([_plain(ablation.slug(row)), *(f"{key}={_text(value)}" for key, value in varied.items())])
-        if broken or base is None or own is None:
+        if len(name.encode()) > LONGEST:
+            long.append(name)
+        if shared is None or base is None or own is None:
             continue  # its fault is noted already
         try:
-            settings = base[1] | _of_row(row, own, base[0]) | shared | dict(zip(axes, point))
-            runs.append(Planned(name, row, Config.create(**_joined(settings), seed=seed)))
+            layer = base.settings | _of_row(row, own, base) | shared | dict(zip(axes, point))
         except JanusError as error:
             troubles.setdefault(str(error), []).append(name)
+            continue
+        wrong = {key for key, value in layer.items() if isinstance(value, Wrong)}
+        settings = _joined({key: value for key, value in layer.items() if key not in wrong})
+        try:
+            if not wrong:
+                runs.append(Planned(name, row, Config.create(**settings, seed=seed)))
+        except JanusError as error:
+            troubles.setdefault(str(error), []).append(name)
+        for text in _unfit(settings, wrong):
+            troubles.setdefault(text, []).append(name)
     for text, names in troubles.items():
-        note(f"{_some(names)}: {text}")
+        note(f"{some(names)}: {text}")
+    if long:
+        note(f"names of {len(long)} runs, the first {long[0][:40]}…, are longer than the {LONGEST} bytes that a folder's may have; "
+             "give their rows shorter names, or move from `grid` to `set` what does not vary")
     for names in _groups(runs, lambda run: run.name):
         note(f"{len(names)} runs have the name {names[0]}; leave all but one out")
     for names in _groups(runs, lambda run: run.hash):
         if len(set(names)) > 1:
-            note(f"{_some(names)} are the same run; leave all but one out")
+            note(f"{some(names)} are the same run; leave all but one out")
     if not runs and not faults:
         note("it describes no run")
     if faults:
@@ -129,7 +176,7 @@ def parse(path: Path) -> dict[str, Any]:
         """PyYAML keeps the last of two equal keys and says nothing."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != MERGE]
             if twice := [str(key) for key in keys if keys.count(key) > 1]:
                 raise yaml.MarkedYAMLError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
             return super().construct_mapping(node, deep)
@@ -171,11 +218,8 @@ def _mapping(values: Mapping[str, Any], key: str) -> Any:
     return {} if values.get(key) is None else values[key]
 
 
-def _protocol(name: Any, grid: Path, chosen: Any, note: Note) -> tuple[dict[str, Layer] | None, Layer] | None:
-    """(what validation chose for each row, or None, settings) of a protocol: a name, or a path beside the grid file.
-
-    chosen: what the grid says about it, None if nothing.
-    """
+def _protocol(name: Any, grid: Path, chosen: Any, note: Note) -> Protocol | None:
+    """A protocol: a name, or a path beside the grid file. chosen: what the grid says about it, None if nothing."""
     if not isinstance(name, str):
         return note(f"protocol takes {KEYS['protocol']}, got {name!r}")
     folder = resources.benchmarks("protocols")
@@ -190,14 +234,23 @@ def _protocol(name: Any, grid: Path, chosen: Any, note: Note) -> tuple[dict[str,
     for key in values:
         if key not in PROTOCOL_KEYS:
             note(f"{where}: {unknown('key', key, PROTOCOL_KEYS)}")
-    choices, stated = _chosen(values.get("chosen", False) if chosen is None else chosen, where, path, note), values.get("settings")
+    choices = _chosen(values.get("chosen", False) if chosen is None else chosen, where, path, note)
+    rows = values.get("rows") or {}
+    if foreign := [str(row) for row in rows if row not in ablation.KNOWN]:
+        return note(f"{where}: {unknown('row', foreign[0], ablation.KNOWN)}")
+    found = {row: _stated(f"{where}, {row}", rows[row], note) for row in rows}
+    settings = _stated(where, values.get("settings"), note)
+    return None if settings is None or None in found.values() else Protocol(settings, found, choices)
+
+
+def _stated(where: str, stated: Any, note: Note) -> Layer | None:
+    """Settings that each come with a source."""
     if not isinstance(stated, dict):
-        return note(f"{where}: no 'settings' (each with a value and a source)")
+        return note(f"{where}: no settings (each with a value and a source)")
     for key, entry in stated.items():
         if not isinstance(entry, dict) or entry.keys() != {"value", "source"} or not isinstance(entry["source"], str):
             return note(f"{where}: {key} needs `value` and `source`, and nothing else; got {entry!r}")
-    settings = _settings(where, {key: entry["value"] for key, entry in stated.items()}, note)
-    return None if settings is None else (choices, settings)
+    return _settings(where, {key: entry["value"] for key, entry in stated.items()}, note)
 
 
 def _chosen(value: Any, where: str, protocol: Path, note: Note) -> dict[str, Layer] | None:
@@ -234,11 +287,11 @@ def _one(entry: Any) -> bool:
     return isinstance(entry, dict) and len(entry) == 1
 
 
-def _of_row(row: str, own: Layer, chosen: dict[str, Layer] | None) -> Layer:
+def _of_row(row: str, own: Layer, protocol: Protocol) -> Layer:
     """What a row sets over the protocol. JanusError: validation has not chosen for it yet."""
     if row not in ablation.KNOWN:
         return own
-    return ablation.switched(row, chosen)
+    return ablation.KNOWN[row] | protocol.rows.get(row, {}) | ablation.choice(row, protocol.chosen)
 
 
 def _seed(seed: Any, note: Note) -> bool:
@@ -248,45 +301,43 @@ def _seed(seed: Any, note: Note) -> bool:
     return good
 
 
-def _axes(values: Any, note: Note) -> dict[str, list[Any] | None]:
+def _axes(values: Any, note: Note) -> dict[str, list[Any]]:
     """Setting → the values it takes."""
     if not isinstance(values, dict):
         note(f"grid takes {KEYS['grid']}, got {values!r}")
         return {}
-    axes: dict[str, list[Any] | None] = {}
+    axes: dict[str, list[Any]] = {}
     for key, items in values.items():
         if not isinstance(items, list) or not items:
             note(f"grid: {key} takes a list of values, got {items!r}" if items != [] else f"grid: {key} is empty")
-            axes[key] = None
+            axes[key] = [Wrong(items)]
             continue
         layers = [_settings("grid", {key: item}, note) for item in items]
-        if all(layer is not None and key in layer for layer in layers):
+        if all(key in layer for layer in layers):
             axes[key] = [layer[key] for layer in layers]
-        elif None in layers:
-            axes[key] = None
     return axes
 
 
 def _settings(where: str, values: Any, note: Note) -> Layer | None:
-    """Names and types of settings; those that exist, or None where a value is of the wrong type or not allowed."""
+    """Names and types of settings; those that exist, `Wrong` where a value is of the wrong type. None: these are no settings."""
     if not isinstance(values, dict):
         return note(f"{where} takes settings by name, got {values!r}")
-    hints, good, sound = typing.get_type_hints(Config), {}, True
+    hints, found = typing.get_type_hints(Config), {}
     known = [field.name for field in dataclasses.fields(Config) if field.name != "seed"]
     for key, value in values.items():
-        try:
-            if key == "seed":
-                raise UsageError("seed is not set here; `seeds` of the grid states them")
-            if isinstance(key, str) and key.startswith("data."):
-                good[key] = value
-            elif key not in known:
-                note(f"{where}: {unknown('setting', key, known)}")  # the others can still be looked at together
-            else:
-                good[key] = coerce(key, value, hints[key])
-        except UsageError as error:
-            sound = False
-            note(f"{where}: {error}")
-    return good if sound else None
+        if key == "seed":
+            note(f"{where}: seed is not set here; `seeds` of the grid states them")
+        elif isinstance(key, str) and key.startswith("data."):
+            found[key] = value
+        elif key not in known:
+            note(f"{where}: {unknown('setting', key, known)}")
+        else:
+            try:
+                found[key] = coerce(key, value, hints[key])
+            except UsageError as error:
+                found[key] = Wrong(value)
+                note(f"{where}: {error}")
+    return found
 
 
 def _joined(settings: Layer) -> Layer:
@@ -294,6 +345,99 @@ def _joined(settings: Layer) -> Layer:
     plain = {key: value for key, value in settings.items() if not key.startswith("data.")}
     options = {key[5:]: value for key, value in settings.items() if key.startswith("data.")}
     return plain | {"data": plain.get("data", {}) | options} if options else plain
+
+
+# ── what a run would find out only when it starts ───────────────────────────────────────────────────────────────────────
+
+
+def _unfit(settings: Layer, wrong: Collection[str]) -> Iterator[str]:
+    """What data and model will not take, as far as names and known sizes tell: no image is opened, no model built or fetched, and
+    timm, which takes seconds to import, is asked for its names through its source text.
+
+    Left to the run are a path that is not there (it may be where the runs are), the classes in a folder, the values of a data
+    set's options; a model of timm that has no attention or is narrower than `rank`, its tag, a model of the hub; and weights that
+    are missing or do not fit.
+    wrong: settings whose values are not known.
+    """
+    known = {field.name: field.default for field in dataclasses.fields(Config)} | {"data": {}} | settings
+    known = {key: value for key, value in known.items() if key not in wrong}
+    if {"dataset", "root", "data"} <= known.keys():
+        yield from _unfit_data(known["dataset"], known["root"], known["data"])
+    if {"dataset", "data", "tasks"} <= known.keys():
+        yield from _unfit_tasks(known["dataset"], known["data"], known["tasks"], known.get("method"))
+    if "model" in known:
+        yield from _unfit_model(known["model"], known.get("rank"), known.get("weights", ""))
+    if "targets" in known:
+        yield from _unfit_targets(known["targets"])
+
+
+def _unfit_data(name: str, root: str | None, data: Layer) -> Iterator[str]:
+    from . import datasets, splits
+
+    places = [Path(root).expanduser()] if root else [Path(), resources.home() or Path()]
+    if name.startswith("hf:"):
+        kinds = ["hf:"]
+    elif name in datasets.SETS:
+        kinds = [name]
+    elif re.search(r"[/\\*?~]|^\.|\.parquet$", name) or name and any((place / name).exists() for place in places):
+        kinds = ["imagefolder", "parquet"]  # which of the two, only its files say
+    else:
+        yield str(unknown("dataset", name, datasets.SETS))
+        return
+    options = {option for kind in kinds for option in inspect.signature(datasets.SETS[kind][0]).parameters} | {*datasets.COMMON}
+    options -= {"name", "root", "tell", "common"}  # no settings below `data`
+    for option in data:
+        if option not in options:
+            yield str(unknown(f"option of dataset {name}", option, options))
+    if data.get("cache", "auto") not in datasets.CACHES:
+        yield str(unknown("cache", data["cache"], datasets.CACHES))
+    if name == "imagenet-100" and data.get("class_list") is None:
+        yield splits.IMAGENET_100
+
+
+def _unfit_tasks(name: str, data: Layer, tasks: int, method: str | None) -> Iterator[str]:
+    from . import methods
+
+    kind, most = methods.all_methods().get(method), CLASSES.get(name)
+    alone = kind is None or kind.joint  # one task, whatever `tasks` says; of a method that there is not nothing is known
+    if most and tasks > most and not alone and not data.get("vocabulary"):  # this adds classes to those of Icons-R
+        yield f"tasks={tasks} is more than {name} has classes; choose {most} at most"
+
+
+def _unfit_model(name: str, rank: int | None, weights: str | None) -> Iterator[str]:
+    if fault := _unknown_model(name):
+        yield fault
+    if name == "photos-vit" and weights is None:
+        yield "photos-vit comes without weights: make them with data/scripts/pretrain_photos.py, then weights=<file>"
+    if weights not in (None, "", "random") and not weights.endswith(".safetensors"):
+        yield f"weights={weights} is not a .safetensors file: pickled weights can run code, convert them first"
+    if rank and rank > WIDTHS.get(name, rank):
+        yield f"rank {rank} does not fit {name}: choose a whole number from 1 to {WIDTHS[name]}"
+
+
+@cache
+def _unknown_model(name: str) -> str | None:
+    """What is wrong with a model's name, without the tag of its weights."""
+    spec, model = find_spec("timm"), name.partition(".")[0]
+    folders = [Path(place) / "models" for place in (spec and spec.submodule_search_locations) or ()]
+    text = "\n".join(file.read_text(encoding="utf-8") for folder in folders for file in sorted(folder.glob("*.py")))
+    names = set(re.findall(r"^@register_model\s+def (\w+)\(", text, re.MULTILINE))
+    if name in WIDTHS or name.startswith(HUB) or not names:  # none: a timm that is written otherwise, so nothing is known
+        return None
+    if model in names or model and re.search(rf"['\"]{re.escape(model)}['\"]", text):  # in quotes: an old name among others
+        return None
+    near = difflib.get_close_matches(name, names | WIDTHS.keys(), n=1, cutoff=0.5)
+    return f"unknown model {name!r}: " + (f"did you mean {near[0]!r}?" if near else "`janus models` lists them")
+
+
+def _unfit_targets(targets: tuple[str, ...]) -> Iterator[str]:
+    from .vit import TARGETS
+
+    if not targets:
+        yield f"no targets to adapt: choose from {', '.join(TARGETS)}"
+    for target in targets:
+        if target not in TARGETS:
+            yield str(unknown("target", target, TARGETS))
 
 
 # ── names and faults ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -322,6 +466,7 @@ def _groups(runs: list[Planned], key: Callable[[Planned], str]) -> list[list[str
     return [names for names in groups.values() if len(names) > 1]
 
 
-def _some(names: list[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -88,6 +88,31 @@ def test_rows_bring_what_validation_chose_only_where_the_protocol_says_so(write:
     assert (run.config.rank, run.config.epochs, run.config.gr) == (10, 50, "exact")
 
 
+def test_a_protocol_says_what_its_data_ask_of_a_row(write: Write, tmp_path: Path) -> None:
+    text, path = "title: toy\nsettings:\n  lr: {value: 0.1, source: us}\nrows:\n", write(rows=["OE", "LoRA-DRS"], seeds=[0])
+    row = "  LoRA-DRS: {drs_margin: {value: 2.0, source: them}, lr: {value: 0.3, source: them}}\n"
+    (tmp_path / "toy.yaml").write_text(text + row)
+    plain, drs = (run.config for run in grids.load(path).runs)
+    assert (plain.lr, drs.lr, drs.drs_margin, plain.drs_margin) == (0.1, 0.3, 2.0, 1.0)
+    for row, message in (("LoRA-DSR: {}", "protocol toy: unknown row 'LoRA-DSR': did you mean 'LoRA-DRS'"),
+                         ("OE: {lr: 0.3}", "protocol toy, OE: lr needs `value` and `source`")):
+        (tmp_path / "toy.yaml").write_text(f"{text}  {row}\n")
+        with pytest.raises(UsageError, match=message):
+            grids.load(path)
+
+
+@pytest.mark.parametrize("name, ends, margin", [
+    ("imagenet_r", (0.98, 0.998), 2.0), ("imagenet_r_t4", (0.98, 0.998), 2.0), ("cifar100", (0.95, 0.995), 1.0),
+    ("cifar100_t4", (0.95, 0.995), 1.0), ("imagenet100", (0.95, 0.995), 1.0), ("domainnet", (0.95, 0.99), 1.0)])
+def test_on_the_papers_data_a_method_of_the_field_has_its_authors_settings_for_them(
+        name: str, ends: tuple[float, float], margin: float, write: Write) -> None:
+    drs = ["LoRA-DRS", "LoRA-DRS+GR", "LoRA-DRS, class means"]
+    inflora, *others = (run.config for run in grids.load(write(protocol=name, rows=["InfLoRA", *drs], seeds=[0])).runs)
+    assert (inflora.energy, inflora.energy_end) == ends
+    assert {c.drs_margin for c in others} == {margin} and {c.drs_penalty for c in others} == {0.2 if margin == 2.0 else 0.05}
+    assert {c.normalise for c in (inflora, *others)} == {"none"}
+
+
 def test_what_validation_chose_may_stand_in_a_file_and_the_grid_has_the_last_word(write: Write, tmp_path: Path) -> None:
     path = write(rows=["OE", "ncm"], seeds=[0], chosen="mine.json")
     with pytest.raises(UsageError, match="protocol toy: cannot read what validation chose from .*mine.json"):
@@ -105,7 +130,7 @@ def test_what_validation_chose_may_stand_in_a_file_and_the_grid_has_the_last_wor
 def test_several_protocols_and_options_of_the_data_are_told_apart_by_name(write: Write) -> None:
     runs = grids.load(write(protocol=["cifar100", "domainnet"], rows=["OE"], seeds=[0])).runs
     assert [run.name for run in runs] == ["OE__protocol=cifar100__seed=0", "OE__protocol=domainnet__seed=0"]
-    runs = grids.load(write(rows=["OE"], seeds=[0], grid={"data.strength": [0.5, 1]})).runs
+    runs = grids.load(write(settings={"dataset": "icons-r"}, rows=["OE"], seeds=[0], grid={"data.strength": [0.5, 1]})).runs
     assert [run.name for run in runs] == ["OE__data.strength=0.5__seed=0", "OE__data.strength=1__seed=0"]
     assert runs[0].config.data == {"strength": 0.5}
 

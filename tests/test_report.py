@@ -49,7 +49,8 @@ def test_numbers_in_the_prose_are_those_of_its_tables(report):
     def at(row: str, lr: float) -> str:
         return f"{next(run.acc for run in groups['tune'][row] if run.config['lr'] == lr):.1f}"
 
-    order = " ".join(f"{sign} {row} {at(row, 1e-3)}" for sign, row in (("<", "LoRA"), ("<", "OE"), ("≈", "GPM"), ("<", "OE+GR")))
+    order = " ".join(f"{sign} {row} {at(row, 1e-3)}" for sign, row in (
+        ("<", "LoRA"), ("=", "DML"), ("<", "OE+DML"), ("<", "OE"), ("≈", "GPM"), ("<", "OE+GR"), ("≈", "OE+GR+DML")))
     text = " ".join(DOCUMENTS.split())
     assert f"GR {at('GR', 1e-3)} {order}" in text
     assert f"at 1e-2 LoRA has lost nearly everything ({at('LoRA', 1e-2)}), `exact` little ({at('exact', 1e-2)})" in text
@@ -123,6 +124,16 @@ def test_numbers_in_the_prose_on_long_streams_are_those_of_its_tables(report):
     for tasks in (50, 100):
         more, fewer = (fmean(report.last_rank(run) for run in report.only(pairs, tasks=tasks)[key]) for key in ("0.99", "0.95"))
         assert 1.9 < more / fewer < 2.3
+
+
+def test_numbers_in_the_prose_on_the_ablation_are_those_of_its_tables(report):
+    from statistics import fmean
+
+    groups, text = report.read(report.RESULTS), " ".join(DOCUMENTS.split())
+    forms = [path.stem for path in (report.RESULTS / "dml").glob("*.json") if path.stem != "none"]
+    assert text.count(f"{len(forms)} forms") == 1 and f"a search over {len(forms)}." in text
+    leads = [fmean(report.paired(groups["rows"], "frozen", row).values()) for row in ("exact", "OE+GR", "OE+GR+DML")]
+    assert "({:.1f}, {:.1f} and {:.1f})".format(*leads).replace(" 0.", " .") in text
 
 
 def test_numbers_in_the_prose_on_photographs_are_those_of_its_tables(report):
