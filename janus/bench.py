@@ -10,10 +10,12 @@ import contextlib
 import json
 import os
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +24,13 @@ from filelock import FileLock, Timeout
 from . import resources
 from .clusters import connect
 from .errors import JanusError, UsageError
-from .grids import Grid, Planned
+from .grids import WIDTHS, Grid, Planned, some
 from .timing import clock, total
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+    from .result import Result
     from .train import Progress
 
 # torch and timm take seconds to import, so functions import what needs them: workers only start kernels, which do that themselves
@@ -49,45 +52,59 @@ COST = ("dataset", "data", "model", "per_class", "epochs", "batch_size", "rank",
 
 @dataclass(frozen=True)
 class State:
-    """How far a run is. kind: finished, stopped, failed, to do. done: its finished share of tasks. seconds: of a finished run."""
+    """How far a run is. kind: finished, stopped, failed, to do. done: its finished share of tasks. Of a finished run, seconds:
+    what it took; backbone: the fingerprint of its weights."""
 
     kind: str
     text: str
     done: float = 0.0
     seconds: float | None = None
+    backbone: str | None = None
 
 
-def finished_below(*folders: str | Path) -> dict[str, Path]:
-    """Hash of a config → a finished run's result with it, whatever it is called, anywhere below the folders."""
-    found: dict[str, Path] = {}
-    for folder in folders:
-        for path in sorted(Path(folder).rglob("*.json")):
-            values = _read(path)
-            if {"accuracy", "config", "hash"} <= values.keys():
-                found.setdefault(values["hash"], path)
+Finished = Mapping[str, Mapping[Path, "Result"]]  # hash of a config → the finished runs with it, whatever they are called
+
+
+def finished_below(*folders: str | Path) -> dict[str, dict[Path, Result]]:
+    """The finished runs anywhere below the folders, by the hashes of their configs. A note names those that cannot be read."""
+    found: dict[str, dict[Path, Result]] = {}
+    unread = []
+    for path in (path for folder in folders for path in sorted(Path(folder).rglob("*.json"))):
+        try:
+            values = json.loads(path.read_text())
+        except (OSError, ValueError):
+            values = None  # a run's, perhaps
+        run = isinstance(values, dict) and {"accuracy", "config"} <= values.keys()
+        if not run and values is not None and path.name != RESULT:
+            continue
+        try:
+            result = _result(path)
+        except JanusError as error:
+            unread.append(str(error))
+        else:
+            found.setdefault(result.hash, {})[path] = result
+    if unread:
+        warnings.warn(f"{len(unread)} files of results count as absent: {some(unread)}", stacklevel=2)
     return found
 
 
-def state(run: Planned, out: Path, known: Mapping[str, Path] | None = None) -> State:
+def state(run: Planned, out: Path, known: Finished | None = None) -> State:
     """What the run's folder says, or else a result of the same config among `known`. UsageError: the folder holds another run."""
     from . import checkpoint
     from .config import Config
-    from .result import Result
 
     folder = out / run.name
     failed = _read(folder / FAILED)
-    if failed.get("hash") == run.hash:
+    if failed.get("hash") == run.hash and "error" in failed:
         return State("failed", f"failed: {failed['error']}")
     try:
-        result = Result.load(folder)
+        result, where = _result(folder / RESULT), ""
     except JanusError:  # missing, or damaged: then `work` moves it aside
-        result = None
+        other, result = next(iter((known or {}).get(run.hash, {}).items()), (None, None))
+        where = f", in {other}"
     if result:
         _same(run, result.hash, folder)
-        return State("finished", f"finished, acc {result.acc:.2f}", 1.0, total(result.seconds))
-    if other := (known or {}).get(run.hash):
-        result = Result.load(other)
-        return State("finished", f"finished, acc {result.acc:.2f}, in {other}", 1.0, total(result.seconds))
+        return State("finished", f"finished, acc {result.acc:.2f}{where}", 1.0, total(result.seconds), result.backbone)
     if not (folder / CHECKPOINT).exists():
         return State("to do", "to do")
     try:
@@ -101,9 +118,11 @@ def state(run: Planned, out: Path, known: Mapping[str, Path] | None = None) -> S
 
 def states(grid: Grid, out: Path, known: Sequence[str | Path] = ()) -> dict[str, State]:
     """Run name → state. known: more folders of results; a run whose config has a result there, or under another name in `out`,
-    is finished. UsageError: all the folders that hold other runs, a folder of results that is not there."""
+    is finished, unless its backbone is known to have had other weights than there are now. UsageError: all the folders that hold
+    other runs, a folder of results that is not there."""
     found, faults = {}, [f"no folder {folder} of results" for folder in known if not Path(folder).is_dir()]
     results = finished_below(out, *known)
+    faults += _of_other_weights(grid, out, results)
     for run in grid.runs:
         try:
             found[run.name] = state(run, out, results)
@@ -111,7 +130,66 @@ def states(grid: Grid, out: Path, known: Sequence[str | Path] = ()) -> dict[str,
             faults.append(str(error))
     if faults:
         raise UsageError("; ".join(faults))
+    _agree(grid, found)
     return found
+
+
+def _of_other_weights(grid: Grid, out: Path, results: dict[str, dict[Path, Result]]) -> list[str]:
+    """Take out of `results`, in place, what was found with other weights than a run of the grid would load now, with a note;
+    of those that stand in a run's own folder, where it would be found again, the faults."""
+    mine, faults, others = cache(_fingerprint), [], []
+    for run in grid.runs:
+        for path, result in list(results.get(run.hash, {}).items()):
+            now = mine(run.config.model, run.config.weights) if result.backbone else None
+            if now in (None, result.backbone):
+                continue
+            del results[run.hash][path]
+            prints = f"fingerprint {result.backbone}, not {now}"
+            if path == out / run.name / RESULT:
+                faults.append(f"{path.parent} holds this run with other weights of {run.config.model} ({prints}); put those back, "
+                              "choose another --out, or delete it")
+            else:
+                others.append(f"{path} ({prints})")
+    if others:
+        warnings.warn(f"{len(others)} results do not count, since their backbones' weights were not those that are there now: "
+                      f"{some(others)}", stacklevel=3)
+    return faults
+
+
+def _fingerprint(model: str, weights: str | None) -> str | None:
+    """What `backbones.fingerprint` would say of one of the project's own backbones, without timm; None where that is not known.
+
+    Their files are loaded strictly, into float32; those of another layout, and of timm's models, may be converted first.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from . import checkpoint
+
+    if model not in WIDTHS or weights == "random" or (weights is None and model != "icons-vit"):
+        return None
+    try:
+        embedded = resources.path("backbone/icons-vit.safetensors")
+        places = [Path(weights), (resources.home() or Path()) / weights] if weights else [embedded]
+        tensors = load_file(next(place for place in places if place.exists()))
+    except (StopIteration, OSError, SafetensorError, JanusError):  # missing or damaged: the run says so
+        return None
+    own = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items() if name.rpartition(".")[0] != "head"}
+    return checkpoint.digest(own)[:12] if "patch_embed.stem.0.weight" in own else None
+
+
+def _agree(grid: Grid, found: Mapping[str, State]) -> None:
+    """A note where finished runs of one backbone had different weights: files of one name may hold different ones."""
+    seen: dict[tuple[str, str | None], dict[str, list[str]]] = {}
+    for run in grid.runs:
+        if backbone := found[run.name].backbone:
+            seen.setdefault((run.config.model, run.config.weights), {}).setdefault(backbone, []).append(run.name)
+    for (model, weights), prints in seen.items():
+        if len(prints) > 1:
+            name = f"{model} ({weights})" if weights else model
+            text = "; ".join(f"fingerprint {backbone}: {some(names)}" for backbone, names in prints.items())
+            warnings.warn(f"the finished runs had different weights of {name}, so they cannot be compared: {text}; run all of them "
+                          "with the same weights, in another --out", stacklevel=3)
 
 
 class Pace:
@@ -193,8 +271,11 @@ def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> str | None:
     try:
         with FileLock(folder / ".lock", timeout=HANDOVER):
             (folder / FAILED).unlink(missing_ok=True)
-            if (folder / RESULT).exists() and not _read(folder / RESULT):
-                (folder / RESULT).rename(folder / f"{RESULT}.damaged")  # the run goes on from its checkpoint
+            if (folder / RESULT).exists():
+                try:
+                    _result(folder / RESULT)
+                except JanusError:
+                    (folder / RESULT).rename(folder / f"{RESULT}.damaged")  # the run goes on from its checkpoint
     except Timeout:
         return BUSY
     os.environ.pop("JANUS_FAST", None)  # the lessons' switch for tiny streams would make it another run
@@ -398,6 +479,22 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _result(path: Path) -> Result:
+    """A result that has all that is asked of it here. JanusError: there is none, or this version does not read it."""
+    from .result import Result
+
+    result = Result.load(path)
+    try:
+        numbers = [result.acc, total(result.seconds)]
+    except (KeyError, TypeError):
+        numbers = []
+    if not numbers or not all(isinstance(value, (int, float)) for value in numbers):
+        raise JanusError(f"{path}: not a complete result (its acc or seconds); delete it and run again")
+    if not isinstance(result.hash, str) or not isinstance(result.backbone, str | None):
+        raise JanusError(f"{path}: not a complete result (its hash or backbone); delete it and run again")
+    return result
 
 
 def _same(run: Planned, digest: str, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -30,12 +31,12 @@ def read(folder: str | Path) -> dict[str, dict[str, list[Result]]]:
     """All runs below a results folder: group (its subfolder) → row → results, ordered by seed.
 
     A file's name, or that of the folder of a `result.json`, is the row's slug, then `__` and what tells its runs apart. JSON
-    files that are no runs are left out.
+    files that are no runs are left out, and with a note a run that its row has already, under another name.
 
     Raises:
         UsageError: no such folder, or no runs in it. JanusError: a damaged file; it is named.
     """
-    folder, groups = Path(folder), {}
+    folder, groups, kept, again = Path(folder), {}, {}, []
     for path in sorted(folder.rglob("*.json")) if folder.is_dir() else []:
         try:
             values = json.loads(path.read_text())
@@ -44,8 +45,17 @@ def read(folder: str | Path) -> dict[str, dict[str, list[Result]]]:
         if isinstance(values, dict) and {"accuracy", "config"} <= values.keys():
             named = path.parent if path.name == "result.json" and path.parent != folder else path
             name = (named.name if named == path.parent else path.stem).partition("__")[0]
-            group = groups.setdefault(named.parent.relative_to(folder).as_posix(), {})
-            group.setdefault(_UNSLUG.get(name, name), []).append(Result.from_values(values, path))
+            place, row = named.parent.relative_to(folder).as_posix(), _UNSLUG.get(name, name)
+            result = Result.from_values(values, path)
+            same = kept.setdefault((place, row, result.hash), {})
+            if first := same.get(result.backbone):  # the same config with other weights is another run
+                again.append(f"{path} is {first}")
+                continue
+            same[result.backbone] = path
+            groups.setdefault(place, {}).setdefault(row, []).append(result)
+    if again:
+        more = f" and {len(again) - 3} more" if len(again) > 3 else ""
+        warnings.warn(f"runs that are there twice count once: {', '.join(again[:3])}{more}", stacklevel=2)
     if not groups:
         raise UsageError(f"no results in {folder}: name a folder of runs (each has a result.json or is a file of its own)")
     for group, rows in groups.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -53,19 +54,21 @@ class Section:
 
 
 def sections(folders: Sequence[str | Path]) -> list[Section]:
-    """The tables that the results in some folders make: a group (a subfolder) at a time, runs of different protocols apart.
+    """The tables that the results in some folders make: a group (a subfolder) at a time, runs of different protocols apart. Where
+    two would have the same title, it names their folders, too.
 
     Raises:
         UsageError: a folder that is not there or holds no results. JanusError: a damaged file.
     """
-    out = []
-    for folder in folders:
+    out: list[tuple[str, str | Path, Rows]] = []
+    for folder in dict.fromkeys(folders):
         for group, rows in compare.read(folder).items():
             place = Path(folder).resolve().name if len(folders) > 1 or group == "." else ""
             name = " · ".join(part for part in (place, group) if part not in ("", "."))
             for title, table in compare.by_protocol(rows).items():
-                out.append(Section(f"{name}: {title}" if title else name, table))
-    return out
+                out.append((f"{name}: {title}" if title else name, folder, table))
+    times = Counter(title for title, _, _ in out)
+    return [Section(title if times[title] == 1 else f"{title} ({folder})", table) for title, folder, table in out]
 
 
 def write(folders: Sequence[str | Path], kind: str = "md") -> str:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from janus import ablation, bench, checkpoint, clusters, grids, methods, resources, train
+from janus import ablation, backbones, bench, checkpoint, clusters, grids, methods, resources, train
 from janus.__main__ import main
 from janus.config import SWITCHES, Config
 from janus.errors import JanusError, UsageError
@@ -187,6 +187,17 @@ def test_a_preset_for_the_t4_is_the_papers_protocol_with_fewer_epochs(name: str,
     ({"set": {"epochs": 0}}, ["LoRA__seed=0, frozen__seed=0, LoRA__seed=1 and 1 more: epochs must be at least 1"]),
     ({"rows": ["GPM", {"mine": {"method": "gpm"}}], "seeds": [0]}, ["GPM__seed=0, mine__seed=0 are the same run"]),
     ({"rows": [{"mine": {"method": "jnaus"}}]}, ["unknown method 'jnaus'", "'janus'"]),
+    ({"protocol": ["toy.yaml", "toy.yaml"]}, ["protocol 'toy.yaml' is there twice"]),
+    ({"rows": ["LoRA", {"m" * 300: {"method": "gpm"}}]}, ["names of 2 runs", "longer than the 255 bytes"]),
+    ({"set": {"dataset": "icon-r", "model": "vit_base_patch16_24", "targets": []}},
+     ["3 faults", "unknown dataset 'icon-r'", "'icons-r'", "unknown model 'vit_base_patch16_24'", "'vit_base_patch16_224'",
+      "no targets"]),
+    ({"set": {"dataset": "icons-r", "data.strenght": 0.5, "tasks": 101, "rank": 400, "targets": ["k", "w"], "epochs": "few"}},
+     ["5 faults", "'strenght'", "'strength'", "tasks=101 is more than icons-r has classes", "rank 400 does not fit icons-vit",
+      "unknown target 'w'", "epochs takes a whole number"]),
+    ({"set": {"dataset": "imagenet-100"}}, ["LoRA__seed=0, frozen__seed=0, LoRA__seed=1 and 1 more: imagenet-100 is not one set"]),
+    ({"set": {"model": "photos-vit", "weights": None}}, ["photos-vit comes without weights"]),
+    ({"set": {"weights": "mine.pth"}}, ["weights=mine.pth is not a .safetensors file"]),
 ])
 def test_what_is_wrong_is_said_before_anything_runs_all_of_it_at_once(
         write: Write, tmp_path: Path, capsys: Capture, change: dict, words: list[str]) -> None:
@@ -213,6 +224,17 @@ def test_each_setting_of_a_protocol_states_its_source(write: Write, tmp_path: Pa
     (tmp_path / "toy.yaml").write_text("title: toy\nsettings:\n  lr: {value: 0.1}\n")
     with pytest.raises(UsageError, match="protocol toy: lr needs `value` and `source`"):
         grids.load(path)
+
+
+def test_names_that_only_the_run_can_judge_are_left_to_it_and_so_is_what_merges(write: Write, tmp_path: Path) -> None:
+    models = ["icons-vit", "vit_base_patch16_224.augreg_in21k", "vit_base_patch16_224_in21k", "hf-hub:timm/mine"]
+    assert len(grids.load(write(rows=["LoRA"], seeds=[0], grid={"model": models})).runs) == len(models)
+    for dataset in ("hf:someone/photographs", "folder/that/comes", "photographs-*.parquet", "cifar-100"):
+        grids.load(write(settings={"dataset": dataset}))
+    path = write()
+    path.write_text(path.read_text() + "set: &a {lr: 0.25}\ngrid:\n  scale: [1.0]\n")
+    path.write_text(path.read_text().replace("grid:\n", "grid:\n  <<: &b {rank: [2]}\n"))
+    assert {(run.config.lr, run.config.rank) for run in grids.load(path).runs} == {(0.25, 2)}
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -314,6 +336,59 @@ def test_a_run_is_known_by_its_config_whatever_it_is_called(write: Write, tmp_pa
     assert "2 finished" in bench.plan(grids.load(write("c", rows=[{"second": {"method": "finetune"}}])), mine)[-1]
     assert main([*argv, "--known", str(tmp_path / "none")]) == 2
     assert f"no folder {tmp_path / 'none'} of results" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{"seconds": {}}, {"acc": None}, {"hash": 3}, {"format": 999}, {"stream": None}, "["])
+def test_a_result_that_cannot_be_read_is_absent_and_named(
+        change: dict | str, write: Write, tmp_path: Path, capsys: Capture) -> None:
+    grid, out, other = grids.load(write(rows=["LoRA"])), tmp_path / "out", tmp_path / "other"
+    finish(grid, out), finish(grid, other)
+    for file in (out / "LoRA__seed=0" / "result.json", other / "LoRA__seed=0" / "result.json"):
+        if isinstance(change, str):
+            file.write_text(change)
+        else:
+            values = json.loads(file.read_text())
+            checkpoint.write_json(file, {key: value for key, value in (values | change).items() if value is not None})
+    assert main(["bench", str(grid.path), "--out", str(out), "--known", str(other), "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert "1 to do, 1 finished" in said.out
+    note = [line for line in said.err.splitlines() if "count as absent" in line]
+    assert len(note) == 1 and note[0].startswith("janus: note: 2 files") and str(out / "LoRA__seed=0" / "result.json") in note[0]
+
+
+def test_a_note_of_a_failure_that_does_not_say_why_is_none(write: Write, tmp_path: Path) -> None:
+    (run,) = grids.load(write(rows=["LoRA"], seeds=[0])).runs
+    (tmp_path / run.name).mkdir()
+    checkpoint.write_json(tmp_path / run.name / "failed.json", {"hash": run.hash})
+    assert bench.state(run, tmp_path).kind == "to do"
+
+
+def test_a_result_of_other_weights_than_those_that_are_there_does_not_count(write: Write, tmp_path: Path, capsys: Capture) -> None:
+    embedded = str(resources.path("backbone/icons-vit.safetensors"))
+    grid, out, other = grids.load(write(rows=["LoRA"], set={"weights": embedded})), tmp_path / "out", tmp_path / "other"
+    finish(grid, other)
+    now = bench._fingerprint("icons-vit", embedded)
+    assert now == backbones.fingerprint(backbones.create("icons-vit", embedded)[0])
+    for seed, fingerprint in enumerate((now, "beefbeefbeef")):
+        file = other / f"LoRA__seed={seed}" / "result.json"
+        checkpoint.write_json(file, json.loads(file.read_text()) | {"backbone": fingerprint})
+    argv = ["bench", str(grid.path), "--out", str(out), "--dry-run"]
+    assert main([*argv, "--known", str(other)]) == 0
+    said = capsys.readouterr()
+    assert "1 finished, 1 to do" in said.out
+    assert "1 results do not count" in said.err and f"(fingerprint beefbeefbeef, not {now})" in said.err
+    assert main(["bench", str(grid.path), "--out", str(other), "--dry-run"]) == 2
+    assert "LoRA__seed=1 holds this run with other weights of icons-vit" in capsys.readouterr().err
+
+
+def test_finished_runs_whose_backbones_had_other_weights_are_named(write: Write, tmp_path: Path, capsys: Capture) -> None:
+    grid = grids.load(write(rows=["LoRA"]))  # random weights: nobody knows which they should be
+    finish(grid, tmp_path / "out")
+    for seed, fingerprint in enumerate(("aaaa", "bbbb")):
+        file = tmp_path / "out" / f"LoRA__seed={seed}" / "result.json"
+        checkpoint.write_json(file, json.loads(file.read_text()) | {"backbone": fingerprint})
+    assert main(["bench", str(grid.path), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert "fingerprint aaaa: LoRA__seed=0; fingerprint bbbb: LoRA__seed=1" in capsys.readouterr().err
 
 
 def test_folders_of_other_runs_are_refused_all_at_once(write: Write, tmp_path: Path) -> None:

@@ -93,3 +93,11 @@ def test_folders_of_runs_are_read_by_their_names(results_folder: Path, tmp_path:
         (results_folder / "rows" / f"OE-GR__seed={seed}.json").rename(folder / "result.json")
     (folder / "failed.json").write_text('{"error": "no"}')
     assert {row: len(runs) for row, runs in compare.read(tmp_path / "grid")["."].items()} == {"OE+GR": 2}
+
+
+def test_a_run_that_is_there_twice_counts_once(results_folder: Path) -> None:
+    rows = results_folder / "rows"
+    (rows / "OE-GR__tasks=2__seed=0.json").write_bytes((rows / "OE-GR__seed=0.json").read_bytes())
+    with pytest.warns(UserWarning, match="there twice count once: .*OE-GR__tasks=2__seed=0.json is .*OE-GR__seed=0.json"):
+        found = compare.read(rows)["."]["OE+GR"]
+    assert len(found) == len({run.hash for run in found}) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def test_html_shows_tables_and_figures_without_a_network(results_folder: Path, t
 def test_tex_is_in_the_style_of_booktabs(results_folder: Path) -> None:
     text = report.write([results_folder / "rows"], "tex")
     assert text.count("toprule") == text.count("bottomrule") == 3 and "OE+GR & 3 &" in text
+
+
+def test_folders_of_one_name_are_told_apart(results_folder: Path, tmp_path: Path) -> None:
+    twice = [shutil.copytree(results_folder / "rows", tmp_path / place / "mine") for place in ("here", "there")]
+    lines = list(csv.DictReader(io.StringIO(report.write(twice, "csv"))))
+    assert {line["table"] for line in lines} == {f"mine ({folder})" for folder in twice}
+    assert len(report.sections([twice[0], twice[0]])) == 1
 
 
 def test_what_cannot_be_reported_is_said_in_a_line(results_folder: Path, tmp_path: Path, capsys) -> None:
