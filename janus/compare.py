@@ -36,7 +36,7 @@ def read(folder: str | Path) -> dict[str, dict[str, list[Result]]]:
     Raises:
         UsageError: no such folder, or no runs in it. JanusError: a damaged file; it is named.
     """
-    folder, groups, kept, again = Path(folder), {}, {}, []
+    folder, groups, again = Path(folder), {}, []
     for path in sorted(folder.rglob("*.json")) if folder.is_dir() else []:
         try:
             values = json.loads(path.read_text())
@@ -45,23 +45,27 @@ def read(folder: str | Path) -> dict[str, dict[str, list[Result]]]:
         if isinstance(values, dict) and {"accuracy", "config"} <= values.keys():
             named = path.parent if path.name == "result.json" and path.parent != folder else path
             name = (named.name if named == path.parent else path.stem).partition("__")[0]
-            place, row = named.parent.relative_to(folder).as_posix(), _UNSLUG.get(name, name)
-            result = Result.from_values(values, path)
-            same = kept.setdefault((place, row, result.hash), {})
-            if first := same.get(result.backbone):  # the same config with other weights is another run
-                again.append(f"{path} is {first}")
-                continue
-            same[result.backbone] = path
-            groups.setdefault(place, {}).setdefault(row, []).append(result)
-    if again:
-        more = f" and {len(again) - 3} more" if len(again) > 3 else ""
-        warnings.warn(f"runs that are there twice count once: {', '.join(again[:3])}{more}", stacklevel=2)
+            group = groups.setdefault(named.parent.relative_to(folder).as_posix(), {})
+            group.setdefault(_UNSLUG.get(name, name), []).append((path, Result.from_values(values, path)))
     if not groups:
         raise UsageError(f"no results in {folder}: name a folder of runs (each has a result.json or is a file of its own)")
     for group, rows in groups.items():
         order = sorted(rows, key=lambda row: (_ORDER.index(row) if row in _ORDER else len(_ORDER), row))
-        groups[group] = {row: sorted(rows[row], key=lambda r: (r.config["seed"], r.config["lr"])) for row in order}
+        groups[group] = {row: sorted(_once(rows[row], again), key=lambda r: (r.config["seed"], r.config["lr"])) for row in order}
+    if again:
+        more = f" and {len(again) - 3} more" if len(again) > 3 else ""
+        warnings.warn(f"runs that are there twice count once: {', '.join(again[:3])}{more}", stacklevel=2)
     return groups
+
+
+def _once(found: Sequence[tuple[Path, Result]], again: list[str]) -> list[Result]:
+    """The runs of a row, each once; `again` is told of the others. The same config with other weights is another run."""
+    kept: dict[tuple[str, str | None], tuple[Path, Result]] = {}
+    for (path, run), backbone in zip(found, _fingerprints([run for _, run in found])):
+        first, _ = kept.setdefault((run.hash, backbone), (path, run))
+        if first != path:
+            again.append(f"{path} is {first}")
+    return [run for _, run in kept.values()]
 
 
 def curve(result: Result) -> list[float]:

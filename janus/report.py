@@ -60,13 +60,13 @@ def sections(folders: Sequence[str | Path]) -> list[Section]:
     Raises:
         UsageError: a folder that is not there or holds no results. JanusError: a damaged file.
     """
-    out: list[tuple[str, str | Path, Rows]] = []
-    for folder in dict.fromkeys(folders):
+    out: list[tuple[str, Path, Rows]] = []
+    for folder in {Path(folder).resolve(): Path(folder) for folder in folders}.values():  # what is given twice is read once
         for group, rows in compare.read(folder).items():
-            place = Path(folder).resolve().name if len(folders) > 1 or group == "." else ""
+            place = folder.resolve().name if len(folders) > 1 or group == "." else ""
             name = " · ".join(part for part in (place, group) if part not in ("", "."))
             for title, table in compare.by_protocol(rows).items():
-                out.append((f"{name}: {title}" if title else name, folder, table))
+                out.append((f"{name}: {title}" if title else name, folder / group, table))
     times = Counter(title for title, _, _ in out)
     return [Section(title if times[title] == 1 else f"{title} ({folder})", table) for title, folder, table in out]
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from janus import ablation, backbones, bench, checkpoint, clusters, grids, methods, resources, train
+from janus import ablation, backbones, bench, checkpoint, clusters, datasets, grids, methods, resources, train
 from janus.__main__ import main
 from janus.config import SWITCHES, Config
 from janus.errors import JanusError, UsageError
@@ -226,6 +226,13 @@ def test_each_setting_of_a_protocol_states_its_source(write: Write, tmp_path: Pa
         grids.load(path)
 
 
+def test_what_is_known_of_data_and_backbones_without_opening_them_is_true() -> None:
+    assert all(datasets.names()[name].startswith(f"{count} ") for name, count in grids.CLASSES.items())
+    widths = {name: backbones.create(name, "random")[0].num_features for name in grids.WIDTHS}
+    assert widths == grids.WIDTHS and all(name in backbones.models() for name in widths)
+    assert not any(grids._unknown_model(name) for name in backbones.models())
+
+
 def test_names_that_only_the_run_can_judge_are_left_to_it_and_so_is_what_merges(write: Write, tmp_path: Path) -> None:
     models = ["icons-vit", "vit_base_patch16_224.augreg_in21k", "vit_base_patch16_224_in21k", "hf-hub:timm/mine"]
     assert len(grids.load(write(rows=["LoRA"], seeds=[0], grid={"model": models})).runs) == len(models)
@@ -354,6 +361,17 @@ def test_a_result_that_cannot_be_read_is_absent_and_named(
     assert "1 to do, 1 finished" in said.out
     note = [line for line in said.err.splitlines() if "count as absent" in line]
     assert len(note) == 1 and note[0].startswith("janus: note: 2 files") and str(out / "LoRA__seed=0" / "result.json") in note[0]
+
+
+def test_a_result_of_another_format_is_moved_aside_before_its_run_is_made_again(
+        write: Write, tmp_path: Path, monkeypatch: Patch) -> None:
+    grid = grids.load(write(rows=["LoRA"], seeds=[0]))
+    finish(grid, tmp_path)
+    (run,), file = grid.runs, tmp_path / "LoRA__seed=0" / "result.json"
+    checkpoint.write_json(file, json.loads(file.read_text()) | {"format": 999})
+    monkeypatch.setattr("janus.papermill.execute", lambda *_, **__: None)
+    assert bench.work(run.name, str(file.parent), run.hash, {}, str(tmp_path)) is None
+    assert not file.exists() and json.loads((file.parent / "result.json.damaged").read_text())["format"] == 999
 
 
 def test_a_note_of_a_failure_that_does_not_say_why_is_none(write: Write, tmp_path: Path) -> None:

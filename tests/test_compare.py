@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -101,3 +102,12 @@ def test_a_run_that_is_there_twice_counts_once(results_folder: Path) -> None:
     with pytest.warns(UserWarning, match="there twice count once: .*OE-GR__tasks=2__seed=0.json is .*OE-GR__seed=0.json"):
         found = compare.read(rows)["."]["OE+GR"]
     assert len(found) == len({run.hash for run in found}) == 3
+
+
+def test_a_copy_that_is_older_than_fingerprints_is_no_seed_and_other_weights_are(results_folder: Path) -> None:
+    rows, values = results_folder / "rows", json.loads((results_folder / "rows" / "mine__seed=0.json").read_text())
+    (rows / "mine__new.json").write_text(json.dumps(values | {"backbone": "aaaa"}))
+    with pytest.warns(UserWarning, match="there twice count once"):
+        assert len(compare.read(rows)["."]["mine"]) == 1
+    (rows / "mine__seed=0.json").write_text(json.dumps(values | {"backbone": "bbbb"}))
+    assert len(compare.read(rows)["."]["mine"]) == 2

@@ -45,7 +45,9 @@ def test_folders_of_one_name_are_told_apart(results_folder: Path, tmp_path: Path
     twice = [shutil.copytree(results_folder / "rows", tmp_path / place / "mine") for place in ("here", "there")]
     lines = list(csv.DictReader(io.StringIO(report.write(twice, "csv"))))
     assert {line["table"] for line in lines} == {f"mine ({folder})" for folder in twice}
-    assert len(report.sections([twice[0], twice[0]])) == 1
+    assert len(report.sections([twice[0], twice[0], twice[1] / ".." / ".." / "here" / "mine"])) == 1
+    shutil.copytree(twice[0], twice[1] / "mine")  # a folder in one of its own name
+    assert [section.title for section in report.sections([twice[1]])] == [f"mine ({twice[1]})", f"mine ({twice[1] / 'mine'})"]
 
 
 def test_what_cannot_be_reported_is_said_in_a_line(results_folder: Path, tmp_path: Path, capsys) -> None:
