@@ -67,22 +67,20 @@ Finished = Mapping[str, Mapping[Path, "Result"]]  # hash of a config → the fin
 
 def finished_below(*folders: str | Path) -> dict[str, dict[Path, Result]]:
     """The finished runs anywhere below the folders, by the hashes of their configs. A note names those that cannot be read."""
+    from .result import Result
+
     found: dict[str, dict[Path, Result]] = {}
     unread = []
     for path in (path for folder in folders for path in sorted(Path(folder).rglob("*.json"))):
         try:
             values = json.loads(path.read_text())
-        except (OSError, ValueError):
-            values = None  # a run's, perhaps
-        run = isinstance(values, dict) and {"accuracy", "config"} <= values.keys()
-        if not run and values is not None and path.name != RESULT:
-            continue
-        try:
-            result = _result(path)
+            if path.name == RESULT or isinstance(values, dict) and {"accuracy", "config"} <= values.keys():
+                result = Result.from_values(values, path)
+                found.setdefault(result.hash, {})[path] = result
+        except (OSError, ValueError) as error:  # a run's, perhaps
+            unread.append(f"{path}: not a readable result ({error})")
         except JanusError as error:
             unread.append(str(error))
-        else:
-            found.setdefault(result.hash, {})[path] = result
     if unread:
         warnings.warn(f"{len(unread)} files of results count as absent: {some(unread)}", stacklevel=2)
     return found
@@ -92,13 +90,14 @@ def state(run: Planned, out: Path, known: Finished | None = None) -> State:
     """What the run's folder says, or else a result of the same config among `known`. UsageError: the folder holds another run."""
     from . import checkpoint
     from .config import Config
+    from .result import Result
 
     folder = out / run.name
     failed = _read(folder / FAILED)
     if failed.get("hash") == run.hash and "error" in failed:
         return State("failed", f"failed: {failed['error']}")
     try:
-        result, where = _result(folder / RESULT), ""
+        result, where = Result.load(folder), ""
     except JanusError:  # missing, or damaged: then `work` moves it aside
         other, result = next(iter((known or {}).get(run.hash, {}).items()), (None, None))
         where = f", in {other}"
@@ -272,8 +271,10 @@ def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> str | None:
         with FileLock(folder / ".lock", timeout=HANDOVER):
             (folder / FAILED).unlink(missing_ok=True)
             if (folder / RESULT).exists():
+                from .result import Result
+
                 try:
-                    _result(folder / RESULT)
+                    Result.load(folder)
                 except JanusError:
                     (folder / RESULT).rename(folder / f"{RESULT}.damaged")  # the run goes on from its checkpoint
     except Timeout:
@@ -479,22 +480,6 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def _result(path: Path) -> Result:
-    """A result that has all that is asked of it here. JanusError: there is none, or this version does not read it."""
-    from .result import Result
-
-    result = Result.load(path)
-    try:
-        numbers = [result.acc, total(result.seconds)]
-    except (KeyError, TypeError):
-        numbers = []
-    if not numbers or not all(isinstance(value, (int, float)) for value in numbers):
-        raise JanusError(f"{path}: not a complete result (its acc or seconds); delete it and run again")
-    if not isinstance(result.hash, str) or not isinstance(result.backbone, str | None):
-        raise JanusError(f"{path}: not a complete result (its hash or backbone); delete it and run again")
-    return result
 
 
 def _same(run: Planned, digest: str, folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from .ablation import KNOWN, PAPER, slug
 from .config import deciding
 from .errors import JanusError, UsageError
+from .grids import some
 from .metrics import over_samples
 from .result import Result
 
@@ -53,8 +54,7 @@ def read(folder: str | Path) -> dict[str, dict[str, list[Result]]]:
         order = sorted(rows, key=lambda row: (_ORDER.index(row) if row in _ORDER else len(_ORDER), row))
         groups[group] = {row: sorted(_once(rows[row], again), key=lambda r: (r.config["seed"], r.config["lr"])) for row in order}
     if again:
-        more = f" and {len(again) - 3} more" if len(again) > 3 else ""
-        warnings.warn(f"runs that are there twice count once: {', '.join(again[:3])}{more}", stacklevel=2)
+        warnings.warn(f"runs that are there twice count once: {some(again)}", stacklevel=2)
     return groups
 
 

@@ -359,6 +359,8 @@ def _unfit(settings: Layer, wrong: Collection[str]) -> Iterator[str]:
     are missing or do not fit.
     wrong: settings whose values are not known.
     """
+    from .vit import target_faults
+
     known = {field.name: field.default for field in dataclasses.fields(Config)} | {"data": {}} | settings
     known = {key: value for key, value in known.items() if key not in wrong}
     if {"dataset", "root", "data"} <= known.keys():
@@ -368,7 +370,7 @@ def _unfit(settings: Layer, wrong: Collection[str]) -> Iterator[str]:
     if "model" in known:
         yield from _unfit_model(known["model"], known.get("rank"), known.get("weights", ""))
     if "targets" in known:
-        yield from _unfit_targets(known["targets"])
+        yield from target_faults(known["targets"])
 
 
 def _unfit_data(name: str, root: str | None, data: Layer) -> Iterator[str]:
@@ -434,16 +436,6 @@ def _timm() -> tuple[str, set[str]]:
     folders = [Path(place) / "models" for place in (spec and spec.submodule_search_locations) or ()]
     text = "\n".join(file.read_text(encoding="utf-8") for folder in folders for file in sorted(folder.glob("*.py")))
     return text, set(re.findall(r"^@register_model\s+def (\w+)\(", text, re.MULTILINE))
-
-
-def _unfit_targets(targets: tuple[str, ...]) -> Iterator[str]:
-    from .vit import TARGETS
-
-    if not targets:
-        yield f"no targets to adapt: choose from {', '.join(TARGETS)}"
-    for target in targets:
-        if target not in TARGETS:
-            yield str(unknown("target", target, TARGETS))
 
 
 # ── names and faults ────────────────────────────────────────────────────────────────────────────────────────────────────

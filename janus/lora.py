@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .errors import JanusError, UsageError, unknown
-from .vit import TARGETS, bypasses, example_image, input_key, join, matrices, split
+from .errors import JanusError, UsageError
+from .vit import TARGETS as TARGETS
+from .vit import bypasses, example_image, input_key, join, matrices, split, target_faults
 
 
 @dataclass
@@ -200,11 +201,8 @@ def adapt(
     is adapted already, and a block that bypasses its layer's forward (it would train nothing, silently).
     """
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
-    for target in targets:
-        if target not in TARGETS:
-            raise unknown("target", target, TARGETS)
-    if not targets:
-        raise UsageError(f"no targets to adapt: choose from {', '.join(TARGETS)}")
+    for fault in target_faults(targets):
+        raise UsageError(fault)
     if any(isinstance(m, LoRALinear) or _is_peft(m) for m in model.modules()):
         raise UsageError("the model is adapted already: janus.unadapt(model) first, or create a fresh one")
     plan = list(matrices(model, targets))

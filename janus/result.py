@@ -14,6 +14,7 @@ import torch
 
 from . import metrics
 from .errors import JanusError
+from .timing import total
 
 if TYPE_CHECKING:
     from .train import Run
@@ -97,9 +98,18 @@ class Result:
             raise JanusError(f"{path}: result format {values.get('format') if isinstance(values, dict) else None!r} is not "
                              f"{FORMAT}, which this version reads; run it again")
         try:
-            return cls(**values)
+            result = cls(**values)
         except TypeError as error:
             raise JanusError(f"{path}: not a complete result ({error}); delete it and run again") from None
+        try:
+            numbers = [result.acc, total(result.seconds)]
+        except (KeyError, TypeError):
+            numbers = []
+        if not numbers or not all(isinstance(value, (int, float)) for value in numbers):
+            raise JanusError(f"{path}: not a complete result (its acc or seconds); delete it and run again")
+        if not isinstance(result.hash, str) or not isinstance(result.backbone, str | None):
+            raise JanusError(f"{path}: not a complete result (its hash or backbone); delete it and run again")
+        return result
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .errors import UsageError
+from .errors import UsageError, unknown
 
 TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
 
@@ -20,6 +20,15 @@ _FUSED_QKV = {
     "timm.models.beit.Attention",
     "timm.models.eva.EvaAttention",
 }
+
+
+def target_faults(targets: Sequence[str]) -> Iterator[str]:
+    """What is wrong with the names of matrices to adapt."""
+    for target in targets:
+        if target not in TARGETS:
+            yield str(unknown("target", target, TARGETS))
+    if not targets:
+        yield f"no targets to adapt: choose from {', '.join(TARGETS)}"
 
 
 def matrices(model: nn.Module, targets: Iterable[str]) -> Iterator[tuple[str, nn.Linear, dict[str, slice]]]:
