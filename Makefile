@@ -7,12 +7,14 @@
 # make lint          ruff alone
 # make clean         the environment, caches and demo runs
 # Each target makes its own environment in .venv; PYTHON chooses the interpreter it is made with, LAB adds options of
-# JupyterLab (LAB="--no-browser --port 8890"), LESSONS chooses notebooks (LESSONS=notebooks/02*.ipynb).
+# JupyterLab (LAB="--no-browser --port 8890"), LESSONS chooses notebooks (LESSONS=notebooks/02*.ipynb), JOBS says how many
+# processes share the unit tests, with one thread each (the lessons use one another's runs: they go one by one).
 
 PYTHON ?= python3
 BIN := .venv/bin
 LAB ?=
 LESSONS ?=
+JOBS ?= 2
 
 .PHONY: lab demo test test-browser test-colab lessons lint clean
 
@@ -24,7 +26,7 @@ demo: .venv/.plots
 
 test: .venv/.dev
 	$(BIN)/ruff check
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 	OMP_NUM_THREADS=2 $(BIN)/python tests/run_notebooks.py
 
 test-browser: .venv/.browser
