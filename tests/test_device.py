@@ -163,7 +163,7 @@ def test_the_card_refuses_what_a_card_refuses(made: torch.Tensor) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lesson", ["03_online_estimation", "05_feature_separation"])  # more than a minute each
+@pytest.mark.parametrize("lesson", ["03_online_estimation", "04_gradient_rectification", "05_feature_separation", "09_your_data"])
 def test_lessons_that_compute_with_a_runs_tensors_do_so_on_a_card(lesson: str, tmp_path: Path) -> None:
     tests = Path(__file__).parent
     environment = os.environ | {"JANUS_FAST": "1", "JANUS_PNG": "0", "JANUS_RUNS": str(tmp_path), "OMP_NUM_THREADS": "1",
