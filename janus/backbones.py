@@ -101,7 +101,7 @@ def create(
         if options or img_size not in (None, side):
             raise UsageError(f"{name} has one size, {side} px, and no options: leave them out or choose another model")
         if weights is None and name == PHOTOS:
-            raise UsageError(f"{PHOTOS} comes without weights: make them with data/scripts/pretrain_photos.py, then weights=<file>")
+            raise UsageError(resources.NO_PHOTOS)
         model = _seeded(embedded_vit, img_size=side, patch_size=patch)
         preprocess = PreprocessConfig(side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
         if weights is None:
@@ -196,7 +196,7 @@ def _located(path: Path) -> Path:
 
 def _load(model: nn.Module, path: Path, name: str) -> None:
     if path.suffix != ".safetensors":
-        raise UsageError(f"{path} is not a .safetensors file: pickled weights can run code, convert them first")
+        raise UsageError(f"{path} {resources.PICKLED}")
     file = _without_classifier(model, read_safetensors(path))
     if mismatch := _mismatch(model, file):
         # timm's own filter knows other layouts (original DINO, CLIP and BEiT files) and resizes the positions

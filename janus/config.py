@@ -8,10 +8,11 @@ import json
 import math
 import types
 import typing
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .errors import UsageError, unknown
+from .errors import UsageError, together, unknown
 
 
 @dataclass(frozen=True)
@@ -100,57 +101,24 @@ class Config:
         """Check names, types and switches; fill in the method's own settings.
 
         Raises:
-            UsageError: unknown key, wrong type, value out of range, or an illegal combination, by name.
+            UsageError: unknown keys, wrong types, values out of range and illegal combinations, all of them in one message.
         """
         from . import methods  # methods know their settings; they need this module's types
 
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        hints = typing.get_type_hints(cls)
-        for key in values:
-            if key not in known:
-                raise unknown("setting", key, known)
-        values = {key: coerce(key, value, hints[key]) for key, value in values.items()}
-        method = methods.get(values.get("method", "janus"))
-        for key, value in method.fixed.items():
-            if key in values and values[key] != value:
-                raise UsageError(f"{key}={values[key]} does not go with method={method.name}, which has {key}={value}; "
-                                 "leave it out, or use method=janus")
-        for key in set(values) & set(SWITCHES) - set(method.fixed) - set(method.switches):
-            raise UsageError(f"method={method.name} has no switch {key!r}; leave it out, or use method=janus")
-        config = cls(**{**method.defaults, **method.fixed, **values})
-        for key in sorted(foreign(values | {"method": config.method, "head": config.head})):
-            if values[key] != known[key].default:
-                owner = key.partition("_")[0]
-                what = "head" if owner in typing.get_args(hints["head"]) else "method"
-                raise UsageError(f"{key} is a setting of {what}={owner} and does nothing with method={method.name}, "
-                                 f"head={config.head}; leave it out, or set {what}={owner}")
-        config._check()
-        return config
-
-    def _check(self) -> None:
-        if self.gr == "exact" and (self.adapter, self.init) != ("merged", "nullspace"):
-            raise UsageError("gr=exact requires adapter=merged and init=nullspace (its guarantee starts from A V = 0, B = 0)")
-        if self.init == "nullspace" and self.adapter != "merged":
-            raise UsageError("init=nullspace requires adapter=merged (a shared adapter never starts again)")
-        if self.init == "nullspace" and not self.oe:
-            raise UsageError("init=nullspace requires oe=true (without it there is no estimated past to start off from)")
-        for key in ("tasks", "epochs", "batch_size", "rank", "step_score_every", "threads", "per_class",
-                    "ranpac_dim", "ewc_samples", "slca_samples", "slca_epochs", "l2p_pool", "l2p_top", "coda_components"):
-            if getattr(self, key) is not None and getattr(self, key) < 1:
-                raise UsageError(f"{key} must be at least 1, got {getattr(self, key)}")
-        for key in ("lr", "head_lr", "scale", "cap", "dml_temperature", "lwf_temperature", "slca_lr", "slca_temperature"):
-            if not getattr(self, key) > 0:
-                raise UsageError(f"{key} must be positive, got {getattr(self, key)}")
-        for key in ("seed", "class_seed", "weight_decay", "ridge", "save_every", "ewc_lambda", "lwf_weight", "olora_penalty",
-                    "drs_penalty", "drs_margin", "l2p_pull", "dualprompt_match", "coda_penalty"):
-            if getattr(self, key) is not None and getattr(self, key) < 0:
-                raise UsageError(f"{key} must not be negative, got {getattr(self, key)}")
-        for key in ("l2p_length", "dualprompt_general", "dualprompt_expert", "coda_length"):
-            if getattr(self, key) < 2 or getattr(self, key) % 2:
-                raise UsageError(f"{key} must be even and at least 2 (half keys, half values), got {getattr(self, key)}")
-        for key in ("energy", "energy_end", "ewc_decay"):
-            if getattr(self, key) is not None and not 0 <= getattr(self, key) <= 1:
-                raise UsageError(f"{key} is a share in [0, 1], got {getattr(self, key)}")
+        hints, found, wrong, texts = typing.get_type_hints(cls), {}, set(), []
+        for key, value in values.items():
+            if key not in hints:
+                texts.append(str(unknown("setting", key, hints)))
+                continue
+            try:
+                found[key] = coerce(key, value, hints[key])
+            except UsageError as error:
+                wrong.add(key)
+                texts.append(str(error))
+        if texts := texts + list(faults(found, wrong)):
+            raise UsageError(together(texts))
+        method = methods.get(found.get("method", cls.method))
+        return cls(**{**method.defaults, **method.fixed, **found})
 
     def to_dict(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -160,6 +128,62 @@ class Config:
         return hashlib.sha256(json.dumps(deciding(self.to_dict()), sort_keys=True).encode()).hexdigest()[:12]
 
 
+def faults(values: dict[str, Any], wrong: Collection[str] = ()) -> Iterator[str]:
+    """What is wrong with settings that each have the right type, and with their combination.
+
+    wrong: settings with values that are not known; nothing is said of what depends on them.
+    """
+    from . import methods
+
+    known, name = methods.all_methods(), values.get("method", Config.method)
+    method = None if "method" in wrong else known.get(name)
+    unsure = {*wrong}
+    if method:
+        for key, value in method.fixed.items():
+            if key in values and values[key] != value:
+                yield (f"{key}={values[key]} does not go with method={name}, which has {key}={value}; "
+                       "leave it out, or use method=janus")
+                unsure.add(key)
+        for key in sorted(set(values) & set(SWITCHES) - set(method.fixed) - set(method.switches)):
+            yield f"method={name} has no switch {key!r}; leave it out, or use method=janus"
+            unsure.add(key)
+    else:
+        if "method" not in wrong:
+            yield str(unknown("method", name, known))
+        unsure |= set(SWITCHES) - set(values)  # the method decides them
+    defaults = {f.name: f.default for f in dataclasses.fields(Config)} | (method.defaults | method.fixed if method else {})
+    full = {key: value for key, value in (defaults | values).items() if key not in unsure}
+    if method and "head" in full:
+        for key in sorted(foreign(values | {"method": name, "head": full["head"]})):
+            if values[key] != defaults[key]:
+                owner = key.partition("_")[0]
+                what = "head" if owner in typing.get_args(typing.get_type_hints(Config)["head"]) else "method"
+                yield (f"{key} is a setting of {what}={owner} and does nothing with method={name}, head={full['head']}; "
+                       f"leave it out, or set {what}={owner}")
+    exact, nullspace = full.get("gr") == "exact", full.get("init") == "nullspace"
+    if exact and (full.get("adapter", "merged"), full.get("init", "nullspace")) != ("merged", "nullspace"):
+        yield "gr=exact requires adapter=merged and init=nullspace (its guarantee starts from A V = 0, B = 0)"
+    elif nullspace and full.get("adapter", "merged") != "merged":
+        yield "init=nullspace requires adapter=merged (a shared adapter never starts again)"
+    if nullspace and not full.get("oe", True):
+        yield "init=nullspace requires oe=true (without it there is no estimated past to start off from)"
+    for keys, fine, what in RANGES:
+        for key in keys:
+            if full.get(key) is not None and not fine(full[key]):
+                yield f"{key} {what}, got {full[key]}"
+
+
+RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (("tasks", "epochs", "batch_size", "rank", "step_score_every", "threads", "per_class", "ranpac_dim", "ewc_samples",
+      "slca_samples", "slca_epochs", "l2p_pool", "l2p_top", "coda_components"), lambda v: v >= 1, "must be at least 1"),
+    (("lr", "head_lr", "scale", "cap", "dml_temperature", "lwf_temperature", "slca_lr", "slca_temperature"),
+     lambda v: v > 0, "must be positive"),
+    (("seed", "class_seed", "weight_decay", "ridge", "save_every", "ewc_lambda", "lwf_weight", "olora_penalty", "drs_penalty",
+      "drs_margin", "l2p_pull", "dualprompt_match", "coda_penalty"), lambda v: v >= 0, "must not be negative"),
+    (("l2p_length", "dualprompt_general", "dualprompt_expert", "coda_length"), lambda v: v >= 2 and v % 2 == 0,
+     "must be even and at least 2 (half keys, half values)"),
+    (("energy", "energy_end", "ewc_decay"), lambda v: 0 <= v <= 1, "is a share in [0, 1]"),
+)
 SWITCHES = ("oe", "gr", "dml", "adapter", "init")
 FREE = ("device", "threads", "save_every", "root")  # what may differ between two parts of one run
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class JanusError(Exception):
@@ -28,3 +28,10 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     return UsageError(f"unknown {kind} {name!r}: {hint}")
+
+
+def together(texts: Sequence[str]) -> str:
+    """One line that holds several messages; one alone stays as it is."""
+    if len(texts) == 1:
+        return texts[0]
+    return f"{len(texts)} faults: " + "; ".join(f"({n}) {text}" for n, text in enumerate(texts, 1))

@@ -15,9 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import ablation, resources
+from . import ablation, config, resources
 from .config import Config, coerce
-from .errors import JanusError, UsageError, unknown
+from .errors import JanusError, UsageError, together, unknown
 
 KEYS = {"title": "a text", "protocol": "the name of a protocol, or a list of them", "rows": "a list of rows",
         "seeds": "a list of whole numbers", "grid": "settings, each with a list of values", "set": "settings",
@@ -126,13 +126,11 @@ def load(file: str | Path) -> Grid:
             continue
         wrong = {key for key, value in layer.items() if isinstance(value, Wrong)}
         settings = _joined({key: value for key, value in layer.items() if key not in wrong})
-        try:
-            if not wrong:
-                runs.append(Planned(name, row, Config.create(**settings, seed=seed)))
-        except JanusError as error:
-            troubles.setdefault(str(error), []).append(name)
-        for text in _unfit(settings, wrong):
+        found = list(config.faults(settings | {"seed": seed}, wrong))
+        for text in [*found, *_unfit(settings, wrong)]:
             troubles.setdefault(text, []).append(name)
+        if not found and not wrong:
+            runs.append(Planned(name, row, Config.create(**settings, seed=seed)))
     for text, names in troubles.items():
         note(f"{some(names)}: {text}")
     if long:
@@ -146,9 +144,7 @@ def load(file: str | Path) -> Grid:
     if not runs and not faults:
         note("it describes no run")
     if faults:
-        found = list(faults)
-        raise UsageError(f"{path}: {found[0]}" if len(found) == 1 else
-                         f"{path}: {len(found)} faults: " + "; ".join(f"({n}) {text}" for n, text in enumerate(found, 1)))
+        raise UsageError(f"{path}: {together(list(faults))}")
     return Grid(title, path, tuple(runs))
 
 
@@ -410,9 +406,9 @@ def _unfit_model(name: str, rank: int | None, weights: str | None) -> Iterator[s
     if fault := _unknown_model(name):
         yield fault
     if name == "photos-vit" and weights is None:
-        yield "photos-vit comes without weights: make them with data/scripts/pretrain_photos.py, then weights=<file>"
+        yield resources.NO_PHOTOS
     if weights not in (None, "", "random") and not weights.endswith(".safetensors"):
-        yield f"weights={weights} is not a .safetensors file: pickled weights can run code, convert them first"
+        yield f"weights={weights} {resources.PICKLED}"
     if rank and rank > WIDTHS.get(name, rank):
         yield f"rank {rank} does not fit {name}: choose a whole number from 1 to {WIDTHS[name]}"
 

@@ -13,6 +13,8 @@ ROOTS = (PACKAGE / "_data", PACKAGE.parent / "data")  # inside the wheel; beside
 RESULTS = (PACKAGE / "_results", PACKAGE.parent / "benchmarks" / "results")
 BENCHMARKS = (PACKAGE / "_benchmarks", PACKAGE.parent / "benchmarks")
 NOTEBOOKS = (PACKAGE / "_notebooks", PACKAGE.parent / "notebooks")
+NO_PHOTOS = "photos-vit comes without weights: make them with data/scripts/pretrain_photos.py, then weights=<file>"
+PICKLED = "is not a .safetensors file: pickled weights can run code, convert them first"
 
 
 def path(relative: str) -> Path:

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from janus import methods
-from janus.config import FREE, Config, from_text
+from janus.config import FREE, Config, faults, from_text
 from janus.errors import UsageError
 
 create = Config.create
@@ -107,6 +107,24 @@ def test_illegal_combinations_are_refused_by_name():
                                                 ("joint", {"init": "nullspace"})])
 def test_switches_of_other_methods_are_refused(method, switch):
     assert next(iter(switch)) in refused(f"method={method}", method=method, **switch)
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    said = refused("^7 faults: ", epoch=3, lr="fast", rank=0, energy=2, method="janus", gr="exact", adapter="shared", oe=False,
+                   ewc_lambda=5.0)
+    for part in ("'epochs'", "lr takes a number, got 'fast'", "rank must be at least 1, got 0", "energy is a share in [0, 1]",
+                 "gr=exact requires adapter=merged", "init=nullspace requires oe=true", "ewc_lambda is a setting of method=ewc"):
+        assert said.count(part) == 1, part
+    assert "faults" not in refused("gr=exact does not go with method=finetune", method="finetune", gr="exact")  # nor what follows
+    assert "faults" not in refused("init=nullspace requires oe=true", gr="none", oe=False)
+    assert "faults" not in refused("unknown method 'finetun'", method="finetun", gr="exact", init="nullspace")
+    assert refused("^2 faults: .*unknown value for gr: 'exat'.*epochs must", gr="exat", init="free", adapter="shared", epochs=0)
+
+
+def test_of_a_setting_that_is_wrong_nothing_follows():
+    assert not list(faults({"gr": "exact"}, {"method"})) and len(list(faults({"gr": "exact", "init": "free"}, {"method"}))) == 1
+    assert not list(faults({"gr": "exact"}, {"init", "adapter", "oe"})) and not list(faults({"oe": False, "gr": "none"}, {"init"}))
+    assert not list(faults({"ranpac_dim": 7}, {"head"})) and len(list(faults({"ranpac_dim": 7}))) == 1
 
 
 def test_every_method_makes_a_config_and_says_what_it_is():
