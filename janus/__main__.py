@@ -46,8 +46,9 @@ def bench(args: argparse.Namespace) -> None:
     from . import bench, grids
 
     grid = grids.load(args.grid)
+    bench.check_options(args.workers, args.scheduler, args.slurm)
     if args.dry_run:
-        print("\n".join(bench.plan(grid, Path(args.out), args.workers or 1, args.known)))
+        print("\n".join(bench.plan(grid, Path(args.out), args.workers, args.known)))
         return
     failed = bench.execute(grid, args.out, retry=args.retry, workers=args.workers, scheduler=args.scheduler, slurm=args.slurm,
                            known=args.known, say=lambda line: print(line, file=sys.stderr, flush=True))

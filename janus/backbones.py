@@ -150,7 +150,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError as e:
-        raise JanusError(f"{path} does not exist: check the name") from e
+        raise JanusError(f"{path} does not exist: check the name{resources.photographs(path.name)}") from e
     except OSError as e:
         raise JanusError(f"cannot read {path}: {e.strerror or e}") from e
     except SafetensorError as e:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from . import resources
-from .clusters import connect
+from .clusters import cards, connect
 from .errors import JanusError, UsageError
 from .grids import WIDTHS, Grid, Planned, some
 from .timing import clock, total
@@ -41,7 +41,7 @@ BUSY = "another process works in its folder"
 DIED = "the kernel died"  # killed for memory, or by a batch system that ends a whole job: no error of the run's own
 HANDOVER = 120  # seconds a dead worker's kernel has to let go of its run's folder; on a host that was cut off it learns late
 KERNEL_START = 300  # seconds: torch on a cold, shared disk is slow
-WAITING = 60  # seconds between two lines that say there is no worker
+WAITING = 60  # seconds between two lines that say how far the runs are, or that there is no worker
 RENEWAL = 10  # seconds between two requests for workers in place of lost ones
 UNKNOWN = "unknown"
 COST = ("dataset", "data", "model", "per_class", "epochs", "batch_size", "rank", "method", "oe", "gr", "dml", "adapter", "init")
@@ -93,9 +93,6 @@ def state(run: Planned, out: Path, known: Finished | None = None) -> State:
     from .result import Result
 
     folder = out / run.name
-    failed = _read(folder / FAILED)
-    if failed.get("hash") == run.hash and "error" in failed:
-        return State("failed", f"failed: {failed['error']}")
     try:
         result, where = Result.load(folder), ""
     except JanusError:  # missing, or damaged: then `work` moves it aside
@@ -104,6 +101,9 @@ def state(run: Planned, out: Path, known: Finished | None = None) -> State:
     if result:
         _same(run, result.hash, folder)
         return State("finished", f"finished, acc {result.acc:.2f}{where}", 1.0, total(result.seconds), result.backbone)
+    failed = _read(folder / FAILED)  # with a result, what failed is a figure, or the notebook's file
+    if failed.get("hash") == run.hash and "error" in failed:
+        return State("failed", f"failed: {failed['error']}")
     if not (folder / CHECKPOINT).exists():
         return State("to do", "to do")
     try:
@@ -111,8 +111,7 @@ def state(run: Planned, out: Path, known: Finished | None = None) -> State:
     except JanusError as error:
         return State("to do", f"to do, but {error}")
     _same(run, Config.create(**saved["config"]).hash(), folder)
-    tasks = len(saved["stream"]["tasks"])
-    return State("stopped", f"stopped at task {min(saved['task'] + 1, tasks)} of {tasks}", saved["task"] / tasks)
+    return State("stopped", f"stopped at {how_far(folder)}", saved["task"] / len(saved["stream"]["tasks"]))
 
 
 def states(grid: Grid, out: Path, known: Sequence[str | Path] = ()) -> dict[str, State]:
@@ -222,9 +221,13 @@ class Pace:
         return text if not missing else UNKNOWN if not known else f"{text} and {missing} runs whose time is {UNKNOWN}"
 
 
-def plan(grid: Grid, out: Path, workers: int = 1, known: Sequence[str | Path] = ()) -> list[str]:
-    """What `--dry-run` prints: a line for each run, then how many there are of each kind and the time left."""
+def plan(grid: Grid, out: Path, workers: int | None = None, known: Sequence[str | Path] = ()) -> list[str]:
+    """What `--dry-run` prints: a line for each run, then how many there are of each kind and the time left.
+
+    workers: runs at once; None: as many as `execute` would start here.
+    """
     found = states(grid, out, known)
+    workers = workers or len(cards()) or 1
     pace = _paced(grid, found)
     width = max(len(run.name) for run in grid.runs)
     lines = [f"{'run':{width}s}  {'method':8s}  seed  time      state"]
@@ -254,7 +257,8 @@ def work(name: str, folder: str, digest: str, parameters: dict[str, Any], cwd: s
         text = str(error) if isinstance(error, JanusError) else f"{type(error).__name__}: {error}"
         text = " ".join(text.split())
         if Path(folder).is_dir():
-            checkpoint.write_json(Path(folder) / FAILED, {"name": name, "hash": digest, "error": text})
+            with contextlib.suppress(JanusError):  # of a full disk the text speaks already
+                checkpoint.write_json(Path(folder) / FAILED, {"name": name, "hash": digest, "error": text})
         return text
 
 
@@ -297,6 +301,16 @@ def parameters(run: Planned, out: Path) -> dict[str, Any]:
 # ── all of them ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def check_options(workers: int | None, scheduler: str | None, slurm: str | Path | None) -> None:
+    """UsageError: options of the cluster that do not go together, a file that is not there."""
+    if scheduler and (slurm or workers is not None):
+        raise UsageError("--scheduler goes with neither --workers nor --slurm: a running cluster has its own workers")
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers must be at least 1, got {workers}")
+    if slurm and not Path(slurm).is_file():
+        raise UsageError(f"no file {slurm} for --slurm: a YAML file of dask_jobqueue.SLURMCluster's arguments")
+
+
 def execute(grid: Grid, out: str | Path, *, retry: bool = False, workers: int | None = None, scheduler: str | None = None,
             slurm: str | Path | None = None, known: Sequence[str | Path] = (),
             say: Progress = lambda line: None) -> dict[str, str]:
@@ -314,10 +328,7 @@ def execute(grid: Grid, out: str | Path, *, retry: bool = False, workers: int | 
         JanusError: `out` is in use, a package is missing, no scheduler answers.
     """
     out = Path(out).resolve()
-    if scheduler and (slurm or workers):
-        raise UsageError("--scheduler goes with neither --workers nor --slurm: a running cluster has its own workers")
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers must be at least 1, got {workers}")
+    check_options(workers, scheduler, slurm)
     with _lock(out):
         found = states(grid, out, known)
         failed = {run.name: found[run.name].text.removeprefix("failed: ") for run in grid.runs
@@ -355,7 +366,8 @@ class Bench:
         self.running: dict[Future, Running] = {}
         self.workers: set[str] = set()
         self.failed: dict[str, str] = {}
-        self.counts = (0, 0, 0, 0)  # as last said
+        self.counts = (0, 0, 0, 0)  # as last said, and when
+        self.said = time.monotonic()
 
     def finish(self, todo: Sequence[Planned], before: Mapping[str, str]) -> dict[str, str]:
         """Run all of `todo`; name → error of those that failed, those from `before` included."""
@@ -444,17 +456,22 @@ class Bench:
         self.say(f"{job.run.name}: failed: {error}")
 
     def status(self) -> None:
-        """A line of what is done, running, failed and left, and of the time left, if any of the counts has changed."""
-        counts = (self.finished, len(self.running), len(self.failed), len(self.queue))
-        if counts == self.counts:
+        """A line of what is done, running, failed and left, and of the time left, if any of the counts has changed; and now and
+        then also how far each run is."""
+        counts, now = (self.finished, len(self.running), len(self.failed), len(self.queue)), time.monotonic()
+        late = bool(self.running) and now - self.said > WAITING
+        if counts == self.counts and not late:
             return
-        self.counts, now = counts, time.monotonic()
+        self.counts, self.said = counts, now
         left = [(run, self.found[run.name].done) for run in self.queue]
         for job in self.running.values():
             seconds = self.pace.estimate(job.run)
             left.append((job.run, self.found[job.run.name].done + ((now - job.began) / seconds if seconds else 0)))
         self.say("{} done, {} running, {} failed, {} left, ".format(*counts) +
                  f"time left {self.pace.left(left, len(self.workers))}")
+        width = max((len(job.run.name) for job in self.running.values()), default=0)
+        for job in self.running.values() if late else ():
+            self.say(f"  {job.run.name:{width}s}  {clock(now - job.began)}  {how_far(self.out / job.run.name)}")
 
 
 # ── small things ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -471,6 +488,17 @@ def _lock(out: Path) -> FileLock:
     except OSError as error:
         raise JanusError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
     return guard
+
+
+def how_far(folder: Path) -> str:
+    """How far the checkpoint in a folder has come, from its header alone."""
+    from . import checkpoint
+
+    saved = checkpoint.header(folder / CHECKPOINT)
+    if not saved:
+        return "no checkpoint yet"
+    tasks = len(saved["stream"]["tasks"])
+    return f"task {min(saved['task'] + 1, tasks)} of {tasks}"
 
 
 def _read(path: Path) -> dict[str, Any]:

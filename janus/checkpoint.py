@@ -53,6 +53,16 @@ def load(path: Path) -> dict[str, Any]:
     return _join(json.loads(tree), tensors)
 
 
+def header(path: Path) -> dict[str, Any]:
+    """What `save` wrote, without tensors and unchecked: the file is not read beyond its header. Empty if it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tree = (file.metadata() or {}).get("janus", "{\"$dict\": []}")
+        return _join(json.loads(tree), None)
+    except (SafetensorError, OSError, ValueError):
+        return {}
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically (same promises as `save`). JanusError too for NaN and infinity, which JSON does not have."""
     try:
@@ -109,11 +119,11 @@ def _split(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     return value
 
 
-def _join(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _join(value: Any, tensors: dict[str, Tensor] | None) -> Any:
     if isinstance(value, list):
         return [_join(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
     if "$tensor" in value:
-        return tensors[value["$tensor"]]
+        return None if tensors is None else tensors[value["$tensor"]]
     return {key: _join(item, tensors) for key, item in value["$dict"]}

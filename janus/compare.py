@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import warnings
@@ -106,7 +107,7 @@ def by_protocol(rows: Rows) -> dict[str, dict[str, list[Result]]]:
     """
     runs = [(row, run) for row, found in rows.items() for run in found]
     prints = _fingerprints([run for _, run in runs])
-    titles = _told_apart([{key: deciding(run.config).get(key) for key in PROTOCOL} | {"backbone": known}
+    titles = _told_apart([{key: deciding(run.config).get(key) for key in PROTOCOL} | {"backbone": known, "images": _images(run)}
                           for (_, run), known in zip(runs, prints)])
     out: dict[str, dict[str, list[Result]]] = {}
     for title in dict.fromkeys(titles):
@@ -129,6 +130,14 @@ def _fingerprints(runs: Sequence[Result]) -> list[str | None]:
     return [run.backbone or (next(iter(found)) if len(found) == 1 else None) for run, found in zip(runs, others)]
 
 
+def _images(run: Result) -> str:
+    """Of the stream that a run has met, whatever the order: a list, a folder or a split file of one name may hold other classes."""
+    tasks = run.stream["tasks"]
+    counts = [sum(task.get(part) or 0 for task in tasks) for part in ("train", "val", "test")]
+    known = json.dumps([sorted(run.stream.get("class_names", ())), counts, sorted(run.stream.get("notes", ()))])
+    return hashlib.sha256(known.encode()).hexdigest()[:6]
+
+
 def _told_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each, the settings in which they are not all equal, written out: "tasks=5, epochs=1"."""
     keys = [key for key in dict.fromkeys(key for one in settings for key in one)
@@ -145,10 +154,15 @@ def _short(value: Any) -> str:
 # ── comparing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def paired(rows: Rows, first: str, second: str, key: str = "acc") -> dict[int, float]:
-    """seed → `second` minus `first`, in the seeds that both rows have: what a seed does to both of them cancels."""
-    a, b = ({run.config["seed"]: score(run, key) for run in rows.get(row, ())} for row in (first, second))
+def paired(rows: Rows, first: str, second: str, key: str = "acc") -> dict[tuple[int, int], float]:
+    """(seed, class order's seed) → `second` minus `first`, where both rows have them: what they do to both of them cancels."""
+    a, b = ({_seeds(run): score(run, key) for run in rows.get(row, ())} for row in (first, second))
     return {seed: b[seed] - a[seed] for seed in sorted(a.keys() & b.keys()) if a[seed] is not None and b[seed] is not None}
+
+
+def _seeds(run: Result) -> tuple[int, int]:
+    decided = deciding(run.config)  # spells out the second
+    return decided["seed"], decided["class_seed"]
 
 
 def interval(differences: Collection[float], level: float = 0.95) -> float:

@@ -167,6 +167,8 @@ def faults(values: dict[str, Any], wrong: Collection[str] = ()) -> Iterator[str]
         yield "init=nullspace requires adapter=merged (a shared adapter never starts again)"
     if nullspace and not full.get("oe", True):
         yield "init=nullspace requires oe=true (without it there is no estimated past to start off from)"
+    if method and not unsure:
+        yield from method.faults(full)
     for keys, fine, what in RANGES:
         for key in keys:
             if full.get(key) is not None and not fine(full[key]):
@@ -225,13 +227,14 @@ def from_text(pairs: list[str]) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"--set takes key=value, got {pair!r}")
         if key.startswith("data."):
-            values.setdefault("data", {})[key[5:]] = _literal(text)
+            values.setdefault("data", {})[key[5:]] = literal(text)
         else:
             values[key] = text
     return values
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """A number, true, false, null, a list or a mapping, as JSON writes them; else the text itself."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

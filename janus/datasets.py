@@ -19,7 +19,7 @@ from janus.cache import Tell
 from janus.errors import JanusError, UsageError, unknown
 from janus.images import TensorImages
 from janus.imageset import ImageSet, assemble, carve, checked_fraction, complete, share_note
-from janus.resources import home
+from janus.resources import home, photographs
 from janus.sources import Source
 
 CACHES = ("auto", "disk", "none")
@@ -60,7 +60,7 @@ def load(
     path = _find(name, root)
     if path is None or not name:
         if any(c in name for c in "/\\*?~") or name.endswith(".parquet") or name.startswith("."):
-            raise UsageError(f"no data at {name!r}: the path does not exist")
+            raise UsageError(f"no data at {name!r}: the path does not exist{photographs(name)}")
         raise unknown("dataset", name, SETS)
     kind = _kind(path)
     return _call(kind, SETS[kind][0], Path(name).name or name, common | {"root": path}, options)
@@ -182,7 +182,7 @@ def _idx_file(places: list[Path], stem: str, kind: str) -> Path:
             for ending in ("", ".gz"):
                 if (place / (file + ending)).is_file():
                     return place / (file + ending)
-    where = f"not in {places[0]}" if places else "and neither root nor JANUS_DATA says where to look"
+    where = f"not in {places[0]}" if places else "not found: neither root nor JANUS_DATA says where to look"
     raise UsageError(
         f"Fashion-MNIST's {stem}-{kind}-ubyte[.gz] is {where}; give root=FOLDER with its four IDX files, or its parquet files: "
         + _download("fashion-mnist")
@@ -294,7 +294,8 @@ def _published(hub_name: str, own: Callable[..., Source | None] | None = None, *
             raise UsageError(f"{name}: the folder {place} given as root does not exist; {_download(name)}")
         if place is None or not place.is_dir():
             if mine:
-                raise UsageError(f"{name}: {', '.join(mine)} needs the image files in a folder: root=FOLDER or $JANUS_DATA/{name}")
+                raise UsageError(f"{name}: {', '.join(mine)} needs the image files in a folder: root=FOLDER or $JANUS_DATA/{name}; "
+                                 "unpack the authors' archive there")
             try:
                 built = _hub(hub_name, None, **(defaults | options), **common)
             except UsageError:
@@ -313,7 +314,7 @@ def _published(hub_name: str, own: Callable[..., Source | None] | None = None, *
         return _call(kind, local, name, common | {"root": place}, usable | options)
 
     mine = [inspect.Parameter(p, inspect.Parameter.KEYWORD_ONLY, default=None) for p in extra]
-    hub = inspect.signature(_hub)
+    hub = inspect.signature(_hub, eval_str=True)
     loader.__signature__ = hub.replace(parameters=[*list(hub.parameters.values())[:-1], *mine])
     return loader
 

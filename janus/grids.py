@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import ablation, config, resources
-from .config import Config, coerce
+from .config import Config, coerce, literal
 from .errors import JanusError, UsageError, together, unknown
 
 KEYS = {"title": "a text", "protocol": "the name of a protocol, or a list of them", "rows": "a list of rows",
@@ -232,21 +232,28 @@ def _protocol(name: Any, grid: Path, chosen: Any, note: Note) -> Protocol | None
             note(f"{where}: {unknown('key', key, PROTOCOL_KEYS)}")
     choices = _chosen(values.get("chosen", False) if chosen is None else chosen, where, path, note)
     rows = values.get("rows") or {}
-    if foreign := [str(row) for row in rows if row not in ablation.KNOWN]:
-        return note(f"{where}: {unknown('row', foreign[0], ablation.KNOWN)}")
-    found = {row: _stated(f"{where}, {row}", rows[row], note) for row in rows}
-    settings = _stated(where, values.get("settings"), note)
-    return None if settings is None or None in found.values() else Protocol(settings, found, choices)
+    if not isinstance(rows, dict):
+        note(f"{where}: rows takes rows by name, each with its settings, got {rows!r}")
+        rows = {}
+    for row in rows:
+        if row not in ablation.KNOWN:
+            note(f"{where}: {unknown('row', row, ablation.KNOWN)}")
+    found = {row: _stated(f"{where}, {row}", rows[row], note) or {} for row in rows}
+    return Protocol(_stated(where, values.get("settings"), note) or {}, found, choices)
 
 
 def _stated(where: str, stated: Any, note: Note) -> Layer | None:
     """Settings that each come with a source."""
     if not isinstance(stated, dict):
         return note(f"{where}: no settings (each with a value and a source)")
+    sound, unsound = {}, {}
     for key, entry in stated.items():
         if not isinstance(entry, dict) or entry.keys() != {"value", "source"} or not isinstance(entry["source"], str):
-            return note(f"{where}: {key} needs `value` and `source`, and nothing else; got {entry!r}")
-    return _settings(where, {key: entry["value"] for key, entry in stated.items()}, note)
+            note(f"{where}: {key} needs `value` and `source`, and nothing else; got {entry!r}")
+            unsound[key] = Wrong(entry)
+        else:
+            sound[key] = entry["value"]
+    return _settings(where, sound, note) | unsound
 
 
 def _chosen(value: Any, where: str, protocol: Path, note: Note) -> dict[str, Layer] | None:
@@ -324,7 +331,7 @@ def _settings(where: str, values: Any, note: Note) -> Layer | None:
         if key == "seed":
             note(f"{where}: seed is not set here; `seeds` of the grid states them")
         elif isinstance(key, str) and key.startswith("data."):
-            found[key] = value
+            found[key] = literal(value) if isinstance(value, str) else value  # YAML takes 5e-1 for a text
         elif key not in known:
             note(f"{where}: {unknown('setting', key, known)}")
         else:
@@ -382,15 +389,29 @@ def _unfit_data(name: str, root: str | None, data: Layer) -> Iterator[str]:
     else:
         yield str(unknown("dataset", name, datasets.SETS))
         return
-    options = {option for kind in kinds for option in inspect.signature(datasets.SETS[kind][0]).parameters} | {*datasets.COMMON}
-    options -= {"name", "root", "tell", "common"}  # no settings below `data`
-    for option in data:
-        if option not in options:
-            yield str(unknown(f"option of dataset {name}", option, options))
+    hints = {"size": int | None, "skip_corrupt": bool, "cache": str}  # of all data sets
+    for kind in kinds:
+        own = {option: p.annotation for option, p in inspect.signature(datasets.SETS[kind][0], eval_str=True).parameters.items()}
+        hints |= {option: hint for option, hint in own.items() if option not in {*datasets.COMMON, "common"}}
+    for option, value in data.items():
+        if option not in hints:
+            yield str(unknown(f"option of dataset {name}", option, hints))
+        elif hints[option] not in (inspect.Parameter.empty, object):
+            yield from _unfit_option(f"data.{option}", value, hints[option])
     if data.get("cache", "auto") not in datasets.CACHES:
         yield str(unknown("cache", data["cache"], datasets.CACHES))
     if name == "imagenet-100" and data.get("class_list") is None:
         yield splits.IMAGENET_100
+
+
+def _unfit_option(name: str, value: Any, hint: Any) -> Iterator[str]:
+    try:
+        value = coerce(name, value, hint)
+    except UsageError as error:
+        yield str(error)
+    else:
+        if name.endswith("_fraction") and value and not 0 < value < 1:
+            yield f"{name} must be a number between 0 and 1, not {value!r}"
 
 
 def _unfit_tasks(name: str, data: Layer, tasks: int, method: str | None) -> Iterator[str]:

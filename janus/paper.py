@@ -1,9 +1,14 @@
 """The paper's numbers, to stand beside ours and labelled as the paper's: ACC, MAA (%) and BWT (points), means of its five runs.
 
-Chen et al., Janus-LoRA, ICML 2026: its tables 1 to 3, ViT-B/16. Row names are ours where we have the row.
+Chen et al., Janus-LoRA, ICML 2026: its tables 1 to 3 and 5, and figure 6, ViT-B/16. Row names are ours where we have the row.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from .config import deciding
 
 Scores = dict[str, tuple[float, float, float]]  # row → ACC, MAA, BWT
 
@@ -51,12 +56,31 @@ TABLES: dict[tuple[str, int], Scores] = {
         "BiLoRA": (67.32, 73.03, -4.91), "InfLoRA": (72.94, 78.98, -7.38), "OE+GR+DML": (73.82, 79.67, -7.74),
     },
 }
+# (data set, tasks) → its table 5, one epoch a task
+ONE_EPOCH: dict[tuple[str, int], Scores] = {
+    ("ImageNet-R", 10): {"OE": (40.90, 45.93, -5.98), "GPM": (38.79, 42.48, -5.36)},
+    ("CIFAR-100", 10): {"OE": (77.31, 84.83, -6.27), "GPM": (74.84, 83.30, -7.70)},
+}
+# its figure 6, ImageNet-R, T=10; runs of their own, with other numbers than in table 2
+PLUG_IN: Scores = {
+    "GPM": (71.89, 79.82, -11.48), "GPM+GR": (74.14, 80.12, -4.55),
+    "LoRA-DRS": (71.72, 77.71, -3.38), "LoRA-DRS+GR": (73.52, 79.25, -2.69),
+}
 OURS = {"icons-r": "ImageNet-R", "imagenet-r": "ImageNet-R", "cifar-100": "CIFAR-100", "imagenet-100": "ImageNet-100",
         "domainnet": "DomainNet"}  # our data set → the paper's that it is set beside; Icons-R is *not* ImageNet-R
 
 
-def beside(dataset: str, tasks: int) -> tuple[str, Scores]:
-    """What the paper has to set beside a table of ours: the name of its data set, and its rows; ("", {}) if it has nothing."""
-    theirs = OURS.get(dataset, "")
-    rows = TABLES.get((theirs, tasks), {})
-    return (f"{theirs}, T={tasks}" if rows else ""), rows
+def beside(config: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Scores]:
+    """What the paper has to set beside a table of ours: the name of its data set, and its rows; ("", {}) if it has nothing, as for
+    accuracy on validation, fewer images, and icons in other renditions or with more concepts.
+
+    config: of one of the table's runs. ours: the table's rows; one with GR on another method's basis is set beside figure 6.
+    """
+    theirs, tasks = OURS.get(config["dataset"], ""), config["tasks"]
+    if config["evaluate"] != "test" or config["per_class"] or {"strength", "vocabulary"} & deciding(config)["data"].keys():
+        return "", {}
+    rows, what = (ONE_EPOCH, ", one epoch") if config["epochs"] == 1 else (TABLES, "")
+    found = rows.get((theirs, tasks), {})
+    if (theirs, tasks, what) == ("ImageNet-R", 10, "") and {"GPM+GR", "LoRA-DRS+GR"} & set(ours):
+        found, what = PLUG_IN, ", figure 6"
+    return (f"{theirs}, T={tasks}{what}" if found else ""), found

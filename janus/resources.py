@@ -36,6 +36,15 @@ def home() -> Path | None:
     return Path(os.environ["JANUS_DATA"]).expanduser() if os.environ.get("JANUS_DATA") else None
 
 
+def photographs(name: str) -> str:
+    """What a message about a missing file adds if it is one of those that the project's scripts make of Tiny-ImageNet."""
+    parts = "build_tin100.py tiny-imagenet-200 --out photographs"
+    weights = "pretrain_photos.py photographs --epochs 12 --threads 1 --out photographs/photos-vit.safetensors"
+    scripts = {"tin100-": parts, "tinpre-": parts, "photos-vit": weights}
+    script = next((script for start, script in scripts.items() if Path(name).name.startswith(start)), None)
+    return f"; `python data/scripts/{script}` makes it, `export JANUS_DATA=photographs` says where it is" if script else ""
+
+
 def results() -> Path:
     """The folder of the benchmark's finished runs, `benchmarks/results` of the project: what lessons 02 to 08 read.
 

@@ -95,7 +95,7 @@ def overview(rows: Rows, kinds: Sequence[str] = tuple(KINDS), cite: bool = True)
     The best ACC, MAA and BWT are bold; `joint`, which sees all classes at once, does not compete.
     """
     config = next(iter(rows.values()))[0].config
-    label, theirs = paper.beside(config["dataset"], config["tasks"])
+    label, theirs = paper.beside(config, rows)
     cited = cite and any(row in theirs for row in rows)
     numbers = {kind: {row: values(found, KINDS[kind]) for row, found in rows.items()} for kind in kinds}
     best = {kind: max((fmean(v) for row, v in numbers[kind].items() if v and row != "joint"), default=None)

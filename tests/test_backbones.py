@@ -88,7 +88,8 @@ def test_wrong_files_are_named(tmp_path):
     assert "w.safetensors is truncated" in message(JanusError, NAME, path, **OPTIONS)
     path.write_bytes(b"")
     assert "w.safetensors is truncated" in message(JanusError, NAME, path, **OPTIONS)
-    assert "does not exist" in message(JanusError, NAME, tmp_path / "none.safetensors", **OPTIONS)
+    assert message(JanusError, NAME, tmp_path / "none.safetensors", **OPTIONS).endswith("does not exist: check the name")
+    assert "pretrain_photos.py photographs" in message(JanusError, "photos-vit", tmp_path / "photos-vit.safetensors")
     assert "not a .safetensors file" in message(UsageError, NAME, tmp_path / "w.pth", **OPTIONS)
 
 

@@ -161,6 +161,7 @@ def test_a_preset_for_the_t4_is_the_papers_protocol_with_fewer_epochs(name: str,
     assert full.to_dict() | same == small.to_dict()
     counted = json.loads((resources.results() / "memory.json").read_text())["counted"].values()
     most = max(case["half precision"]["fixed"] + small.batch_size * case["half precision"]["image"] for case in counted) / 1e3
+    assert grids.load(f"t4/{name}").runs[0].config.epochs == small.epochs
     assert f"at most {most:.1f} GB" in (resources.benchmarks("protocols") / f"{name}_t4.yaml").read_text()
 
 
@@ -198,6 +199,12 @@ def test_a_preset_for_the_t4_is_the_papers_protocol_with_fewer_epochs(name: str,
     ({"set": {"rank": 0, "energy": 2, "init": "nullspace", "adapter": "shared", "epochs": "few", "oe_epochs": "lst"},
       "rows": [{"mine": {"method": "janus", "gr": "exact"}}]},
      ["5 faults", "rank must be at least 1", "energy is a share", "gr=exact requires", "epochs takes", "did you mean 'last'"]),
+    ({"rows": [{"pool": {"method": "l2p", "l2p_pool": 2}}, {"parts": {"method": "coda", "coda_components": 1}}]},
+     ["2 faults", "l2p_top=5 prompts cannot be chosen from l2p_pool=2", "coda_components=1 are too few for tasks=2"]),
+    ({"set": {"dataset": "icons-r", "data.strength": "lots", "data.vocabulary": "perhaps"}},
+     ["2 faults", "data.strength takes a number, got 'lots'", "data.vocabulary takes true or false, got 'perhaps'"]),
+    ({"set": {"dataset": "cifar-100", "data.val_fraction": 7, "data.class_list": 3}},
+     ["2 faults", "data.val_fraction must be a number between 0 and 1, not 7", "data.class_list takes a text, got 3"]),
     ({"set": {"dataset": "imagenet-100"}}, ["LoRA__seed=0, frozen__seed=0, LoRA__seed=1 and 1 more: imagenet-100 is not one set"]),
     ({"set": {"model": "photos-vit", "weights": None}}, ["photos-vit comes without weights"]),
     ({"set": {"weights": "mine.pth"}}, ["weights=mine.pth is not a .safetensors file"]),
@@ -227,6 +234,20 @@ def test_each_setting_of_a_protocol_states_its_source(write: Write, tmp_path: Pa
     (tmp_path / "toy.yaml").write_text("title: toy\nsettings:\n  lr: {value: 0.1}\n")
     with pytest.raises(UsageError, match="protocol toy: lr needs `value` and `source`"):
         grids.load(path)
+
+
+def test_all_that_is_wrong_with_a_protocol_is_said_at_once(write: Write, tmp_path: Path) -> None:
+    path = write()
+    (tmp_path / "toy.yaml").write_text("title: toy\nsettings:\n  lr: {value: 0.1}\n  epochs: 3\n  rank: {value: 0, source: us}\n"
+                                       "rows:\n  OEE: {}\n  GPMM: {}\n")
+    with pytest.raises(UsageError, match="5 faults: .*unknown row 'OEE'.*unknown row 'GPMM'.*lr needs.*epochs needs.*rank must"):
+        grids.load(path)
+
+
+def test_options_of_the_data_are_read_as_on_the_command_line(write: Write) -> None:
+    path = write(settings={"dataset": "icons-r"}, rows=["LoRA"], seeds=[0])
+    path.write_text(path.read_text() + "set: {data.strength: 5e-1}\n")  # a text in YAML
+    assert grids.load(path).runs[0].config.data == {"strength": 0.5}
 
 
 def test_what_is_known_of_data_and_backbones_without_opening_them_is_true() -> None:
@@ -377,6 +398,43 @@ def test_a_result_of_another_format_is_moved_aside_before_its_run_is_made_again(
     assert not file.exists() and json.loads((file.parent / "result.json.damaged").read_text())["format"] == 999
 
 
+def test_a_run_with_a_result_has_not_failed_whatever_came_after_it(write: Write, tmp_path: Path) -> None:
+    grid = grids.load(write(rows=["LoRA"], seeds=[0]))
+    finish(grid, tmp_path / "a"), finish(grid, tmp_path / "b")
+    (run,), failure = grid.runs, {"hash": grid.runs[0].hash, "error": "no space for the notebook"}
+    checkpoint.write_json(tmp_path / "a" / run.name / "failed.json", failure)
+    (tmp_path / "c" / run.name).mkdir(parents=True)
+    checkpoint.write_json(tmp_path / "c" / run.name / "failed.json", failure)
+    assert bench.states(grid, tmp_path / "a")[run.name].kind == "finished"
+    assert bench.states(grid, tmp_path / "c")[run.name].kind == "failed"
+    assert bench.states(grid, tmp_path / "c", [tmp_path / "b"])[run.name].kind == "finished"
+
+
+def test_a_failure_is_told_even_if_no_file_can_keep_it(write: Write, tmp_path: Path, monkeypatch: Patch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise JanusError("no space")
+
+    (run,) = grids.load(write(rows=["LoRA"], seeds=[0])).runs
+    monkeypatch.setattr("janus.papermill.execute", full)
+    monkeypatch.setattr(checkpoint, "write_json", full)
+    assert bench.work(run.name, str(tmp_path / run.name), run.hash, {}, str(tmp_path)) == "no space"
+
+
+def test_now_and_then_it_is_said_how_far_each_run_is(write: Write, tmp_path: Path, monkeypatch: Patch) -> None:
+    grid, lines = grids.load(write(rows=["LoRA"])), []
+    found = {run.name: bench.State("to do", "to do") for run in grid.runs}
+    every = bench.Bench(None, lambda: None, grid, tmp_path, found, lines.append)
+    every.running = {Future(): bench.Running(run, f"tcp://worker:{run.config.seed}", time.monotonic() - 70) for run in grid.runs}
+    every.status()
+    every.status()
+    assert lines == ["0 done, 2 running, 0 failed, 0 left, time left unknown"]  # nothing new
+    monkeypatch.setattr(bench, "WAITING", -1)
+    (tmp_path / "LoRA__seed=1").mkdir()
+    checkpoint.save(tmp_path / "LoRA__seed=1" / "checkpoint.safetensors", {"stream": {"tasks": [0, 1, 2]}, "task": 1})
+    every.status()
+    assert lines[2:] == ["  LoRA__seed=0  1:10  no checkpoint yet", "  LoRA__seed=1  1:10  task 2 of 3"]
+
+
 def test_a_note_of_a_failure_that_does_not_say_why_is_none(write: Write, tmp_path: Path) -> None:
     (run,) = grids.load(write(rows=["LoRA"], seeds=[0])).runs
     (tmp_path / run.name).mkdir()
@@ -424,6 +482,11 @@ def test_cluster_options_that_cannot_be_met_are_refused_in_one_line(write: Write
         bench.execute(grid, tmp_path, scheduler="tcp://a:1", workers=2)
     with pytest.raises(UsageError, match="--workers must be at least 1"):
         bench.execute(grid, tmp_path, workers=0)
+    with pytest.raises(UsageError, match="no file .*s.yaml for --slurm"):
+        bench.execute(grid, tmp_path, slurm=tmp_path / "s.yaml")
+    for wrong in (["--workers", "0"], ["--scheduler", "tcp://a:1", "--workers", "2"], ["--slurm", str(tmp_path / "s.yaml")]):
+        assert main(["bench", str(grid.path), "--out", str(tmp_path / "out"), "--dry-run", *wrong]) == 2
+    (tmp_path / "s.yaml").write_text("queue: gpu\n")
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     with pytest.raises(JanusError, match=r"--slurm needs dask-jobqueue: pip install 'janus-lora\[slurm\]'"):
         bench.execute(grid, tmp_path, slurm=tmp_path / "s.yaml")
@@ -529,6 +592,33 @@ def test_a_worker_that_is_killed_in_mid_run_loses_nothing_and_leaves_no_kernel(w
     for run in runs:
         result = json.loads((tmp_path / run.name / "result.json").read_text())
         assert {key: result[key] for key in SAME} == undisturbed(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
+def test_a_bench_that_is_stopped_in_mid_run_leaves_no_kernel_and_the_same_command_goes_on(
+        by: signal.Signals, write: Write, tmp_path: Path) -> None:
+    settings = {"epochs": 12, "per_class": 8, "batch_size": 8, "save_every": 0.1}
+    path = write(rows=["OE+GR"], seeds=[0], settings=settings)
+    (run,), environment = grids.load(path).runs, os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    argv = [sys.executable, "-m", "janus", "bench", str(path), "--out", str(tmp_path)]
+    process = psutil.Popen(argv, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        until(lambda: list(tmp_path.glob("*/checkpoint.safetensors")) or process.poll() is not None)
+        family = process.children(recursive=True)
+        assert kernels(process)
+        process.send_signal(by)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == (130 if by == signal.SIGINT else -signal.SIGKILL), said
+        assert not psutil.wait_procs(family, timeout=60)[1]
+    finally:
+        end(process)
+    assert not (tmp_path / run.name / "result.json").exists() and bench.state(run, tmp_path).kind == "stopped"
+    assert by == signal.SIGKILL or "the same command goes on from the last checkpoint" in said
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and f"{run.name}: goes on" in done.stderr, done.stderr
+    result = json.loads((tmp_path / run.name / "result.json").read_text())
+    assert {key: result[key] for key in SAME} == undisturbed(run)
 
 
 def test_a_kernel_that_is_killed_is_no_failure_of_the_run(write: Write, tmp_path: Path, monkeypatch: Patch) -> None:

@@ -51,8 +51,8 @@ def test_one_task_has_neither_bwt_nor_maa(results_folder: Path) -> None:
 
 
 def test_rows_are_compared_at_the_same_seed() -> None:
-    assert compare.paired(ROWS, "frozen", "OE+GR") == {0: 1.0, 1: 3.0}  # seed 2 has no floor
-    assert compare.paired(ROWS, "OE+GR", "frozen", "maa") == {0: -1.0, 1: -3.0}
+    assert compare.paired(ROWS, "frozen", "OE+GR") == {(0, 0): 1.0, (1, 1): 3.0}  # seed 2 has no floor
+    assert compare.paired(ROWS, "OE+GR", "frozen", "maa") == {(0, 0): -1.0, (1, 1): -3.0}
     assert compare.paired(ROWS, "frozen", "GPM") == {}
 
 
@@ -79,6 +79,23 @@ def test_weights_of_one_name_that_differ_come_into_different_tables() -> None:
     assert list(compare.by_protocol(rows)) == ["backbone=aaaa", "backbone=bbbb"]
     known = {"LoRA": [replace(a, backbone="aaaa"), replace(b, backbone="aaaa"), old]}  # the last one is older than fingerprints
     assert {title: len(found["LoRA"]) for title, found in compare.by_protocol(known).items()} == {"": 3}
+
+
+def test_images_of_one_name_that_differ_come_into_different_tables() -> None:
+    a, b, c = results({"LoRA": {0: 20.0, 1: 21.0, 2: 22.0}}, dataset="imagenet-100", data={"class_list": "own"})["LoRA"]
+    same = [replace(run, stream=run.stream | {"class_names": names}) for run, names in ((a, ["cat", "dog"]), (b, ["dog", "cat"]))]
+    assert len(compare.by_protocol({"LoRA": same})) == 1  # another order of the same classes
+    other = replace(c, stream=c.stream | {"class_names": ["cat", "cow"]})
+    found = compare.by_protocol({"LoRA": [*same, other]})
+    assert [len(rows["LoRA"]) for rows in found.values()] == [2, 1] and all(title.startswith("images=") for title in found)
+    split = [replace(run, stream=run.stream | {"notes": [note]}) for run, note in ((a, "80/20"), (b, "by train.yaml"))]
+    assert len(compare.by_protocol({"LoRA": split})) == 2
+
+
+def test_rows_are_compared_at_the_same_class_order() -> None:
+    rows = {row: [*results({row: {0: first}}, class_seed=0)[row], *results({row: {0: second}}, class_seed=7)[row]]
+            for row, first, second in (("frozen", 20.0, 44.0), ("LoRA", 21.0, 46.0))}
+    assert compare.paired(rows, "frozen", "LoRA") == {(0, 0): 1.0, (0, 7): 2.0}
 
 
 def test_runs_of_one_row_with_other_settings_are_other_rows() -> None:

@@ -565,6 +565,8 @@ def test_unknown_names_paths_and_options(tmp_path):
     assert "known: " in said(UsageError, lambda: datasets.load(""))
     assert "does not exist" in said(UsageError, lambda: datasets.load(tmp_path / "nowhere"))
     assert "does not exist" in said(UsageError, lambda: datasets.load("nothing.parquet"))
+    assert "build_tin100.py tiny-imagenet-200 --out photographs` makes it" in said(
+        UsageError, lambda: datasets.load("tin100-*.parquet"))
     assert "does not exist" in said(UsageError, lambda: datasets.load("imagefolder", root=tmp_path / "nowhere"))
     assert "needs root" in said(UsageError, lambda: datasets.load("parquet"))
     assert "no parquet files" in said(UsageError, lambda: datasets.load("parquet", root=tmp_path))

@@ -412,8 +412,8 @@ def test_settings_of_another_method_and_values_out_of_range_are_refused_by_name(
 
 @pytest.mark.parametrize(("values", "said"), [
     ({"method": "l2p", "l2p_pool": 4}, "l2p_top=5 prompts cannot be chosen from l2p_pool=4"),
-    ({"method": "coda", "coda_components": 2}, "coda_components=2 gives each of 3 tasks 0"),
-    ({"method": "coda", "coda_components": 33}, "coda_components=33 gives each of 3 tasks 11: .* and only 32, the width"),
+    ({"method": "coda", "coda_components": 2}, "coda_components=2 are too few for tasks=3"),
+    ({"method": "coda", "coda_components": 33}, "coda_components=33 gives each of 3 tasks 11: only 32, the width"),
 ])
 def test_settings_that_do_not_fit_one_another_are_refused_before_training(values, said, settings):  # noqa: F811
     with pytest.raises(UsageError, match=said):

@@ -41,6 +41,26 @@ def test_the_papers_values_are_of_the_same_number_of_tasks_and_say_whose_they_ar
         assert column(table, table.header[-1])[0] == value and column(table, table.header[-1])[2] == ""
 
 
+@pytest.mark.parametrize(("config", "label", "value"), [
+    ({"epochs": 1}, "ImageNet-R, T=10, one epoch", "38.79 / 42.48 / -5.36"),
+    ({"epochs": 1, "dataset": "cifar-100"}, "CIFAR-100, T=10, one epoch", "74.84 / 83.30 / -7.70"),
+    ({"data": {"strength": 1.0}}, "ImageNet-R, T=10", "71.56 / 79.34 / -10.95"),  # the strength that it has anyway
+    ({"evaluate": "val"}, None, None), ({"per_class": 5}, None, None), ({"data": {"strength": 0.5}}, None, None),
+    ({"data": {"vocabulary": True}}, None, None), ({"dataset": "some/folder"}, None, None)])
+def test_the_papers_values_stand_beside_runs_of_their_kind_only(config: dict, label: str | None, value: str | None) -> None:
+    table = tables.overview(results({"GPM": {0: 19.0}, "frozen": {0: 18.0}}, tasks=10, **config))
+    if label is None:
+        assert not any("paper" in name for name in table.header)
+    else:
+        assert table.header[-1] == f"the paper's, {label}: ACC / MAA / BWT" and column(table, table.header[-1]) == [value, ""]
+
+
+def test_gr_on_another_methods_basis_stands_beside_figure_6() -> None:
+    table = tables.overview(results({"GPM": {0: 19.0}, "GPM+GR": {0: 18.0}}, tasks=10))
+    assert table.header[-1] == "the paper's, ImageNet-R, T=10, figure 6: ACC / MAA / BWT"
+    assert column(table, table.header[-1]) == ["71.89 / 79.82 / -11.48", "74.14 / 80.12 / -4.55"]
+
+
 def test_joint_does_not_compete_for_the_best() -> None:
     table = tables.overview(results({"LoRA": {0: 20.0}, "joint": {0: 40.0}}))
     assert column(table, "ACC") == ["**20.0**", "40.0"] and column(table, "MAA")[1] == "—"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -83,6 +83,11 @@ class Method:
     family: ClassVar[str] = ""
     passes: ClassVar[dict[str, int | str]] = {}
     inference: ClassVar[str] = "nothing"
+
+    @classmethod
+    def faults(cls, config: Mapping[str, Any]) -> Iterator[str]:
+        """What is wrong with the method's own settings together: each for itself is right, and the method's."""
+        yield from ()
 
     def __init__(self, run: Run) -> None:
         self.run = run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -31,20 +32,25 @@ class CODAPrompt(Prompted):
     Two forward passes an image, in training and at test. Keeps all components: M·5·(l·d + 2d) numbers. No image.
 
     Raises:
-        UsageError: fewer components than tasks, or more than can be orthogonal.
+        UsageError: more components than can be orthogonal.
     """
 
     name = "coda"
     summary = "CODA-Prompt: prompts as sums of components, some new ones a task"
     paper = "Smith et al., CODA-Prompt: COntinual Decomposed Attention-based Prompting, CVPR 2023"
 
+    @classmethod
+    def faults(cls, config: Mapping[str, Any]) -> Iterator[str]:
+        if config["coda_components"] < config["tasks"]:
+            yield f"coda_components={config['coda_components']} are too few for tasks={config['tasks']}: each needs one at least"
+
     def __init__(self, run: Any) -> None:
         super().__init__(run)
         c, d = run.config, run.model.num_features
         self.share, tasks = c.coda_components // c.tasks, c.tasks + len(c.extended)
-        if not 1 <= self.share <= d // tasks:
-            raise UsageError(f"coda_components={c.coda_components} gives each of {tasks} tasks {self.share}: each needs one at "
-                             f"least, and only {d}, the width of the features, can be orthogonal")
+        if self.share * tasks > d:
+            raise UsageError(f"coda_components={c.coda_components} gives each of {tasks} tasks {self.share}: "
+                             f"only {d}, the width of the features, can be orthogonal")
 
     def begin_task(self, task: Task) -> None:
         c, d, generator = self.run.config, self.run.model.num_features, self.run.generator("prompts", task.index)

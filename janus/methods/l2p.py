@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from ..errors import UsageError
 from ..prompts import Prompted, cosines, drawn
 from ..stream import Task
 from .base import Sizes
@@ -32,10 +32,10 @@ class L2P(Prompted):
     paper = "Wang et al., Learning to Prompt for Continual Learning, CVPR 2022"
     blocks = 1
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
-        if run.config.l2p_top > run.config.l2p_pool:
-            raise UsageError(f"l2p_top={run.config.l2p_top} prompts cannot be chosen from l2p_pool={run.config.l2p_pool}")
+    @classmethod
+    def faults(cls, config: Mapping[str, Any]) -> Iterator[str]:
+        if config["l2p_top"] > config["l2p_pool"]:
+            yield f"l2p_top={config['l2p_top']} prompts cannot be chosen from l2p_pool={config['l2p_pool']}"
 
     def begin_task(self, task: Task) -> None:
         if not self.trained:
