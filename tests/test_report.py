@@ -151,8 +151,17 @@ def test_numbers_in_the_prose_on_photographs_are_those_of_its_tables(report):
     assert f"ten of them end within 0.3 points of `frozen`, L2P {-above['L2P']:.1f} below it" in text
     twenty = report.only(groups["tin100"], tasks=20)
     later = {row: fmean(report.paired(twenty, "frozen", row).values()) for row in linear}
-    assert all(abs(gain) < 0.4 for row, gain in later.items() if row != "L2P")
-    assert f"(two seeds) it is the same: within 0.4 points, L2P {-later['L2P']:.1f} below" in text
+    assert all(abs(gain) < 0.3 for row, gain in later.items() if row != "L2P")
+    prompts = list(report.paired(twenty, "frozen", "L2P").values())
+    assert abs(fmean(prompts)) < report.interval(prompts)
+    assert f"ten are within 0.3 points, and L2P's {-later['L2P']:.1f} below cannot be told from chance" in text
+    trained = [list(report.paired(twenty, "RanPAC", f"{row}, RanPAC head").values()) for row in ("LoRA", "OE+GR", "exact")]
+    assert all(fmean(gain) < 0 for gain in trained) and all(len(gain) == 3 for gain in trained)
+    assert f"(`exact` {fmean(trained[-1]):.1f} ± {report.interval(trained[-1]):.1f})" in text
+    gains = [fmean(report.paired(twenty, "frozen", row).values()) for row in ("SLCA", "RanPAC")]
+    assert "At twenty tasks SLCA is {:.1f} above `frozen` and RanPAC {:.1f}".format(*gains) in text
+    assert {run.backbone for found in twenty.values() for run in found} == {"3cecf20188a0"}
+    assert {run.backbone for found in groups["tin100_epochs"].values() for run in found} == {"3cecf20188a0"}
     trained = [row for row in rows if row not in ("frozen", "ncm", "joint", "SLCA") and rows[row][0].config["head"] == "linear"]
     most = max(gain for row in trained for gain in report.paired(rows, "frozen", row).values())
     assert most < 0.6 and "above `frozen` by more than 0.6 points in any seed" in text
