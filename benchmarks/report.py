@@ -14,6 +14,7 @@ from janus import plots, properties
 from janus import report as document
 from janus.ablation import CROSS, FIELD
 from janus.compare import NONE, Rows, interval, paired, read, score, spread, values
+from janus.paper import PLUG_IN
 from janus.result import Result
 from janus.tables import Table, difference_table, form_table, overview, rate_table, seconds_table, step_table
 from janus.timing import total
@@ -102,12 +103,12 @@ def compared(rows: Rows) -> str:
 def plugged(rows: Rows, icons: Rows) -> str:
     """Figure 6: GR on top of GPM's basis, of Online Estimation's and of LoRA-DRS's."""
     theirs = only(icons, tasks=10)
-    shown = {row: rows[row] for row in ("frozen", "GPM", "OE", "OE+GR")} | {"GPM+GR": theirs["GPM-GR"]} | {
+    shown = {row: rows[row] for row in ("frozen", "GPM", "OE", "OE+GR")} | {"GPM+GR": theirs["GPM+GR"]} | {
         row: theirs[row] for row in ("LoRA-DRS", "LoRA-DRS+GR")}
     pairs = [("GPM", "GPM+GR"), ("OE", "OE+GR"), ("LoRA-DRS", "LoRA-DRS+GR"), ("GPM+GR", "OE+GR"),
              *(("frozen", row) for row in ("GPM+GR", "LoRA-DRS", "LoRA-DRS+GR"))]
-    return "\n\n".join([str(overview(shown, ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift"))),
-                        str(difference_table(shown, pairs)), provenance(shown)])
+    scores = overview(shown, ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift"), ("ImageNet-R, T=10, figure 6", PLUG_IN))
+    return "\n\n".join([str(scores), str(difference_table(shown, pairs)), provenance(shown)])
 
 
 def field(rows: Rows, cost: dict[str, Any]) -> str:

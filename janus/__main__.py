@@ -48,7 +48,8 @@ def bench(args: argparse.Namespace) -> None:
     grid = grids.load(args.grid)
     bench.check_options(args.workers, args.scheduler, args.slurm)
     if args.dry_run:
-        print("\n".join(bench.plan(grid, Path(args.out), args.workers, args.known)))
+        at_once = args.workers or (len(grid.runs) if args.slurm else 1 if args.scheduler else None)  # of a cluster nothing is known
+        print("\n".join(bench.plan(grid, Path(args.out), at_once, args.known)))
         return
     failed = bench.execute(grid, args.out, retry=args.retry, workers=args.workers, scheduler=args.scheduler, slurm=args.slurm,
                            known=args.known, say=lambda line: print(line, file=sys.stderr, flush=True))

@@ -217,14 +217,14 @@ class Pace:
         times = [(self.estimate(run), done) for run, done in runs]
         known = [seconds * max(0.0, 1 - done) for seconds, done in times if seconds is not None]
         missing = len(times) - len(known)
-        text = clock(sum(known) / max(1, workers))
+        text = clock(sum(known) / max(1, min(workers, len(runs))))
         return text if not missing else UNKNOWN if not known else f"{text} and {missing} runs whose time is {UNKNOWN}"
 
 
 def plan(grid: Grid, out: Path, workers: int | None = None, known: Sequence[str | Path] = ()) -> list[str]:
     """What `--dry-run` prints: a line for each run, then how many there are of each kind and the time left.
 
-    workers: runs at once; None: as many as `execute` would start here.
+    workers: runs at once, if there are as many; None: as `execute` would have it here.
     """
     found = states(grid, out, known)
     workers = workers or len(cards()) or 1

@@ -16,6 +16,7 @@ from .config import deciding
 from .errors import JanusError, UsageError
 from .grids import some
 from .metrics import over_samples
+from .paper import PLUG_IN
 from .result import Result
 
 Rows = Mapping[str, Sequence[Result]]  # row of a table → its runs, by seed
@@ -23,7 +24,7 @@ FLOOR = "frozen"  # what adapts nothing: a row below it has only forgotten
 NONE = "—"
 
 _ORDER = list(KNOWN)
-_UNSLUG = {slug(row): row for row in _ORDER}
+_UNSLUG = {slug(row): row for row in (*_ORDER, *PLUG_IN)}
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -122,19 +123,22 @@ def by_protocol(rows: Rows) -> dict[str, dict[str, list[Result]]]:
 
 def _fingerprints(runs: Sequence[Result]) -> list[str | None]:
     """Of each run's backbone: files of one name may hold different weights. A run older than fingerprints is taken for one with
-    the weights of the others of that name, if those are all the same."""
-    known: dict[tuple[Any, Any], set[str]] = {}
-    for run in runs:
-        known.setdefault((run.config["model"], run.config["weights"]), set()).update({run.backbone} - {None})
-    others = [known[run.config["model"], run.config["weights"]] for run in runs]
+    the weights of the others of its protocol, if those are all the same."""
+    known: dict[str, set[str]] = {}
+    names = [json.dumps([deciding(run.config).get(key) for key in PROTOCOL], sort_keys=True) for run in runs]
+    for run, name in zip(runs, names):
+        known.setdefault(name, set()).update({run.backbone} - {None})
+    others = [known[name] for name in names]
     return [run.backbone or (next(iter(found)) if len(found) == 1 else None) for run, found in zip(runs, others)]
 
 
 def _images(run: Result) -> str:
-    """Of the stream that a run has met, whatever the order: a list, a folder or a split file of one name may hold other classes."""
+    """Of the stream that a run has met, whatever the order: its classes, how many images of which split, how they were split. A
+    list, a folder or a split file of one name may hold others."""
     tasks = run.stream["tasks"]
     counts = [sum(task.get(part) or 0 for task in tasks) for part in ("train", "val", "test")]
-    known = json.dumps([sorted(run.stream.get("class_names", ())), counts, sorted(run.stream.get("notes", ()))])
+    cuts = sorted(note for note in run.stream.get("notes", ()) if "split" in note or "sha256" in note)
+    known = json.dumps([sorted(run.stream.get("class_names", ())), counts, cuts])
     return hashlib.sha256(known.encode()).hexdigest()[:6]
 
 

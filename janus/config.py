@@ -6,10 +6,12 @@ import dataclasses
 import hashlib
 import json
 import math
+import numbers
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from .errors import UsageError, together, unknown
@@ -167,7 +169,7 @@ def faults(values: dict[str, Any], wrong: Collection[str] = ()) -> Iterator[str]
         yield "init=nullspace requires adapter=merged (a shared adapter never starts again)"
     if nullspace and not full.get("oe", True):
         yield "init=nullspace requires oe=true (without it there is no estimated past to start off from)"
-    if method and not unsure:
+    if method:
         yield from method.faults(full)
     for keys, fine, what in RANGES:
         for key in keys:
@@ -227,13 +229,13 @@ def from_text(pairs: list[str]) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"--set takes key=value, got {pair!r}")
         if key.startswith("data."):
-            values.setdefault("data", {})[key[5:]] = literal(text)
+            values.setdefault("data", {})[key[5:]] = _literal(text)
         else:
             values[key] = text
     return values
 
 
-def literal(text: str) -> Any:
+def _literal(text: str) -> Any:
     """A number, true, false, null, a list or a mapping, as JSON writes them; else the text itself."""
     try:
         return json.loads(text)
@@ -272,6 +274,18 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     if type(value) is not hint:
         raise UsageError(f"{key} takes {_ARTICLE[hint]}, got {value!r}")
     return value
+
+
+def fitting(key: str, value: Any, hint: Any) -> Any:
+    """Like `coerce`, of a value that is no text to be read: a number is a number, and a text is a text."""
+    kinds = typing.get_args(hint) or (hint,)
+    if isinstance(value, Path) and str in kinds:
+        return str(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and float in kinds:
+        return coerce(key, float(value), hint)
+    if isinstance(value, str) and str not in kinds:
+        raise UsageError(f"{key} takes {_ARTICLE[next(kind for kind in kinds if kind in _ARTICLE)]}, got {value!r}")
+    return coerce(key, value, hint)
 
 
 def _number(value: Any, kind: type) -> Any:

@@ -6,7 +6,7 @@ import gzip
 import inspect
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from janus import icons, sources, splits
 from janus.cache import Tell
-from janus.errors import JanusError, UsageError, unknown
+from janus.config import fitting
+from janus.errors import JanusError, UsageError, together, unknown
 from janus.images import TensorImages
 from janus.imageset import ImageSet, assemble, carve, checked_fraction, complete, share_note
 from janus.resources import home, photographs
@@ -77,10 +78,25 @@ def _call(kind: str, loader: Callable[..., ImageSet], name: str, common: dict, o
         if owners:
             raise UsageError(f"option {option!r} belongs to dataset {', '.join(owners)}, not to {kind}; {mine}")
         raise unknown(f"option of dataset {kind}", option, known)
+    if faults := list(option_faults(kind, options)):
+        raise UsageError(together(faults))
     try:
         return loader(name, **common, **options)
     except OSError as error:  # no rights, a disk that fails: say which file
         raise JanusError(f"cannot read {error.filename or name} ({error.strerror or error})") from error
+
+
+def option_faults(kind: str, options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Which of the options that the loader of a kind of set has are not of the type that it states."""
+    hints = {option: p.annotation for option, p in inspect.signature(SETS[kind][0], eval_str=True).parameters.items()}
+    for option, value in options.items():
+        if hints.get(option, object) in (object, inspect.Parameter.empty):
+            continue
+        try:
+            value = fitting(prefix + option, value, hints[option])
+        except UsageError as error:
+            quote = f"; for a text, put it in quotes: '{option}=\"{value}\"'" if isinstance(value, (int, float)) else ""
+            yield f"{error}{quote if 'a text' in str(error) else ''}"
 
 
 def _options(loader: Callable[..., ImageSet]) -> list[str]:
@@ -123,10 +139,6 @@ def _icons(
     """The embedded benchmark; `strength` is how far the renditions move from plain icons, `vocabulary` adds concepts."""
     if root is not None:
         raise UsageError("icons-r is embedded in the package and takes no root")
-    if isinstance(strength, bool) or not isinstance(strength, (int, float)):
-        raise UsageError(f"strength must be a number, not {strength!r}")
-    if not isinstance(vocabulary, bool):
-        raise UsageError(f"vocabulary must be true or false, not {vocabulary!r}")
     classes, parts = icons.load(strength, vocabulary=vocabulary)
     styles = sorted({s for _, _, names_ in parts.values() for s in names_})
     number = {s: i for i, s in enumerate(styles)}

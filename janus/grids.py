@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import ablation, config, resources
-from .config import Config, coerce, literal
+from .config import Config, coerce
 from .errors import JanusError, UsageError, together, unknown
 
 KEYS = {"title": "a text", "protocol": "the name of a protocol, or a list of them", "rows": "a list of rows",
@@ -30,6 +30,7 @@ CLASSES = {"icons-r": 100, "fashion-mnist": 10, "cifar-100": 100, "imagenet-r": 
            "domainnet": 345}  # the most there are; a list of classes may take fewer
 WIDTHS = {"icons-vit": 192, "photos-vit": 192}  # the project's own backbones, whose module imports timm
 HUB = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's prefixes for models that only a network or a folder knows
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # a number that YAML 1.1 takes for a text
 MERGE = "tag:yaml.org,2002:merge"  # `<<: *anchor`, which may be there twice
 
 Note = Callable[[str], None]
@@ -239,7 +240,8 @@ def _protocol(name: Any, grid: Path, chosen: Any, note: Note) -> Protocol | None
         if row not in ablation.KNOWN:
             note(f"{where}: {unknown('row', row, ablation.KNOWN)}")
     found = {row: _stated(f"{where}, {row}", rows[row], note) or {} for row in rows}
-    return Protocol(_stated(where, values.get("settings"), note) or {}, found, choices)
+    settings = _stated(where, values.get("settings"), note)
+    return None if settings is None else Protocol(settings, found, choices)
 
 
 def _stated(where: str, stated: Any, note: Note) -> Layer | None:
@@ -331,7 +333,7 @@ def _settings(where: str, values: Any, note: Note) -> Layer | None:
         if key == "seed":
             note(f"{where}: seed is not set here; `seeds` of the grid states them")
         elif isinstance(key, str) and key.startswith("data."):
-            found[key] = literal(value) if isinstance(value, str) else value  # YAML takes 5e-1 for a text
+            found[key] = float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
         elif key not in known:
             note(f"{where}: {unknown('setting', key, known)}")
         else:
@@ -357,9 +359,8 @@ def _unfit(settings: Layer, wrong: Collection[str]) -> Iterator[str]:
     """What data and model will not take, as far as names and known sizes tell: no image is opened, no model built or fetched, and
     timm, which takes seconds to import, is asked for its names through its source text.
 
-    Left to the run are a path that is not there (it may be where the runs are), the classes in a folder, the values of a data
-    set's options; a model of timm that has no attention or is narrower than `rank`, its tag, a model of the hub; and weights that
-    are missing or do not fit.
+    Left to the run are a path that is not there (it may be where the runs are), the classes in a folder; a model of timm that has
+    no attention or is narrower than `rank`, its tag, a model of the hub; and weights that are missing or do not fit.
     wrong: settings whose values are not known.
     """
     from .vit import target_faults
@@ -367,7 +368,7 @@ def _unfit(settings: Layer, wrong: Collection[str]) -> Iterator[str]:
     known = {field.name: field.default for field in dataclasses.fields(Config)} | {"data": {}} | settings
     known = {key: value for key, value in known.items() if key not in wrong}
     if {"dataset", "root", "data"} <= known.keys():
-        yield from _unfit_data(known["dataset"], known["root"], known["data"])
+        yield from _unfit_data(known["dataset"], known["root"], known["data"], wrong)
     if {"dataset", "data", "tasks"} <= known.keys():
         yield from _unfit_tasks(known["dataset"], known["data"], known["tasks"], known.get("method"))
     if "model" in known:
@@ -376,7 +377,7 @@ def _unfit(settings: Layer, wrong: Collection[str]) -> Iterator[str]:
         yield from target_faults(known["targets"])
 
 
-def _unfit_data(name: str, root: str | None, data: Layer) -> Iterator[str]:
+def _unfit_data(name: str, root: str | None, data: Layer, wrong: Collection[str]) -> Iterator[str]:
     from . import datasets, splits
 
     places = [Path(root).expanduser()] if root else [Path(), resources.home() or Path()]
@@ -389,29 +390,18 @@ def _unfit_data(name: str, root: str | None, data: Layer) -> Iterator[str]:
     else:
         yield str(unknown("dataset", name, datasets.SETS))
         return
-    hints = {"size": int | None, "skip_corrupt": bool, "cache": str}  # of all data sets
-    for kind in kinds:
-        own = {option: p.annotation for option, p in inspect.signature(datasets.SETS[kind][0], eval_str=True).parameters.items()}
-        hints |= {option: hint for option, hint in own.items() if option not in {*datasets.COMMON, "common"}}
+    options = {option for kind in kinds for option in inspect.signature(datasets.SETS[kind][0]).parameters} | {*datasets.COMMON}
+    options -= {"name", "root", "tell", "common"}  # no settings below `data`
     for option, value in data.items():
-        if option not in hints:
-            yield str(unknown(f"option of dataset {name}", option, hints))
-        elif hints[option] not in (inspect.Parameter.empty, object):
-            yield from _unfit_option(f"data.{option}", value, hints[option])
+        if option not in options:
+            yield str(unknown(f"option of dataset {name}", option, options))
+        elif option.endswith("_fraction") and isinstance(value, (int, float)) and value and not 0 < value < 1:
+            yield f"data.{option} must be a number between 0 and 1, not {value!r}"
+    yield from dict.fromkeys(fault for kind in kinds for fault in datasets.option_faults(kind, data, "data."))
     if data.get("cache", "auto") not in datasets.CACHES:
         yield str(unknown("cache", data["cache"], datasets.CACHES))
-    if name == "imagenet-100" and data.get("class_list") is None:
+    if name == "imagenet-100" and data.get("class_list") is None and "data.class_list" not in wrong:
         yield splits.IMAGENET_100
-
-
-def _unfit_option(name: str, value: Any, hint: Any) -> Iterator[str]:
-    try:
-        value = coerce(name, value, hint)
-    except UsageError as error:
-        yield str(error)
-    else:
-        if name.endswith("_fraction") and value and not 0 < value < 1:
-            yield f"{name} must be a number between 0 and 1, not {value!r}"
 
 
 def _unfit_tasks(name: str, data: Layer, tasks: int, method: str | None) -> Iterator[str]:

@@ -74,7 +74,7 @@ def beside(config: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Score
     """What the paper has to set beside a table of ours: the name of its data set, and its rows; ("", {}) if it has nothing, as for
     accuracy on validation, fewer images, and icons in other renditions or with more concepts.
 
-    config: of one of the table's runs. ours: the table's rows; one with GR on another method's basis is set beside figure 6.
+    config: of one of the table's runs. ours: the table's rows; those of figure 6 alone are set beside figure 6.
     """
     theirs, tasks = OURS.get(config["dataset"], ""), config["tasks"]
     if config["evaluate"] != "test" or config["per_class"] or {"strength", "vocabulary"} & deciding(config)["data"].keys():
@@ -82,5 +82,6 @@ def beside(config: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Score
     rows, what = (ONE_EPOCH, ", one epoch") if config["epochs"] == 1 else (TABLES, "")
     found = rows.get((theirs, tasks), {})
     if (theirs, tasks, what) == ("ImageNet-R", 10, "") and {"GPM+GR", "LoRA-DRS+GR"} & set(ours):
-        found, what = PLUG_IN, ", figure 6"
+        if not (found.keys() - PLUG_IN.keys()) & set(ours):
+            found, what = PLUG_IN, ", figure 6"
     return (f"{theirs}, T={tasks}{what}" if found else ""), found

@@ -45,7 +45,8 @@ class Setting:
         Raises:
             UsageError: an unknown model, a rank that does not fit its matrices, fewer classes than tasks.
         """
-        config = config or Config.create(method=method.name, model=self.model, tasks=self.tasks, rank=self.rank)
+        more = {"coda_components": max(self.tasks, Config.coda_components)} if method.name == "coda" else {}  # each task needs one
+        config = config or Config.create(method=method.name, model=self.model, tasks=self.tasks, rank=self.rank, **more)
         shapes = tuple((input_key(path), rows.stop - rows.start, linear.in_features)
                        for path, linear, blocks in matrices(self.backbone, config.targets) for rows in blocks.values())
         if self.rank > (most := min(min(m, n) for _, m, n in shapes)):

@@ -89,14 +89,16 @@ KINDS = {"ACC": "acc", "MAA": "maa", "BWT": "bwt", "learning acc.": "learning_ac
 SHARES = ("violation", "drift", "danger")  # no per cent: two digits
 
 
-def overview(rows: Rows, kinds: Sequence[str] = tuple(KINDS), cite: bool = True) -> Table:
+def overview(rows: Rows, kinds: Sequence[str] = tuple(KINDS), cite: bool | tuple[str, paper.Scores] = True) -> Table:
     """mean ± standard deviation over seeds, how many seeds, and (`cite`) the paper's values, labelled so, where it has the row.
+
+    cite: false: not; a label and rows: these; true: what `paper.beside` has.
 
     The best ACC, MAA and BWT are bold; `joint`, which sees all classes at once, does not compete.
     """
     config = next(iter(rows.values()))[0].config
-    label, theirs = paper.beside(config, rows)
-    cited = cite and any(row in theirs for row in rows)
+    label, theirs = cite if isinstance(cite, tuple) else paper.beside(config, rows) if cite else ("", {})
+    cited = any(row in theirs for row in rows)
     numbers = {kind: {row: values(found, KINDS[kind]) for row, found in rows.items()} for kind in kinds}
     best = {kind: max((fmean(v) for row, v in numbers[kind].items() if v and row != "joint"), default=None)
             for kind in ("ACC", "MAA", "BWT") if kind in kinds and len(rows) > 1}

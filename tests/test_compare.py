@@ -88,7 +88,9 @@ def test_images_of_one_name_that_differ_come_into_different_tables() -> None:
     other = replace(c, stream=c.stream | {"class_names": ["cat", "cow"]})
     found = compare.by_protocol({"LoRA": [*same, other]})
     assert [len(rows["LoRA"]) for rows in found.values()] == [2, 1] and all(title.startswith("images=") for title in found)
-    split = [replace(run, stream=run.stream | {"notes": [note]}) for run, note in ((a, "80/20"), (b, "by train.yaml"))]
+    stray = [a, replace(b, stream=b.stream | {"notes": ["1 files without an image extension ignored"]})]
+    assert len(compare.by_protocol({"LoRA": stray})) == 1
+    split = [replace(run, stream=run.stream | {"notes": [note]}) for run, note in ((a, "no split"), (b, "a list (sha256 a1b2)"))]
     assert len(compare.by_protocol({"LoRA": split})) == 2
 
 
@@ -96,6 +98,13 @@ def test_rows_are_compared_at_the_same_class_order() -> None:
     rows = {row: [*results({row: {0: first}}, class_seed=0)[row], *results({row: {0: second}}, class_seed=7)[row]]
             for row, first, second in (("frozen", 20.0, 44.0), ("LoRA", 21.0, 46.0))}
     assert compare.paired(rows, "frozen", "LoRA") == {(0, 0): 1.0, (0, 7): 2.0}
+
+
+def test_a_run_older_than_fingerprints_is_taken_for_its_own_protocols() -> None:
+    ten, old = results({"LoRA": {0: 20.0, 1: 21.0}}, tasks=10)["LoRA"]
+    twenty = results({"LoRA": {0: 15.0}}, tasks=20)["LoRA"][0]
+    rows = {"LoRA": [replace(ten, backbone="aaaa"), old, replace(twenty, backbone="bbbb")]}
+    assert [len(found["LoRA"]) for found in compare.by_protocol(rows).values()] == [2, 1]
 
 
 def test_runs_of_one_row_with_other_settings_are_other_rows() -> None:

@@ -578,8 +578,11 @@ def test_unknown_names_paths_and_options(tmp_path):
     message = said(UsageError, lambda: datasets.load("fashion-mnist", val_fracton=0.1))
     assert "did you mean 'val_fraction'" in message
     assert "embedded" in said(UsageError, lambda: datasets.load("icons-r", root=tmp_path))
-    assert "must be a number" in said(UsageError, lambda: datasets.load("icons-r", strength="strong"))
-    assert "must be true or false" in said(UsageError, lambda: datasets.load("icons-r", vocabulary=1))
+    assert "takes a number" in said(UsageError, lambda: datasets.load("icons-r", strength="strong"))
+    assert "takes true or false, got 1" in said(UsageError, lambda: datasets.load("icons-r", vocabulary=1))
+    assert "strength takes a number, got '5e-1'" in said(UsageError, lambda: datasets.load("icons-r", strength="5e-1"))
+    quoted = said(UsageError, lambda: datasets.load("imagenet-100", class_list=100))
+    assert quoted == "class_list takes a text, got 100; for a text, put it in quotes: 'class_list=\"100\"'"
 
 
 def test_impossible_fractions(tmp_path):
@@ -589,7 +592,8 @@ def test_impossible_fractions(tmp_path):
     class_folder(tmp_path / "three" / "train", {"a": 10})
     class_folder(tmp_path / "three" / "val", {"a": 10})
     class_folder(tmp_path / "three" / "test", {"a": 10})
-    for options in ({"val_fraction": 1.5}, {"val_fraction": "lots"}, {"test_fraction": 0}, {"test_fraction": -0.1}):
+    assert "val_fraction takes a number" in said(UsageError, lambda: datasets.load(tmp_path / "one", val_fraction="lots"))
+    for options in ({"val_fraction": 1.5}, {"test_fraction": 0}, {"test_fraction": -0.1}):
         assert "between 0 and 1" in said(UsageError, lambda o=options: datasets.load(tmp_path / "one", **o))
     message = said(UsageError, lambda: datasets.load(tmp_path / "one", val_fraction=0.5, test_fraction=0.5))
     assert "nothing to train on" in message

@@ -167,8 +167,8 @@ def test_two_processes_find_what_one_finds(name, two, image_folder, tmp_path):
 @pytest.mark.parametrize("name", ["exact", "tangent", "bilora", "finetune"])
 def test_one_process_weighed_a_hundredth_too_high_is_another_run(name, two, image_folder, tmp_path):
     assert two_processes(runs, image_folder, {tmp_path: CONFIGS[name]}, "weighed") == [0, 0]
-    with pytest.raises(AssertionError):
-        same_run(two / name, tmp_path)
+    a, b = (checkpoint.load(folder / CHECKPOINT)["model"] for folder in (two / name, tmp_path))
+    assert max(distance(tensor, b[key]) for key, tensor in a.items()) > 1e-3  # what `same_run` allows at most
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

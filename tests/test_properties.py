@@ -248,6 +248,10 @@ def test_what_a_task_adds_is_the_difference_of_two_streams():
         assert sum(before["each_task_adds"].values()) == after["stored_bytes"] - before["stored_bytes"] > 0, before["name"]
 
 
+def test_a_stream_may_have_more_tasks_than_coda_has_components():
+    assert "| coda |" in str(properties.table(properties.Setting(tasks=200, classes=200))).replace("`", "")
+
+
 def test_every_method_says_what_it_is():
     for name, method in methods.all_methods().items():
         assert ("family" in vars(method) or issubclass(method, Prompted)) and method.family and method.summary, name

@@ -59,6 +59,8 @@ def test_gr_on_another_methods_basis_stands_beside_figure_6() -> None:
     table = tables.overview(results({"GPM": {0: 19.0}, "GPM+GR": {0: 18.0}}, tasks=10))
     assert table.header[-1] == "the paper's, ImageNet-R, T=10, figure 6: ACC / MAA / BWT"
     assert column(table, table.header[-1]) == ["71.89 / 79.82 / -11.48", "74.14 / 80.12 / -4.55"]
+    more = tables.overview(results({"GPM": {0: 19.0}, "GPM+GR": {0: 18.0}, "InfLoRA": {0: 17.0}}, tasks=10))
+    assert column(more, more.header[-1]) == ["71.56 / 79.34 / -10.95", "", "73.90 / 80.01 / -6.33"]  # table 2 has more of these
 
 
 def test_joint_does_not_compete_for_the_best() -> None:

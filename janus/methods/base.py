@@ -86,7 +86,7 @@ class Method:
 
     @classmethod
     def faults(cls, config: Mapping[str, Any]) -> Iterator[str]:
-        """What is wrong with the method's own settings together: each for itself is right, and the method's."""
+        """What is wrong with the method's own settings together. config: the values of those that are known."""
         yield from ()
 
     def __init__(self, run: Run) -> None:

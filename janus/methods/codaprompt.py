@@ -41,7 +41,7 @@ class CODAPrompt(Prompted):
 
     @classmethod
     def faults(cls, config: Mapping[str, Any]) -> Iterator[str]:
-        if config["coda_components"] < config["tasks"]:
+        if config.keys() >= {"coda_components", "tasks"} and 1 <= config["coda_components"] < config["tasks"]:
             yield f"coda_components={config['coda_components']} are too few for tasks={config['tasks']}: each needs one at least"
 
     def __init__(self, run: Any) -> None:

@@ -34,7 +34,7 @@ class L2P(Prompted):
 
     @classmethod
     def faults(cls, config: Mapping[str, Any]) -> Iterator[str]:
-        if config["l2p_top"] > config["l2p_pool"]:
+        if config.keys() >= {"l2p_top", "l2p_pool"} and config["l2p_top"] > config["l2p_pool"]:
             yield f"l2p_top={config['l2p_top']} prompts cannot be chosen from l2p_pool={config['l2p_pool']}"
 
     def begin_task(self, task: Task) -> None:
