@@ -78,7 +78,7 @@ def _call(kind: str, loader: Callable[..., ImageSet], name: str, common: dict, o
         if owners:
             raise UsageError(f"option {option!r} belongs to dataset {', '.join(owners)}, not to {kind}; {mine}")
         raise unknown(f"option of dataset {kind}", option, known)
-    if faults := list(option_faults(kind, options)):
+    if faults := list(option_faults(loader, options)):
         raise UsageError(together(faults))
     try:
         return loader(name, **common, **options)
@@ -86,9 +86,9 @@ def _call(kind: str, loader: Callable[..., ImageSet], name: str, common: dict, o
         raise JanusError(f"cannot read {error.filename or name} ({error.strerror or error})") from error
 
 
-def option_faults(kind: str, options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Which of the options that the loader of a kind of set has are not of the type that it states."""
-    hints = {option: p.annotation for option, p in inspect.signature(SETS[kind][0], eval_str=True).parameters.items()}
+def option_faults(loader: Callable[..., ImageSet], options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Which of the options that a loader has are not of the type that it states."""
+    hints = {option: p.annotation for option, p in inspect.signature(loader, eval_str=True).parameters.items()}
     for option, value in options.items():
         if hints.get(option, object) in (object, inspect.Parameter.empty):
             continue
