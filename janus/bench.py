@@ -111,7 +111,7 @@ def state(run: Planned, out: Path, known: Finished | None = None) -> State:
     except JanusError as error:
         return State("to do", f"to do, but {error}")
     _same(run, Config.create(**saved["config"]).hash(), folder)
-    return State("stopped", f"stopped at {how_far(folder)}", saved["task"] / len(saved["stream"]["tasks"]))
+    return State("stopped", f"stopped at {how_far(saved)}", saved["task"] / len(saved["stream"]["tasks"]))
 
 
 def states(grid: Grid, out: Path, known: Sequence[str | Path] = ()) -> dict[str, State]:
@@ -469,9 +469,13 @@ class Bench:
             left.append((job.run, self.found[job.run.name].done + ((now - job.began) / seconds if seconds else 0)))
         self.say("{} done, {} running, {} failed, {} left, ".format(*counts) +
                  f"time left {self.pace.left(left, len(self.workers))}")
-        width = max((len(job.run.name) for job in self.running.values()), default=0)
-        for job in self.running.values() if late else ():
-            self.say(f"  {job.run.name:{width}s}  {clock(now - job.began)}  {how_far(self.out / job.run.name)}")
+        if late:
+            from .checkpoint import header
+
+            width = max(len(job.run.name) for job in self.running.values())
+            for job in self.running.values():
+                saved = header(self.out / job.run.name / CHECKPOINT)
+                self.say(f"  {job.run.name:{width}s}  {clock(now - job.began)}  {how_far(saved)}")
 
 
 # ── small things ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -490,11 +494,8 @@ def _lock(out: Path) -> FileLock:
     return guard
 
 
-def how_far(folder: Path) -> str:
-    """How far the checkpoint in a folder has come, from its header alone."""
-    from . import checkpoint
-
-    saved = checkpoint.header(folder / CHECKPOINT)
+def how_far(saved: Mapping[str, Any]) -> str:
+    """How far a checkpoint has come; saved: what is in it, or in its header, or nothing."""
     if not saved:
         return "no checkpoint yet"
     tasks = len(saved["stream"]["tasks"])

@@ -108,8 +108,7 @@ def by_protocol(rows: Rows) -> dict[str, dict[str, list[Result]]]:
     """
     runs = [(row, run) for row, found in rows.items() for run in found]
     prints = _fingerprints([run for _, run in runs])
-    titles = _told_apart([{key: deciding(run.config).get(key) for key in PROTOCOL} | {"backbone": known, "images": _images(run)}
-                          for (_, run), known in zip(runs, prints)])
+    titles = _told_apart([_protocol(run) | {"backbone": known, "images": _images(run)} for (_, run), known in zip(runs, prints)])
     out: dict[str, dict[str, list[Result]]] = {}
     for title in dict.fromkeys(titles):
         inside = [pair for pair, other in zip(runs, titles) if other == title]
@@ -121,11 +120,16 @@ def by_protocol(rows: Rows) -> dict[str, dict[str, list[Result]]]:
     return out
 
 
+def _protocol(run: Result) -> dict[str, Any]:
+    decided = deciding(run.config)
+    return {key: decided.get(key) for key in PROTOCOL}
+
+
 def _fingerprints(runs: Sequence[Result]) -> list[str | None]:
     """Of each run's backbone: files of one name may hold different weights. A run older than fingerprints is taken for one with
     the weights of the others of its protocol, if those are all the same."""
     known: dict[str, set[str]] = {}
-    names = [json.dumps([deciding(run.config).get(key) for key in PROTOCOL], sort_keys=True) for run in runs]
+    names = [json.dumps(_protocol(run), sort_keys=True) for run in runs]
     for run, name in zip(runs, names):
         known.setdefault(name, set()).update({run.backbone} - {None})
     others = [known[name] for name in names]

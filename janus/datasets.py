@@ -87,13 +87,14 @@ def _call(kind: str, loader: Callable[..., ImageSet], name: str, common: dict, o
 
 
 def option_faults(loader: Callable[..., ImageSet], options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Which of the options that a loader has are not of the type that it states."""
+    """What is wrong with the values of the options that a loader has: not of the type that it states, or no share."""
     hints = {option: p.annotation for option, p in inspect.signature(loader, eval_str=True).parameters.items()}
     for option, value in options.items():
         if hints.get(option, object) in (object, inspect.Parameter.empty):
             continue
         try:
-            value = fitting(prefix + option, value, hints[option])
+            if fitting(prefix + option, value, hints[option]) and option.endswith("_fraction"):
+                checked_fraction(prefix + option, value)
         except UsageError as error:
             quote = f"; for a text, put it in quotes: '{option}=\"{value}\"'" if isinstance(value, (int, float)) else ""
             yield f"{error}{quote if 'a text' in str(error) else ''}"

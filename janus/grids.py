@@ -392,11 +392,9 @@ def _unfit_data(name: str, root: str | None, data: Layer, wrong: Collection[str]
         return
     options = {option for kind in kinds for option in inspect.signature(datasets.SETS[kind][0]).parameters} | {*datasets.COMMON}
     options -= {"name", "root", "tell", "common"}  # no settings below `data`
-    for option, value in data.items():
+    for option in data:
         if option not in options:
             yield str(unknown(f"option of dataset {name}", option, options))
-        elif option.endswith("_fraction") and isinstance(value, (int, float)) and value and not 0 < value < 1:
-            yield f"data.{option} must be a number between 0 and 1, not {value!r}"
     yield from dict.fromkeys(fault for kind in kinds for fault in datasets.option_faults(datasets.SETS[kind][0], data, "data."))
     if data.get("cache", "auto") not in datasets.CACHES:
         yield str(unknown("cache", data["cache"], datasets.CACHES))

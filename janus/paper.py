@@ -81,7 +81,7 @@ def beside(config: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Score
         return "", {}
     rows, what = (ONE_EPOCH, ", one epoch") if config["epochs"] == 1 else (TABLES, "")
     found = rows.get((theirs, tasks), {})
-    if (theirs, tasks, what) == ("ImageNet-R", 10, "") and {"GPM+GR", "LoRA-DRS+GR"} & set(ours):
-        if not (found.keys() - PLUG_IN.keys()) & set(ours):
-            found, what = PLUG_IN, ", figure 6"
+    alone = {"GPM+GR", "LoRA-DRS+GR"} & set(ours) and not (found.keys() - PLUG_IN.keys()) & set(ours)
+    if (theirs, tasks, what) == ("ImageNet-R", 10, "") and alone:
+        found, what = PLUG_IN, ", figure 6"
     return (f"{theirs}, T={tasks}{what}" if found else ""), found

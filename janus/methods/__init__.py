@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 
 from ..errors import unknown
 from .base import Method
@@ -11,8 +12,7 @@ from .base import Method
 
 def all_methods() -> dict[str, type[Method]]:
     """name → class of every method in this folder."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    _import_all()
     found: dict[str, type[Method]] = {}
     todo = [Method]
     while todo:
@@ -20,6 +20,12 @@ def all_methods() -> dict[str, type[Method]]:
         if "name" in vars(kind) and kind.name:
             found[kind.name] = kind
     return dict(sorted(found.items()))
+
+
+@cache
+def _import_all() -> None:
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
 
 
 def get(name: str) -> type[Method]:
