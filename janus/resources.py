@@ -13,7 +13,6 @@ ROOTS = (PACKAGE / "_data", PACKAGE.parent / "data")  # inside the wheel; beside
 RESULTS = (PACKAGE / "_results", PACKAGE.parent / "benchmarks" / "results")
 BENCHMARKS = (PACKAGE / "_benchmarks", PACKAGE.parent / "benchmarks")
 NOTEBOOKS = (PACKAGE / "_notebooks", PACKAGE.parent / "notebooks")
-NO_PHOTOS = "photos-vit comes without weights: make them with data/scripts/pretrain_photos.py, then weights=<file>"
 PICKLED = "is not a .safetensors file: pickled weights can run code, convert them first"
 
 
@@ -43,6 +42,9 @@ def photographs(name: str) -> str:
     scripts = {"tin100-": parts, "tinpre-": parts, "photos-vit": weights}
     script = next((script for start, script in scripts.items() if Path(name).name.startswith(start)), None)
     return f"; `python data/scripts/{script}` makes it, `export JANUS_DATA=photographs` says where it is" if script else ""
+
+
+NO_PHOTOS = f"photos-vit comes without weights: set weights=photos-vit.safetensors{photographs('photos-vit')}"
 
 
 def results() -> Path:
