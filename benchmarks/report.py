@@ -102,7 +102,7 @@ def compared(rows: Rows) -> str:
 
 def plugged(rows: Rows, icons: Rows) -> str:
     """Figure 6: GR on top of GPM's basis, of Online Estimation's and of LoRA-DRS's."""
-    theirs = only(icons, tasks=10)
+    theirs = only(icons, tasks=10, data={})
     shown = {row: rows[row] for row in ("frozen", "GPM", "OE", "OE+GR")} | {"GPM+GR": theirs["GPM+GR"]} | {
         row: theirs[row] for row in ("LoRA-DRS", "LoRA-DRS+GR")}
     pairs = [("GPM", "GPM+GR"), ("OE", "OE+GR"), ("LoRA-DRS", "LoRA-DRS+GR"), ("GPM+GR", "OE+GR"),
@@ -132,10 +132,10 @@ def gain(rows: Rows, row: str) -> str:
     return f"{statistics.fmean(found):+.1f}" + (f" ± {interval(found):.1f}" if len(found) > 1 else "")
 
 
-def strengths(rows: Rows, icons: Rows) -> str:
+def strengths(ten: Rows, icons: Rows) -> str:
     """Table 3: ACC of the same rows at three strengths of the renditions, and what is gained over frozen."""
     found = {s: only(icons, data={"strength": s}) for s in (0.5, 0.75)}
-    found[1.0] = {row: rows[row] for row in found[0.5]}
+    found[1.0] = {row: ten[row] for row in found[0.5]}
     table = Table(["row", *(f"strength {s:g}: ACC" for s in found), *(f"over frozen at {s:g}, 95 %" for s in found)], [
         [row, *(spread(values(group[row], "acc")) for group in found.values()),
          *(gain(group, row) for group in found.values())] for row in found[0.5]])
@@ -294,8 +294,8 @@ def blocks() -> dict[str, str]:
     ours = without_field(icons)  # more lines could not be told apart
     plots.trajectories(only(ours, tasks=20, data={})).save(FIGURES / "trajectory_20_tasks")
     plots.capacity(groups["icons_r_capacity"]).save(FIGURES / "capacity")
-    everyone = only(icons, tasks=10) | rows | cross  # of the first only what the others have not: the field's methods
-    everyone = {row: everyone[row] for row in FIELD_ROWS}
+    ten = only(icons, tasks=10, data={}) | rows | cross  # of the first only what the others have not: the field's methods
+    everyone = {row: ten[row] for row in FIELD_ROWS}
     setting, photographs, photographs_20 = properties.Setting(), *(only(groups["tin100"], tasks=tasks) for tasks in (10, 20))
     return {
         "methods": f"{properties.table(setting)}\n\nSizes: {setting}.",
@@ -315,7 +315,7 @@ def blocks() -> dict[str, str]:
                 f"{against_ours(cost)}",
         "fewer_tasks": compared(only(icons, tasks=5, data={})),
         "more_tasks": compared(only(icons, tasks=20, data={})),
-        "strengths": strengths(rows, icons),
+        "strengths": strengths(ten, icons),
         "plug_in": plugged(rows, icons),
         "field": f"{field(everyone, learning)}\n\n{provenance(everyone)} Learning a task, × LoRA: medians of {learning['rounds']} "
                  f"turns in one process, {learning['per_class']} images a class, {learning['hardware']['cpu']}.",

@@ -58,11 +58,28 @@ def test_numbers_in_the_prose_are_those_of_its_tables(report):
     assert f"(rate 1e-4) it has {at('joint', 1e-4)} on validation, at its best {best:.1f}, `frozen`" in text
 
 
+def test_the_prose_on_five_and_twenty_tasks_is_that_of_its_tables(report):
+    from statistics import fmean
+
+    five, twenty = (report.only(report.read(report.RESULTS)["icons_r"], tasks=tasks, data={}) for tasks in (5, 20))
+    text = " ".join(DOCUMENTS.split())
+    inflora = report.paired(five, "frozen", "InfLoRA").values()
+    assert {f"{gain:.1f}" for gain in (min(inflora), fmean(inflora))} == {"0.8"} and "at T=5 InfLoRA is .8 above" in text
+    prompts = {t: {row: list(report.paired(rows, "frozen", row).values()) for row in ("L2P", "DualPrompt", "CODA-Prompt")}
+               for t, rows in ((5, five), (20, twenty))}
+    assert all(abs(fmean(gains)) < report.interval(gains) for found in prompts.values() for gains in found.values())
+    assert max(f"{abs(fmean(gains)):.1f}" for gains in prompts[5].values()) == "0.2"
+    assert f"at T=20 L2P is {-fmean(prompts[20]['L2P']):.1f} ± {report.interval(prompts[20]['L2P']):.1f} below" in text
+    means, later = (list(report.paired(rows, "ncm", "LoRA-DRS, class means").values()) for rows in (five, twenty))
+    assert min(means) > 0 and f"in each seed at T=5, by {fmean(means):.1f} ± {report.interval(means):.1f}, and not at T=20" in text
+    assert min(later) < 0 < max(later)
+
+
 def test_numbers_in_the_prose_on_the_fields_methods_are_those_of_its_tables(report):
     from statistics import fmean
 
     groups = report.read(report.RESULTS)
-    rows = groups["rows"] | groups["cross"] | report.only(groups["icons_r"], tasks=10)
+    rows = groups["rows"] | groups["cross"] | report.only(groups["icons_r"], tasks=10, data={})
     text = " ".join(DOCUMENTS.split())
 
     def between(first: str, second: str) -> tuple[float, str]:
