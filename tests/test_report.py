@@ -75,6 +75,25 @@ def test_the_prose_on_five_and_twenty_tasks_is_that_of_its_tables(report):
     assert min(later) < 0 < max(later)
 
 
+def test_the_prose_on_the_fields_methods_at_other_strengths_is_that_of_its_table(report):
+    from statistics import fmean
+
+    groups = report.read(report.RESULTS)
+    found = {strength: report.only(groups["icons_r"], data={"strength": strength}) for strength in (0.5, 0.75)}
+    found[1.0] = report.only(groups["icons_r"], tasks=10, data={}) | groups["rows"]
+    text = " ".join(DOCUMENTS.split())
+    for row in ("InfLoRA", "LoRA-DRS", "BiLoRA", "L2P", "DualPrompt", "CODA-Prompt"):
+        for rows in found.values():
+            gains = list(report.paired(rows, "frozen", row).values())
+            assert len(gains) == 3 and fmean(gains) < report.interval(gains), row
+    lost = {row: list(report.paired(found[0.5], row, "frozen").values()) for row in ("L2P", "DualPrompt", "CODA-Prompt")}
+    assert min(min(points) for points in lost.values()) > 0
+    assert ", ".join(f"{row} by {fmean(points):.1f} ± {report.interval(points):.1f}" for row, points in lost.items()) in text
+    means = [list(report.paired(rows, "ncm", "LoRA-DRS, class means").values()) for rows in found.values()]
+    assert all(fmean(gains) < report.interval(gains) for gains in means)
+    assert f"are {min(map(fmean, means)):.1f} to {max(map(fmean, means)):.1f} above those of frozen ones, with intervals" in text
+
+
 def test_numbers_in_the_prose_on_the_fields_methods_are_those_of_its_tables(report):
     from statistics import fmean
 
