@@ -127,12 +127,13 @@ def _protocol(run: Result) -> dict[str, Any]:
 
 def _fingerprints(runs: Sequence[Result]) -> list[str | None]:
     """Of each run's backbone: files of one name may hold different weights. A run older than fingerprints is taken for one with
-    the weights of the others of its protocol, if those are all the same."""
+    the weights of the others of its protocol, or, where none of these has one either, of its model, if those are all the same."""
+    names = [[json.dumps(_protocol(run), sort_keys=True), f"{run.config['model']} {run.config['weights']}"] for run in runs]
     known: dict[str, set[str]] = {}
-    names = [json.dumps(_protocol(run), sort_keys=True) for run in runs]
-    for run, name in zip(runs, names):
-        known.setdefault(name, set()).update({run.backbone} - {None})
-    others = [known[name] for name in names]
+    for run, both in zip(runs, names):
+        for name in both:
+            known.setdefault(name, set()).update({run.backbone} - {None})
+    others = [known[protocol] or known[model] for protocol, model in names]
     return [run.backbone or (next(iter(found)) if len(found) == 1 else None) for run, found in zip(runs, others)]
 
 

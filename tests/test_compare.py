@@ -107,6 +107,15 @@ def test_a_run_older_than_fingerprints_is_taken_for_its_own_protocols() -> None:
     assert [len(found["LoRA"]) for found in compare.by_protocol(rows).values()] == [2, 1]
 
 
+def test_titles_say_nothing_of_a_backbone_that_is_the_same_as_far_as_anybody_knows() -> None:
+    older = results({"LoRA": {0: 20.0, 1: 21.0}}, tasks=10)["LoRA"]  # than fingerprints, as all of its protocol
+    twenty = replace(results({"LoRA": {0: 15.0}}, tasks=20)["LoRA"][0], backbone="aaaa")
+    assert list(compare.by_protocol({"LoRA": [*older, twenty]})) == ["tasks=10", "tasks=20"]
+    five = replace(results({"LoRA": {0: 30.0}}, tasks=5)["LoRA"][0], backbone="bbbb")  # two that differ: nobody knows
+    assert list(compare.by_protocol({"LoRA": [*older, twenty, five]})) == [
+        "tasks=10, backbone=None", "tasks=20, backbone=aaaa", "tasks=5, backbone=bbbb"]
+
+
 def test_runs_of_one_row_with_other_settings_are_other_rows() -> None:
     slow, fast = results({"LoRA": {0: 20.0, 1: 21.0}}, lr=1e-4)["LoRA"], results({"LoRA": {0: 15.0}}, lr=1e-2)["LoRA"]
     assert {row: len(runs) for row, runs in compare.by_protocol({"LoRA": slow + fast})[""].items()} == {
