@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -601,7 +601,16 @@ def test_a_worker_that_is_killed_in_mid_run_loses_nothing_and_leaves_no_kernel(w
         assert {key: result[key] for key in SAME} == undisturbed(run)
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C reaches what a test starts: tests in a shell's background ignore it, and pass that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
 def test_a_bench_that_is_stopped_in_mid_run_leaves_no_kernel_and_the_same_command_goes_on(
         by: signal.Signals, write: Write, tmp_path: Path) -> None:
