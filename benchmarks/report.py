@@ -100,11 +100,9 @@ def compared(rows: Rows) -> str:
     return "\n\n".join([*map(str, tables), provenance(rows)])
 
 
-def plugged(rows: Rows, icons: Rows) -> str:
+def plugged(ten: Rows) -> str:
     """Figure 6: GR on top of GPM's basis, of Online Estimation's and of LoRA-DRS's."""
-    theirs = only(icons, tasks=10, data={})
-    shown = {row: rows[row] for row in ("frozen", "GPM", "OE", "OE+GR")} | {"GPM+GR": theirs["GPM+GR"]} | {
-        row: theirs[row] for row in ("LoRA-DRS", "LoRA-DRS+GR")}
+    shown = {row: ten[row] for row in ("frozen", "GPM", "OE", "OE+GR", "GPM+GR", "LoRA-DRS", "LoRA-DRS+GR")}
     pairs = [("GPM", "GPM+GR"), ("OE", "OE+GR"), ("LoRA-DRS", "LoRA-DRS+GR"), ("GPM+GR", "OE+GR"),
              *(("frozen", row) for row in ("GPM+GR", "LoRA-DRS", "LoRA-DRS+GR"))]
     scores = overview(shown, ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift"), ("ImageNet-R, T=10, figure 6", PLUG_IN))
@@ -316,7 +314,7 @@ def blocks() -> dict[str, str]:
         "fewer_tasks": compared(only(icons, tasks=5, data={})),
         "more_tasks": compared(only(icons, tasks=20, data={})),
         "strengths": strengths(ten, icons),
-        "plug_in": plugged(rows, icons),
+        "plug_in": plugged(ten),
         "field": f"{field(everyone, learning)}\n\n{provenance(everyone)} Learning a task, × LoRA: medians of {learning['rounds']} "
                  f"turns in one process, {learning['per_class']} images a class, {learning['hardware']['cpu']}.",
         "field_differences": str(difference_table(everyone, FIELD_STEPS)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -23,6 +24,11 @@ def report():
         sys.path.remove(str(ROOT / "benchmarks"))
 
 
+@pytest.fixture(scope="module")
+def groups(report):
+    return report.read(report.RESULTS)
+
+
 def test_tables_come_from_the_results(report, monkeypatch):
     monkeypatch.setattr(report.plots.Figure, "save", lambda *_: None)  # the figure is not what is tested
     blocks = report.blocks()
@@ -33,18 +39,16 @@ def test_tables_come_from_the_results(report, monkeypatch):
         assert DOCUMENTS.partition(opening)[2].partition(closing)[0].strip() == block.strip(), f"run benchmarks/report.py: {name}"
 
 
-def test_every_result_names_seed_hardware_and_a_hash_of_its_config(report):
+def test_every_result_names_seed_hardware_and_a_hash_of_its_config(groups):
     from janus.config import Config
 
-    groups = report.read(report.RESULTS)
     assert {"tune", "dml", "rows", "cross"} <= groups.keys()
     for r in (r for rows in groups.values() for found in rows.values() for r in found):
         assert r.hash == Config.create(**r.config).hash(), r.config
         assert r.hardware["cpu"] and r.hardware["threads"] and r.versions["torch"]
 
 
-def test_numbers_in_the_prose_are_those_of_its_tables(report):
-    groups = report.read(report.RESULTS)
+def test_numbers_in_the_prose_are_those_of_its_tables(groups):
 
     def at(row: str, lr: float) -> str:
         return f"{next(run.acc for run in groups['tune'][row] if run.config['lr'] == lr):.1f}"
@@ -58,10 +62,8 @@ def test_numbers_in_the_prose_are_those_of_its_tables(report):
     assert f"(rate 1e-4) it has {at('joint', 1e-4)} on validation, at its best {best:.1f}, `frozen`" in text
 
 
-def test_the_prose_on_five_and_twenty_tasks_is_that_of_its_tables(report):
-    from statistics import fmean
-
-    five, twenty = (report.only(report.read(report.RESULTS)["icons_r"], tasks=tasks, data={}) for tasks in (5, 20))
+def test_the_prose_on_five_and_twenty_tasks_is_that_of_its_tables(report, groups):
+    five, twenty = (report.only(groups["icons_r"], tasks=tasks, data={}) for tasks in (5, 20))
     text = " ".join(DOCUMENTS.split())
     inflora = report.paired(five, "frozen", "InfLoRA").values()
     assert {f"{gain:.1f}" for gain in (min(inflora), fmean(inflora))} == {"0.8"} and "at T=5 InfLoRA is .8 above" in text
@@ -75,10 +77,7 @@ def test_the_prose_on_five_and_twenty_tasks_is_that_of_its_tables(report):
     assert min(later) < 0 < max(later)
 
 
-def test_the_prose_on_the_fields_methods_at_other_strengths_is_that_of_its_table(report):
-    from statistics import fmean
-
-    groups = report.read(report.RESULTS)
+def test_the_prose_on_the_fields_methods_at_other_strengths_is_that_of_its_table(report, groups):
     found = {strength: report.only(groups["icons_r"], data={"strength": strength}) for strength in (0.5, 0.75)}
     found[1.0] = report.only(groups["icons_r"], tasks=10, data={}) | groups["rows"]
     text = " ".join(DOCUMENTS.split())
@@ -94,10 +93,7 @@ def test_the_prose_on_the_fields_methods_at_other_strengths_is_that_of_its_table
     assert f"are {min(map(fmean, means)):.1f} to {max(map(fmean, means)):.1f} above those of frozen ones, with intervals" in text
 
 
-def test_numbers_in_the_prose_on_the_fields_methods_are_those_of_its_tables(report):
-    from statistics import fmean
-
-    groups = report.read(report.RESULTS)
+def test_numbers_in_the_prose_on_the_fields_methods_are_those_of_its_tables(report, groups):
     rows = groups["rows"] | groups["cross"] | report.only(groups["icons_r"], tasks=10, data={})
     text = " ".join(DOCUMENTS.split())
 
@@ -124,10 +120,8 @@ def test_numbers_in_the_prose_on_the_fields_methods_are_those_of_its_tables(repo
             in text)
 
 
-def test_numbers_in_the_prose_on_long_streams_are_those_of_its_tables(report):
-    from statistics import fmean
-
-    groups, text = report.read(report.RESULTS), " ".join(DOCUMENTS.split())
+def test_numbers_in_the_prose_on_long_streams_are_those_of_its_tables(report, groups):
+    text = " ".join(DOCUMENTS.split())
     long = {tasks: report.only(groups["icons_r_capacity"], tasks=tasks) for tasks in (20, 50, 100)}
     gains = {tasks: report.paired(rows, "frozen", "exact") for tasks, rows in long.items()}
     first, second, third = (f"{fmean(gain.values()):.1f}" for gain in gains.values())
@@ -162,20 +156,16 @@ def test_numbers_in_the_prose_on_long_streams_are_those_of_its_tables(report):
         assert 1.9 < more / fewer < 2.3
 
 
-def test_numbers_in_the_prose_on_the_ablation_are_those_of_its_tables(report):
-    from statistics import fmean
-
-    groups, text = report.read(report.RESULTS), " ".join(DOCUMENTS.split())
+def test_numbers_in_the_prose_on_the_ablation_are_those_of_its_tables(report, groups):
+    text = " ".join(DOCUMENTS.split())
     forms = [path.stem for path in (report.RESULTS / "dml").glob("*.json") if path.stem != "none"]
     assert text.count(f"{len(forms)} forms") == 1 and f"a search over {len(forms)}." in text
     leads = [fmean(report.paired(groups["rows"], "frozen", row).values()) for row in ("exact", "OE+GR", "OE+GR+DML")]
     assert "({:.1f}, {:.1f} and {:.1f})".format(*leads).replace(" 0.", " .") in text
 
 
-def test_numbers_in_the_prose_on_photographs_are_those_of_its_tables(report):
-    from statistics import fmean
-
-    groups, text = report.read(report.RESULTS), " ".join(DOCUMENTS.split())
+def test_numbers_in_the_prose_on_photographs_are_those_of_its_tables(report, groups):
+    text = " ".join(DOCUMENTS.split())
     rows, tuned = report.only(groups["tin100"], tasks=10), groups["tin100_tune"]
     gains = {row: list(report.paired(rows, "frozen", row).values()) for row in ("SLCA", "RanPAC")}
     assert f"SLCA is {fmean(gains['SLCA']):.1f} points above `frozen`, RanPAC {fmean(gains['RanPAC']):.1f}, both above" in text
@@ -214,10 +204,8 @@ def test_numbers_in_the_prose_on_photographs_are_those_of_its_tables(report):
     assert max(largest["exact"].values()) == largest["exact"][3e-3]
 
 
-def test_numbers_in_the_prose_on_three_epochs_are_those_of_its_tables(report):
-    from statistics import fmean
-
-    groups, text = report.read(report.RESULTS), " ".join(DOCUMENTS.split())
+def test_numbers_in_the_prose_on_three_epochs_are_those_of_its_tables(report, groups):
+    text = " ".join(DOCUMENTS.split())
     rows, tuned = groups["tin100_epochs"], groups["tin100_epochs_tune"]
     assert {run.backbone for group in (rows, tuned) for found in group.values() for run in found} == {"3cecf20188a0"}
     assert all(run.config["epochs"] == 3 for found in rows.values() for run in found)
