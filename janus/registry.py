@@ -206,30 +206,27 @@ def owners(option: str) -> list[str]:
     return [name for name, entry in DATASETS.items() if option in entry.options.model_fields]
 
 
-def options_of(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def options_of(kind: str, given: Mapping[str, Any], label: str = "") -> dict[str, Any]:
     """Options as the loader of a kind of data set takes them, without those that say what holds anyway.
+
+    label: what messages call the kind.
 
     Raises:
         UsageError: an option that the kind does not have, with the sets that have it; a wrong value.
     """
-    known = DATASETS[kind].options
-    texts = [text for option in given if (text := _not_of(kind, option))]
-    found, faults = judge(
-        known, {key: value for key, value in given.items() if key in known.model_fields}, "data."
-    )
+    known, label = DATASETS[kind].options, label or kind
+    texts = []
+    for option in given:
+        if option not in known.model_fields and (others := owners(option)):
+            texts.append(f"option {option!r} belongs to dataset {', '.join(others)}, not to {label}")
+            texts[-1] += f"; {label} takes {', '.join(known.model_fields)}"
+        elif option not in known.model_fields:
+            texts.append(str(unknown(f"option of dataset {label}", option, known.model_fields)))
+    mine = {option: value for option, value in given.items() if option in known.model_fields}
+    found, faults = judge(known, mine, "data.")
     if texts + faults:
         raise UsageError(together(texts + faults))
     return found.model_dump(exclude_defaults=True)
-
-
-def _not_of(kind: str, option: str) -> str | None:
-    known = DATASETS[kind].options.model_fields
-    if option in known:
-        return None
-    if others := owners(option):
-        mine = f"{kind} takes {', '.join(known)}"
-        return f"option {option!r} belongs to dataset {', '.join(others)}, not to {kind}; {mine}"
-    return str(unknown(f"option of dataset {kind}", option, known))
 
 
 def dataset_fault(name: str, root: str | None = None) -> str | None:

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -88,6 +88,17 @@ def judge(kind: type[Settings], values: Mapping[str, Any], path: str = "") -> tu
     return known, [*dict.fromkeys(texts), *broken(kind.rules, known)]
 
 
+def field_fault(kind: type[Settings], name: str, value: Any, path: str = "") -> str | None:
+    """What is wrong with the value of one setting, whatever the others are."""
+    try:
+        kind.model_validate({name: read(value, annotation(kind, name))})
+    except ValidationError as error:
+        return next(
+            (_message(path, kind, fault) for fault in error.errors() if fault["loc"][:1] == (name,)), None
+        )
+    return None
+
+
 def fields(kind: type[Settings]) -> Iterator[tuple[str, Any]]:
     """The names of a class's settings, as they are written, and their types."""
     for name, field in kind.model_fields.items():
@@ -103,6 +114,8 @@ def read(value: Any, hint: Any) -> Any:
     """A value as a setting of type `hint` may have it: text as what it stands for ("1e-4", "true", "none",
     "k,v"), a numpy scalar as Python's own, a path as text, a list as a tuple. Else it stays as it is."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return read(value, parts[0])
     if origin in (typing.Union, types.UnionType):
         if isinstance(value, str) and value.lower() in ("none", "null"):
             return None

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from janus import configure, registry
-from janus.configure import from_text, make, non_default
+from janus import reading, registry
+from janus.configure import as_text, from_text, layered, make, non_default
 from janus.errors import UsageError
 from janus.method_settings import KINDS
 
@@ -68,7 +68,7 @@ def test_unknown_names_get_the_nearest_known():
 
 def test_settings_of_another_say_whose_they_are():
     refused(
-        "^margin is a setting of method=drs and does nothing with method=janus; leave it out, or set method=drs",
+        "^margin is a setting of method=drs and does nothing with method=janus; leave it out, or set method=",
         margin=2,
     )
     refused("method.margin is a setting of method=drs", **{"method.margin": 2})
@@ -291,11 +291,56 @@ def test_a_typing_error_costs_little(values):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
-def test_configure_names_no_setting_that_is_not_there():
-    known = {path for kind in KINDS.values() for path in dict(configure._paths(kind, "method."))}
-    known |= {
-        path for group, kind in configure.GROUPS.items() for path in dict(configure._paths(kind, f"{group}."))
-    }
+def test_methods_change_only_settings_that_there_are():
+    known = reading._owners()
     for kind in KINDS.values():
-        assert {*kind.defaults, *kind.fixed} <= known | {"classifier.name"}
-    assert set(configure.SHORT.values()) <= known | {"classifier.name"}
+        assert {*kind.defaults, *kind.fixed} <= known.keys()
+    assert set(reading.SHORT.values()) <= known.keys()
+
+
+def test_layers_stand_over_each_other_whatever_names_they_use():
+    config = layered(
+        {"lr": 0.1, "method.energy": 0.5}, {"training.lr": 0.2}, {"energy": 0.6, "method": "gpm"}
+    )
+    assert config == make(method="gpm", lr=0.2, energy=0.6)
+    common = {"lr": 0.1, "method.loss.push": 0.1, "classifier.dim": 5, "data.strength": 0.5, "gr": "tangent"}
+    assert layered({"method": "frozen"}, common=common) == make(method="frozen", lr=0.1, strength=0.5)
+    assert layered({"method": "gpm"}, common=common).method.gr == "tangent"
+    assert layered({"push": 0.2}, common=common | {"gr": "exact"}) == make(lr=0.1, strength=0.5, push=0.2)
+    with pytest.raises(UsageError, match="unknown setting 'pushh'.*epochs must be at least 1"):
+        layered({"method": "frozen"}, common={"pushh": 1, "epochs": 0})
+    with pytest.raises(UsageError, match="push is a setting of method=janus"):
+        layered({"push": 1}, {"method": "frozen"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "read", "fault"),
+    [
+        ("lr", "1e-3", 1e-3, None),
+        ("data.strength", "5e-1", 0.5, None),
+        ("margin", 2, 2, None),
+        ("method", "mine", "mine", None),
+        ("temperature", "0.2", 0.2, None),
+        ("top", 100, 100, None),
+        ("lr", "fast", "fast", "training.lr takes a number, got 'fast'"),
+        ("epoch", 3, 3, "unknown setting 'epoch': did you mean 'epochs'?"),
+        ("method.loss", 3, 3, "method.loss takes settings by name, e.g. method.loss.form=…, got 3"),
+        ("oe_epochs", "lst", "lst", "unknown value for method.oe_epochs: 'lst': did you mean 'last'?"),
+        ("method", 3, 3, "method takes a text, got 3"),
+    ],
+)
+def test_a_setting_is_judged_by_itself(key, value, read, fault):
+    assert reading.setting(key, value) == (read, fault)
+
+
+def test_settings_can_be_written_as_text():
+    for config in (
+        make(),
+        make(method="ewc", targets=["q", "v"], lambda_=3, strength=0.5, lr=1e-5, energy_end=0.99),
+    ):
+        assert make(from_text(as_text(config))) == config
+    assert as_text({"data": {"strength": 0.5}, "targets": ("q", "v"), "weights": None}) == [
+        "data.strength=0.5",
+        "targets=q,v",
+        "weights=None",
+    ]
