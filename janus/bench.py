@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from . import resources
+from . import configure, resources
 from .clusters import cards, connect
 from .errors import JanusError, UsageError
-from .grids import WIDTHS, Grid, Planned, some
+from .grids import Grid, Planned, some
+from .registry import WIDTHS
 from .timing import clock, total
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ KERNEL_START = 300  # seconds: torch on a cold, shared disk is slow
 WAITING = 60  # seconds between two lines that say how far the runs are, or that there is no worker
 RENEWAL = 10  # seconds between two requests for workers in place of lost ones
 UNKNOWN = "unknown"
-COST = ("dataset", "data", "model", "per_class", "epochs", "batch_size", "rank", "method", "oe", "gr", "dml", "adapter", "init")
+COST = ("data.dataset", "data.vocabulary", "data.strength", "data.per_class", "backbone.model", "backbone.rank", "training.epochs",
+        "training.batch_size", "method.name", "method.oe", "method.gr", "method.dml", "method.adapter", "method.init")
 
 
 # ── what is there already ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -89,7 +91,6 @@ def finished_below(*folders: str | Path) -> dict[str, dict[Path, Result]]:
 def state(run: Planned, out: Path, known: Finished | None = None) -> State:
     """What the run's folder says, or else a result of the same config among `known`. UsageError: the folder holds another run."""
     from . import checkpoint
-    from .config import Config
     from .result import Result
 
     folder = out / run.name
@@ -110,7 +111,11 @@ def state(run: Planned, out: Path, known: Finished | None = None) -> State:
         saved = checkpoint.load(folder / CHECKPOINT)
     except JanusError as error:
         return State("to do", f"to do, but {error}")
-    _same(run, Config.create(**saved["config"]).hash(), folder)
+    try:
+        digest = configure.config_hash(configure.restore(saved["config"], folder))
+    except JanusError as error:
+        raise UsageError(f"{error}, in another --out") from None
+    _same(run, digest, folder)
     return State("stopped", f"stopped at {how_far(saved)}", saved["task"] / len(saved["stream"]["tasks"]))
 
 
@@ -138,14 +143,14 @@ def _of_other_weights(grid: Grid, out: Path, results: dict[str, dict[Path, Resul
     mine, faults, others = cache(_fingerprint), [], []
     for run in grid.runs:
         for path, result in list(results.get(run.hash, {}).items()):
-            now = mine(run.config.model, run.config.weights) if result.backbone else None
+            now = mine(run.config.backbone.model, run.config.backbone.weights) if result.backbone else None
             if now in (None, result.backbone):
                 continue
             del results[run.hash][path]
             prints = f"fingerprint {result.backbone}, not {now}"
             if path == out / run.name / RESULT:
-                faults.append(f"{path.parent} holds this run with other weights of {run.config.model} ({prints}); put those back, "
-                              "choose another --out, or delete it")
+                faults.append(f"{path.parent} holds this run with other weights of {run.config.backbone.model} ({prints}); put those "
+                              "back, choose another --out, or delete it")
             else:
                 others.append(f"{path} ({prints})")
     if others:
@@ -181,7 +186,7 @@ def _agree(grid: Grid, found: Mapping[str, State]) -> None:
     seen: dict[tuple[str, str | None], dict[str, list[str]]] = {}
     for run in grid.runs:
         if backbone := found[run.name].backbone:
-            seen.setdefault((run.config.model, run.config.weights), {}).setdefault(backbone, []).append(run.name)
+            seen.setdefault((run.config.backbone.model, run.config.backbone.weights), {}).setdefault(backbone, []).append(run.name)
     for (model, weights), prints in seen.items():
         if len(prints) > 1:
             name = f"{model} ({weights})" if weights else model
@@ -201,14 +206,14 @@ class Pace:
             for path in resources.results().rglob("*.json"):
                 values = _read(path)
                 if {"config", "seconds", "accuracy"} <= values.keys():
-                    self.shipped.setdefault(_cost(values["config"]), []).append(total(values["seconds"]))
+                    self.shipped.setdefault(_cost(configure.flat(values["config"])), []).append(total(values["seconds"]))
 
     def add(self, run: Planned, seconds: float) -> None:
-        self.here.setdefault(_cost(run.config.to_dict()), []).append(seconds)
+        self.here.setdefault(_cost(configure.flat(run.config)), []).append(seconds)
 
     def estimate(self, run: Planned) -> float | None:
         """Seconds, None if unknown."""
-        key = _cost(run.config.to_dict())
+        key = _cost(configure.flat(run.config))
         found = self.here.get(key) or self.shipped.get(key)
         return sum(found) / len(found) if found else None
 
@@ -234,7 +239,8 @@ def plan(grid: Grid, out: Path, workers: int | None = None, known: Sequence[str 
     for run in grid.runs:
         seconds = pace.estimate(run)
         time_ = UNKNOWN if seconds is None else clock(seconds)
-        lines.append(f"{run.name:{width}s}  {run.config.method:8s}  {run.config.seed:4d}  {time_:8s}  {found[run.name].text}")
+        method, seed = run.config.method.name, run.config.training.seed
+        lines.append(f"{run.name:{width}s}  {method:8s}  {seed:4d}  {time_:8s}  {found[run.name].text}")
     kinds = Counter(state.kind for state in found.values())
     todo = [(run, found[run.name].done) for run in grid.runs if found[run.name].kind in ("to do", "stopped")]
     lines.append(f"{grid.title}: {len(grid.runs)} runs, " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -293,8 +299,9 @@ def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> str | None:
 
 def parameters(run: Planned, out: Path) -> dict[str, Any]:
     """Notebook 07's parameters for a run: the four that name it, and the rest of its complete config as JSON."""
-    values = run.config.to_dict()
-    named = {key.upper(): values.pop(key) for key in ("dataset", "method", "tasks", "seed")}
+    values = configure.flat(run.config)
+    named = {name.upper(): values.pop(path) for name, path in
+             (("dataset", "data.dataset"), ("method", "method.name"), ("tasks", "data.tasks"), ("seed", "training.seed"))}
     return named | {"OUT": str(out.resolve() / run.name), "CONFIG": json.dumps(values)}
 
 

@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from .ablation import KNOWN, PAPER, slug
-from .config import deciding
+from .configure import deciding, flat
 from .errors import JanusError, UsageError
 from .grids import some
 from .metrics import over_samples
@@ -54,10 +54,15 @@ def read(folder: str | Path) -> dict[str, dict[str, list[Result]]]:
         raise UsageError(f"no results in {folder}: name a folder of runs (each has a result.json or is a file of its own)")
     for group, rows in groups.items():
         order = sorted(rows, key=lambda row: (_ORDER.index(row) if row in _ORDER else len(_ORDER), row))
-        groups[group] = {row: sorted(_once(rows[row], again), key=lambda r: (r.config["seed"], r.config["lr"])) for row in order}
+        groups[group] = {row: sorted(_once(rows[row], again), key=_seed_and_lr) for row in order}
     if again:
         warnings.warn(f"runs that are there twice count once: {some(again)}", stacklevel=2)
     return groups
+
+
+def _seed_and_lr(run: Result) -> tuple[int, float]:
+    settings = flat(run.config)
+    return settings["training.seed"], settings["training.lr"]
 
 
 def _once(found: Sequence[tuple[Path, Result]], again: list[str]) -> list[Result]:
@@ -95,8 +100,8 @@ def values(runs: Sequence[Result], key: str) -> list[float]:
 
 
 # What must be equal for two rows to stand in one table, whatever their methods and hyper-parameters are.
-PROTOCOL = ("dataset", "data", "tasks", "per_class", "evaluate", "extended", "model", "weights", "normalise", "augment",
-            "epochs", "batch_size")
+PROTOCOL = ("data.dataset", "data.strength", "data.vocabulary", "data.tasks", "data.per_class", "data.evaluate", "data.extended",
+            "backbone.model", "backbone.weights", "backbone.normalise", "data.augment", "training.epochs", "training.batch_size")
 
 
 def by_protocol(rows: Rows) -> dict[str, dict[str, list[Result]]]:
@@ -114,7 +119,8 @@ def by_protocol(rows: Rows) -> dict[str, dict[str, list[Result]]]:
         inside = [pair for pair, other in zip(runs, titles) if other == title]
         for row in dict.fromkeys(row for row, _ in inside):
             found = [run for name, run in inside if name == row]
-            settings = [{k: v for k, v in deciding(run.config).items() if k not in ("seed", "class_seed")} for run in found]
+            settings = [{k: v for k, v in deciding(run.config).items() if k not in ("training.seed", "data.class_seed")}
+                        for run in found]
             for run, what in zip(found, _told_apart(settings)):
                 out.setdefault(title, {}).setdefault(f"{row}, {what}" if what else row, []).append(run)
     return out
@@ -128,13 +134,18 @@ def _protocol(run: Result) -> dict[str, Any]:
 def _fingerprints(runs: Sequence[Result]) -> list[str | None]:
     """Of each run's backbone: files of one name may hold different weights. A run older than fingerprints is taken for one with
     the weights of the others of its protocol, or, where none of these has one either, of its model, if those are all the same."""
-    names = [[json.dumps(_protocol(run), sort_keys=True), f"{run.config['model']} {run.config['weights']}"] for run in runs]
+    names = [[json.dumps(_protocol(run), sort_keys=True), _weights(run)] for run in runs]
     known: dict[str, set[str]] = {}
     for run, both in zip(runs, names):
         for name in both:
             known.setdefault(name, set()).update({run.backbone} - {None})
     others = [known[protocol] or known[model] for protocol, model in names]
     return [run.backbone or (next(iter(found)) if len(found) == 1 else None) for run, found in zip(runs, others)]
+
+
+def _weights(run: Result) -> str:
+    settings = flat(run.config)
+    return f"{settings['backbone.model']} {settings['backbone.weights']}"
 
 
 def _images(run: Result) -> str:
@@ -151,12 +162,10 @@ def _told_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each, the settings in which they are not all equal, written out: "tasks=5, epochs=1"."""
     keys = [key for key in dict.fromkeys(key for one in settings for key in one)
             if len({json.dumps(one.get(key), sort_keys=True) for one in settings}) > 1]
-    return [", ".join(f"{key}={_short(one[key])}" for key in keys if key in one) for one in settings]
+    return [", ".join(f"{key.rpartition('.')[2]}={_short(one[key])}" for key in keys if key in one) for one in settings]
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{k} {v}" for k, v in value.items()) or "—"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -171,7 +180,7 @@ def paired(rows: Rows, first: str, second: str, key: str = "acc") -> dict[tuple[
 
 def _seeds(run: Result) -> tuple[int, int]:
     decided = deciding(run.config)  # spells out the second
-    return decided["seed"], decided["class_seed"]
+    return decided["training.seed"], decided["data.class_seed"]
 
 
 def interval(differences: Collection[float], level: float = 0.95) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .config import deciding
+from .configure import deciding
 
 Scores = dict[str, tuple[float, float, float]]  # row → ACC, MAA, BWT
 
@@ -76,10 +76,12 @@ def beside(config: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Score
 
     config: of one of the table's runs. ours: the table's rows; those of figure 6 alone are set beside figure 6.
     """
-    theirs, tasks = OURS.get(config["dataset"], ""), config["tasks"]
-    if config["evaluate"] != "test" or config["per_class"] or {"strength", "vocabulary"} & deciding(config)["data"].keys():
+    settings = deciding(config)
+    theirs, tasks = OURS.get(settings["data.dataset"], ""), settings["data.tasks"]
+    other = settings["data.per_class"] or {"data.strength", "data.vocabulary"} & settings.keys()
+    if settings["data.evaluate"] != "test" or other:
         return "", {}
-    rows, what = (ONE_EPOCH, ", one epoch") if config["epochs"] == 1 else (TABLES, "")
+    rows, what = (ONE_EPOCH, ", one epoch") if settings["training.epochs"] == 1 else (TABLES, "")
     found = rows.get((theirs, tasks), {})
     alone = {"GPM+GR", "LoRA-DRS+GR"} & set(ours) and not (found.keys() - PLUG_IN.keys()) & set(ours)
     if (theirs, tasks, what) == ("ImageNet-R", 10, "") and alone:

@@ -49,7 +49,7 @@ class Section:
         found += [plots.accuracy_over_cost(self.rows)]
         for row, runs in self.rows.items():
             if len(runs[0].accuracy) > 1:
-                found.append(plots.accuracy_matrix(runs[0].accuracy, title=f"{row}, seed {runs[0].config['seed']}"))
+                found.append(plots.accuracy_matrix(runs[0].accuracy, title=f"{row}, seed {runs[0].config['training']['seed']}"))
         return found
 
 
@@ -108,7 +108,7 @@ def _csv(found: Sequence[Section]) -> str:
     for section in found:
         for row, runs in section.rows.items():
             for run in runs:
-                writer.writerow([section.title, row, run.config["seed"], run.config["class_seed"], run.hash,
+                writer.writerow([section.title, row, run.config["training"]["seed"], run.config["data"]["class_seed"], run.hash,
                                  *(compare.score(run, key) for key in NUMBERS), round(total(run.seconds), 1)])
     return out.getvalue()
 

@@ -173,9 +173,11 @@ def provenance(groups: Mapping[str, Rows]) -> Table:
         dates = sorted(r.date[:10] for r in found)
         machines = {(r.hardware["card"] or r.hardware["cpu"] or "unknown processor") + f", {r.hardware['threads']} thread(s)"
                     for r in found}
+        data = [r.config["data"] for r in found]
         lines.append([
-            group, len(found), _listed({f"{r.config['dataset']}, T={r.config['tasks']}, {r.config['evaluate']}" for r in found}),
-            _listed({r.config["seed"] for r in found}), _listed(machines), _listed({r.versions["torch"] for r in found}),
+            group, len(found), _listed({f"{d['dataset']}, T={d['tasks']}, {d['evaluate']}" for d in data}),
+            _listed({r.config["training"]["seed"] for r in found}), _listed(machines),
+            _listed({r.versions["torch"] for r in found}),
             _listed({r.versions["timm"] for r in found}), dates[0] if dates[0] == dates[-1] else f"{dates[0]} … {dates[-1]}",
         ])
     return Table(["group", "runs", "data, tasks, split", "seeds", "machine", "torch", "timm", "date"], lines)
@@ -187,4 +189,4 @@ def _listed(values: set[Any]) -> str:
 
 def rate(row: str, result: Result) -> float:
     """The learning rate that was searched for a row: of the factors, or of the heads where there are none."""
-    return result.config["head_lr" if row == "frozen" else "lr"]
+    return result.config["training"]["head_lr" if row == "frozen" else "lr"]

@@ -89,7 +89,7 @@ def capacity(rows: Rows, floor: str = FLOOR) -> Figure:
 
 def _by_seed(rows: Rows, of: Callable[[Result], list[float]]) -> dict[str, Curves]:
     """Row → seed → a number after each task; rows without runs are left out."""
-    return {row: {r.config["seed"]: of(r) for r in found} for row, found in rows.items() if found}
+    return {row: {r.config["training"]["seed"]: of(r) for r in found} for row, found in rows.items() if found}
 
 
 def _above(rows: Mapping[str, Curves], floor: str) -> dict[str, Curves]:
@@ -121,12 +121,12 @@ def _with_seeds(figure: go.Figure, row: str, curves: Curves, place: int, column:
 def rates(tune: Rows, floor: str = FLOOR) -> Figure:
     """Validation accuracy over the factors' learning rate, a curve a row; the floor, which has none, as a line."""
     figure, ends = go.Figure(), []
-    lrs = sorted({r.config["lr"] for row, found in tune.items() if row != floor for r in found})
+    lrs = sorted({r.config["training"]["lr"] for row, found in tune.items() if row != floor for r in found})
     for row, found in tune.items():
         if row == floor:
             continue
         colour, marker, dash = style(row)
-        points = sorted((r.config["lr"], r.acc) for r in found)
+        points = sorted((r.config["training"]["lr"], r.acc) for r in found)
         figure.add_trace(go.Scatter(
             x=[p[0] for p in points], y=[p[1] for p in points], mode="lines+markers", name=row, showlegend=False,
             line={"color": colour, "dash": dash}, marker={"symbol": marker, "color": colour},
