@@ -61,13 +61,13 @@ def test_ncm_takes_each_class_mean_when_its_task_ends(name, settings):  # noqa: 
     for task in run.stream.tasks:
         run.learn(task)
         for label in task.positions:
-            f = run.features(task.train)[task.train.labels == label].double().numpy()
+            f = run.learner.features(task.train)[task.train.labels == label].double().numpy()
             means.append((f / np.linalg.norm(f, axis=1, keepdims=True)).mean(0))
     M = np.array(means) / np.linalg.norm(means, axis=1, keepdims=True)
     for i, task in enumerate(run.stream.tasks):
-        guess = (run.features(task.evaluation).double().numpy() @ M.T).argmax(1)
+        guess = (run.learner.features(task.evaluation).double().numpy() @ M.T).argmax(1)
         right = (guess == task.evaluation.labels.numpy()).mean()
-        assert run.records["accuracy"][-1][i] == pytest.approx(100 * right)
+        assert run.evaluation.records["accuracy"][-1][i] == pytest.approx(100 * right)
 
 
 # ── RanPAC ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
