@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import backbones, heads, lora, methods, parallel, transforms
+from . import backbones, classifiers, lora, methods, parallel, transforms
 from .backbones import PreprocessConfig
 from .config import Config
 from .device import half_precision
@@ -47,7 +47,7 @@ class Learner:
         for pair in self.pairs:
             pair.A.requires_grad_(kind.trains_factors)
             pair.B.requires_grad_(kind.trains_factors)
-        self.classifier = heads.KINDS[config.head](self, self.generator("classifier"))
+        self.classifier = classifiers.KINDS[config.head](self, self.generator("classifier"))
         self.method = kind(self)
         self.history.protects = self.method.basis() is self.history.basis
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import heads
+from .. import classifiers
 from ..history import History, SecondMoments
 from ..lora import Pair
 from ..parallel import Processes
@@ -57,14 +57,14 @@ class Sizes:
         return sum(n * max(0, n - 2 * self.config.rank) for n in {key: n for key, _, n in self.matrices}.values())
 
 
-class LearnerProtocol(heads.LearnerProtocol, Protocol):
+class LearnerProtocol(classifiers.LearnerProtocol, Protocol):
     """What a method sees of the learner (`janus.learner.Learner`) it is a part of."""
 
     pairs: list[Pair]
     history: History
     processes: Processes
     start_factors: list[tuple[Tensor, Tensor]]
-    classifier: heads.Linear
+    classifier: classifiers.Linear
 
     def generator(self, *purpose: Any) -> torch.Generator: ...
     def energy(self, t: int) -> float: ...
@@ -186,7 +186,7 @@ class Method:
             parts["class means"] = 4 * s.classes * s.width
         if cls.keeps_basis(s.config):
             parts[BASIS] = 4 * s.basis
-        return parts | heads.KINDS[s.config.head].stored(s.config, s.width, s.classes)
+        return parts | classifiers.KINDS[s.config.head].stored(s.config, s.width, s.classes)
 
     @classmethod
     def trainable(cls, s: Sizes) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Classifier heads: how the classes seen so far are scored from a method's final features. Training is the same for all.
+"""Classifiers: how the classes seen so far are scored from a method's final features. Training is the same for all.
 
 Each takes in a task once, when it ends, by the features its training images have then (test transform, not normalised); no
 image is kept, and features that drift later are not followed.
