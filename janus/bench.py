@@ -149,8 +149,9 @@ def _of_other_weights(grid: Grid, out: Path, results: dict[str, dict[Path, Resul
             del results[run.hash][path]
             prints = f"fingerprint {result.backbone}, not {now}"
             if path == out / run.name / RESULT:
-                faults.append(f"{path.parent} holds this run with other weights of {run.config.backbone.model} ({prints}); put those "
-                              "back, choose another --out, or delete it")
+                model = run.config.backbone.model
+                faults.append(f"{path.parent} holds this run with other weights of {model} ({prints}); put those back, choose "
+                              "another --out, or delete it")
             else:
                 others.append(f"{path} ({prints})")
     if others:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,9 @@ def restore(stored: Any, where: str | Path) -> Config:
         JanusError: it was written by an older janus, or holds what this one does not know; `where` is named.
     """
     if not isinstance(stored, Mapping) or not isinstance(stored.get("training"), Mapping):
-        raise JanusError(f"{where}: made by an older janus, whose settings had other names; run it again")
+        raise JanusError(
+            f"{where}: made by an older janus, whose settings had other names; run it again in another folder"
+        )
     config, faults = examine([stored], look=False)
     if config is None:
         raise JanusError(f"{where}: its settings do not fit this janus ({together(faults)})")
@@ -109,6 +111,12 @@ def non_default(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     usual |= {"method.name": "janus", "classifier.name": "linear"}
     usual |= {**method.defaults, **method.fixed} if method else {}
     return {path: value for path, value in values.items() if path not in usual or usual[path] != value}
+
+
+def meanings(config: Config) -> Iterator[tuple[str, str]]:
+    """Full path and description of each setting that a config has."""
+    for path, field in _Names(type(config.method), type(config.classifier), None).fields():
+        yield path, field.description or ""
 
 
 def deciding(config: Config | Mapping[str, Any]) -> dict[str, Any]:

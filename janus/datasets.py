@@ -24,11 +24,6 @@ CACHES = ("auto", "disk", "none")
 COMMON = ("root", "size", "skip_corrupt", "cache", "tell")  # what every loader takes
 
 
-def names() -> dict[str, str]:
-    """Every data set there is and what it holds."""
-    return {name: entry.summary for name, entry in registry.DATASETS.items()}
-
-
 def load(
     name: str | Path,
     root: str | Path | None = None,
@@ -38,7 +33,7 @@ def load(
     tell: Tell | None = None,
     **options: object,
 ) -> ImageSet:
-    """The image set called `name` (see `names()`), or the one at a path: an image folder, parquet files, a pattern.
+    """The image set called `name` (see `janus.registry.names`), or the one at a path: an image folder, parquet files, a pattern.
 
     `root` says where local files are; without it they are looked for in $JANUS_DATA. `size` is the input side of the
     backbone (photographs are stored a little larger, see `janus.images.Encoded`). With `skip_corrupt` every image is

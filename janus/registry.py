@@ -194,6 +194,11 @@ DATASETS: dict[str, DataSet] = {
 }
 
 
+def names() -> dict[str, str]:
+    """Every data set there is and what it holds."""
+    return {name: entry.summary for name, entry in DATASETS.items()}
+
+
 def options(name: str) -> type[Options]:
     """The options that the data set `name` may have; of a path, those of folders and of parquet files."""
     if name.startswith("hf:"):

@@ -14,7 +14,7 @@ import torch
 from .errors import JanusError
 from .timing import total
 
-FORMAT = 1
+FORMAT = 2  # 1: settings had other names
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,10 @@ class Result:
     @classmethod
     def from_values(cls, values: Any, path: Path) -> Result:
         """The result that was read from `path`. JanusError: of another format, or not complete; the file is named."""
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise JanusError(f"{path}: result format {values.get('format') if isinstance(values, dict) else None!r} is not "
-                             f"{FORMAT}, which this version reads; run it again")
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != FORMAT:
+            older = "made by an older janus, in " if found == 1 else ""
+            raise JanusError(f"{path}: {older}result format {found!r}, and this version reads {FORMAT}; run it again")
         try:
             result = cls(**values)
         except TypeError as error:
@@ -96,7 +97,8 @@ class Result:
         """The result in one line."""
         c = self.config
         back = "" if self.bwt is None else f"  bwt {self.bwt:+.2f}"
-        return f"{c['method']} on {c['dataset']}, T={len(self.accuracy)}: acc {self.acc:.2f}  maa {self.maa:.2f}{back}"
+        what = f"{c['method']['name']} on {c['data']['dataset']}"
+        return f"{what}, T={len(self.accuracy)}: acc {self.acc:.2f}  maa {self.maa:.2f}{back}"
 
 
 def versions() -> dict[str, str]:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from .errors import unknown
+from .errors import UsageError, unknown
 
 Rule = Callable[[Any], str | None]  # settings → what is wrong with them together, None if nothing is
 
@@ -86,6 +86,16 @@ def judge(kind: type[Settings], values: Mapping[str, Any], path: str = "") -> tu
     known = Known(kind, {key: value for key, value in values.items() if key not in wrong}, wrong)
     texts = [_message(path, kind, fault) for fault in faults]
     return known, [*dict.fromkeys(texts), *broken(kind.rules, known)]
+
+
+def checked(name: str, value: Any, hint: Any) -> Any:
+    """A value of the type `hint`, its text read. UsageError: it is of another type."""
+    try:
+        return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(
+            read(value, hint)
+        )
+    except ValidationError as error:
+        raise UsageError(_message(name, Settings, error.errors()[0])) from None
 
 
 def field_fault(kind: type[Settings], name: str, value: Any, path: str = "") -> str | None:
@@ -171,7 +181,9 @@ def _message(path: str, kind: type[Settings], fault: Any) -> str:
         fault["type"],
         fault.get("ctx") or {},
     )
-    name = path + ".".join(loc[:-1] if loc[-1].isdigit() else loc)  # a number: an entry of a list of names
+    name = path + ".".join(
+        loc[:-1] if loc and loc[-1].isdigit() else loc
+    )  # a number: an entry of a list of names
     if what == "rule":
         return more["text"]
     if what == "literal_error":
