@@ -18,6 +18,7 @@ from janus import ablation
 from janus.ablation import ROWS, slug
 from janus.checkpoint import write_json
 from janus.compare import read
+from janus.configure import flat
 from janus.errors import JanusError, UsageError
 
 
@@ -30,12 +31,15 @@ def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | No
     chosen, trials = dict(before or {}), {}
     for rows in read(folder).values():
         for row, runs in rows.items():
-            if any(run.config["evaluate"] != "val" for run in runs):
+            if any(run.config["data"]["evaluate"] != "val" for run in runs):
                 raise UsageError(f"{slug(row)} in {folder} was judged on test: choose on validation (evaluate=val)")
-            varied = [key for key in keys if len({run.config[key] for run in runs}) > 1]
+            told = [flat(run.config) for run in runs]
+            varied = [path for path in (key if "." in key else f"training.{key}" for key in keys)
+                      if len({settings[path] for settings in told}) > 1]
             best = max(runs, key=lambda run: run.acc)
-            chosen[row], trials[row] = {key: best.config[key] for key in varied}, len(runs)
-            print(f"{row:12s} " + ", ".join(f"{' '.join(f'{k}={run.config[k]:g}' for k in varied)}: {run.acc:.1f}" for run in runs))
+            chosen[row], trials[row] = {path: flat(best.config)[path] for path in varied}, len(runs)
+            print(f"{row:12s} " + ", ".join(f"{' '.join(f'{k}={settings[k]:g}' for k in varied)}: {run.acc:.1f}"
+                                            for run, settings in zip(runs, told)))
     if len(set(trials.values())) > 1:
         raise UsageError(f"not every row had as many trials: {json.dumps(trials)}")
     for row in ROWS:

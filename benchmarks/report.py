@@ -14,6 +14,7 @@ from janus import plots, properties
 from janus import report as document
 from janus.ablation import CROSS, FIELD
 from janus.compare import NONE, Rows, interval, paired, read, score, spread, values
+from janus.configure import flat
 from janus.paper import PLUG_IN
 from janus.result import Result
 from janus.tables import Table, difference_table, form_table, overview, rate_table, seconds_table, step_table
@@ -60,7 +61,7 @@ def scatter(rows: Rows, cross: Rows) -> str:
 
 def tuned(tune: Rows) -> str:
     """Validation accuracy of each row at each learning rate, and of `frozen` at each rate of its heads."""
-    heads = sorted((run.config["head_lr"], run.acc) for run in tune["frozen"])
+    heads = sorted((run.config["training"]["head_lr"], run.acc) for run in tune["frozen"])
     factors = rate_table({row: runs for row, runs in tune.items() if row != "frozen"})
     return f"{factors}\n\n`frozen`, by learning rate of its heads: {', '.join(f'{rate:g}: {acc:.1f}' for rate, acc in heads)}."
 
@@ -73,7 +74,7 @@ def searched(rows: Rows) -> str:
 
 def strength_table(runs: Rows) -> Table:
     """frozen against joint on validation, by strength of the renditions."""
-    frozen, joint = ({run.config["data"]["strength"]: run.acc for run in runs[row]} for row in ("frozen", "joint"))
+    frozen, joint = ({flat(run.config).get("data.strength", 1.0): run.acc for run in runs[row]} for row in ("frozen", "joint"))
     return Table(["strength", "frozen", "joint", "between them"], [
         [f"{s:g}", f"{frozen[s]:.1f}", f"{joint[s]:.1f}", f"{joint[s] - frozen[s]:+.1f}"] for s in sorted(frozen)])
 
@@ -88,9 +89,15 @@ def bases_table(results: dict[str, Any]) -> Table:
         for key in first])
 
 
-def only(rows: Rows, **settings: Any) -> Rows:
-    """The runs that have these settings; rows without any are left out."""
-    kept = {row: [run for run in found if settings.items() <= run.config.items()] for row, found in rows.items()}
+def only(rows: Rows, data: dict[str, Any] | None = None, **settings: Any) -> Rows:
+    """The runs that have these settings, and these options of the data set; rows without any are left out."""
+    paths = {"tasks": "data.tasks", "epochs": "training.epochs"}
+
+    def fits(run: Result) -> bool:
+        config = flat(run.config)
+        return data in (None, run.config["data"]["options"]) and all(config[paths[k]] == v for k, v in settings.items())
+
+    kept = {row: [run for run in found if fits(run)] for row, found in rows.items()}
     return {row: found for row, found in kept.items() if found}
 
 
@@ -160,7 +167,7 @@ def beside_field(rows: Rows) -> str:
 def capacity(rows: Rows) -> str:
     """Streams of more and more tasks: what is protected at their end, and what it is worth."""
     lines = []
-    for tasks in sorted({run.config["tasks"] for found in rows.values() for run in found}):
+    for tasks in sorted({run.config["data"]["tasks"] for found in rows.values() for run in found}):
         group = only(rows, tasks=tasks)
         table = floored(group)
         lines += [[tasks, *cells, spread([last_rank(run) for run in found])] for found, cells in zip(group.values(), table.rows)]
@@ -175,11 +182,12 @@ def last_rank(run: Result) -> float:
 def schedules(rows: Rows) -> str:
     """How much of the past to protect: schedules of ε, by ACC on validation; the best is bold. `frozen` protects nothing."""
     found = sorted((run for runs in rows.values() for run in runs),
-                   key=lambda r: (r.config["method"] != "frozen", r.config["energy"], r.config["energy_end"]))
+                   key=lambda r: tuple(r.config["method"][key] != "frozen" if key == "name" else r.config["method"][key]
+                                 for key in ("name", "energy", "energy_end")))
     best, lines = max(run.acc for run in found), []
     for run in found:
-        floor = run.config["method"] == "frozen"
-        ends = ["frozen", NONE] if floor else [f"{run.config[key]:g}" for key in ("energy", "energy_end")]
+        floor = run.config["method"]["name"] == "frozen"
+        ends = ["frozen", NONE] if floor else [f"{run.config['method'][key]:g}" for key in ("energy", "energy_end")]
         lines.append([*ends, f"**{run.acc:.1f}**" if run.acc == best else f"{run.acc:.1f}", f"{run.maa:.1f}", f"{run.bwt:.1f}",
                       f"{run.learning_acc:.1f}", NONE if floor else f"{last_rank(run):.1f}"])
     table = Table(["ε of the first task", "of the last", "ACC", "MAA", "BWT", "learning acc.", "rank at the end"], lines)
@@ -275,7 +283,7 @@ def input_pipeline(record: dict[str, Any]) -> str:
 
 def provenance(rows: Rows) -> str:
     some = next(iter(rows.values()))[0]
-    seeds = sorted({run.config["seed"] for found in rows.values() for run in found})
+    seeds = sorted({run.config["training"]["seed"] for found in rows.values() for run in found})
     machines = sorted({run.hardware["cpu"] for found in rows.values() for run in found})
     return (f"Seeds {', '.join(map(str, seeds))} (class order, initialisation and batches; mean ± standard deviation where there "
             f"are several), {' and '.join(machines)}, {some.hardware['threads']} thread a run, torch {some.versions['torch']}.")

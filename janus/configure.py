@@ -45,9 +45,10 @@ def layered(*layers: Mapping[str, Any], common: Mapping[str, Any] | None = None)
 
 
 def changed(config: Config, values: Mapping[str, Any] | None = None, /, **more: Any) -> Config:
-    """The config with other values, made anew and checked; what belongs to a method or classifier that is
-    replaced has the new one's defaults. UsageError: as `make`; data and backbones are not looked up."""
-    found, faults = examine([{**(values or {}), **more}], base=flat(config), look=False)
+    """The config with other values, made anew and checked: what was not the default stays, but for what belongs to
+    a method or classifier that is replaced. UsageError: as `make`; data and backbones are not looked up."""
+    base = {**non_default(config), "method.name": config.method.name}
+    found, faults = examine([{**(values or {}), **more}], base=base, look=False)
     if found is None:
         raise UsageError(together(faults))
     return found

@@ -93,7 +93,7 @@ def examine(
     """The config of settings in layers, each over those before it; or None and all that is wrong.
 
     common: a layer below them all, of which only what goes with the method, classifier and data counts.
-    base: what a config (`flat`) says of all others. look: look up the names of data sets and backbones.
+    base: what a config says of all others. look: look up the names of data sets and backbones.
     """
     reading = _Reading([dict(flattened(layer)) for layer in (common or {}, *layers)], base or {}, look)
     found = reading.found()
@@ -106,9 +106,8 @@ def setting(key: str, value: Any) -> tuple[Any, str | None]:
     """A value as the setting of that name takes it, whatever the method; and what is wrong with the two."""
     key, owners = _plain(key), _owners()
     if key in ("method.name", "classifier.name"):
-        return value, None if isinstance(
-            value, str
-        ) else f"{key.partition('.')[0]} takes a text, got {value!r}"
+        text = f"{key.partition('.')[0]} takes a text, got {value!r}"
+        return value, None if isinstance(value, str) else text
     if not (paths := _named(key, owners)):
         return value, _nameless(key, value, owners)
     faults = []
@@ -125,11 +124,11 @@ def setting(key: str, value: Any) -> tuple[Any, str | None]:
 def _owners() -> dict[str, list[type[Settings]]]:
     """Full path → the classes that have the setting."""
     found: dict[str, list[type[Settings]]] = {}
-    data = [("data.", entry.options) for entry in registry.DATASETS.values()]
-    own = [("method.", kind) for kind in KINDS.values()] + [
-        ("classifier.", kind) for kind in CLASSIFIERS.values()
-    ]
-    for prefix, kind in [*((f"{group}.", kind) for group, kind in GROUPS.items()), *data, *own]:
+    everywhere: list[tuple[str, type[Settings]]] = [(f"{group}.", kind) for group, kind in GROUPS.items()]
+    everywhere += [("data.", entry.options) for entry in registry.DATASETS.values()]
+    everywhere += [("method.", kind) for kind in KINDS.values()]
+    everywhere += [("classifier.", kind) for kind in CLASSIFIERS.values()]
+    for prefix, kind in everywhere:
         for path, _, owner in _paths(kind, prefix):
             found.setdefault(path, []).append(owner)
     return found
@@ -150,9 +149,7 @@ class _Reading:
 
     def __init__(self, layers: list[dict[str, Any]], base: Mapping[str, Any], look: bool) -> None:
         self.layers, self.base, self.look = layers, base, look
-        self.given = {
-            _plain(key): value for layer in layers for key, value in layer.items()
-        }  # for names only
+        self.given = {_plain(key): value for layer in layers for key, value in layer.items()}
         self.faults: list[str] = []
         self.names = self.chosen()
         self.paths = dict(self.names.fields())
@@ -172,8 +169,8 @@ class _Reading:
         elif name not in kinds:
             self.faults.append(str(unknown(group, name, kinds)))
         else:
-            if name != (before := self.base.get(f"{group}.name")):  # what was set is another's
-                self.base = _without(group, kinds.get(before), kinds[name], self.base)
+            if name != self.base.get(f"{group}.name", name):  # what was set is another's
+                self.base = _without(group, kinds[name], self.base)
             return kinds[name]
 
     def dataset(self) -> str | None:
@@ -241,15 +238,10 @@ class _Reading:
             self.faults.append(f"{text}; leave it out, or use a method that has this setting: {having}")
 
 
-def _without(group: str, old: Any, new: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by full path without those of a group whose kind changes, and what the old kind implied."""
-    implied = {**getattr(old, "defaults", {}), **getattr(old, "fixed", {})}
-    fixed = getattr(new, "fixed", {})
-    return {
-        path: value
-        for path, value in values.items()
-        if not (path.startswith(f"{group}.") or path in fixed or (path, value) in implied.items())
-    }
+def _without(group: str, kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by full path without those of a group whose kind changes, and those that the new kind fixes."""
+    fixed = getattr(kind, "fixed", {})
+    return {path: v for path, v in values.items() if not (path.startswith(f"{group}.") or path in fixed)}
 
 
 def _nameless(key: str, value: Any, known: Mapping[str, Any]) -> str:

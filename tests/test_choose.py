@@ -14,7 +14,7 @@ from PIL import Image
 
 from janus import datasets
 from janus.checkpoint import write_json
-from janus.config import Config
+from janus.configure import config_hash, make
 from janus.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ def runs(tmp_path: Path):
     def write(*found: tuple[str, float, float], evaluate: str = "val") -> Path:
         for row, rate, acc in found:
             config = shipped["config"] | {"lr": rate, "evaluate": evaluate}
-            values = shipped | {"config": config, "hash": Config.create(**config).hash(), "acc": acc}
+            values = shipped | {"config": config, "hash": config_hash(make(config)), "acc": acc}
             (tmp_path / f"{row}__lr={rate}").mkdir()
             write_json(tmp_path / f"{row}__lr={rate}" / "result.json", values)
         return tmp_path

@@ -20,7 +20,7 @@ def test_every_run_is_read_by_group_and_row_and_nothing_else(results_folder: Pat
     groups = compare.read(results_folder)
     assert {group: {row: len(runs) for row, runs in rows.items()} for group, rows in groups.items()} == {
         "rows": {"OE+GR": 3, "frozen": 2, "mine": 1}, "tune": {"OE+GR": 2, "frozen": 1}}
-    assert [run.config["seed"] for run in groups["rows"]["OE+GR"]] == [0, 1, 2]
+    assert [run.config["training"]["seed"] for run in groups["rows"]["OE+GR"]] == [0, 1, 2]
     (results_folder / "rows" / "OE-GR__seed=9.json").write_text("{")
     with pytest.raises(JanusError, match="seed=9"):
         compare.read(results_folder)

@@ -40,18 +40,17 @@ def test_tables_come_from_the_results(report, monkeypatch):
 
 
 def test_every_result_names_seed_hardware_and_a_hash_of_its_config(groups):
-    from janus.config import Config
 
     assert {"tune", "dml", "rows", "cross"} <= groups.keys()
     for r in (r for rows in groups.values() for found in rows.values() for r in found):
-        assert r.hash == Config.create(**r.config).hash(), r.config
+        assert r.hash == config_hash(make(r.config)), r.config
         assert r.hardware["cpu"] and r.hardware["threads"] and r.versions["torch"]
 
 
 def test_numbers_in_the_prose_are_those_of_its_tables(groups):
 
     def at(row: str, lr: float) -> str:
-        return f"{next(run.acc for run in groups['tune'][row] if run.config['lr'] == lr):.1f}"
+        return f"{next(run.acc for run in groups['tune'][row] if run.config['training']['lr'] == lr):.1f}"
 
     order = " ".join(f"{sign} {row} {at(row, 1e-3)}" for sign, row in (
         ("<", "LoRA"), ("=", "DML"), ("<", "OE+DML"), ("<", "OE"), ("≈", "GPM"), ("<", "OE+GR"), ("≈", "OE+GR+DML")))
@@ -102,7 +101,7 @@ def test_numbers_in_the_prose_on_the_fields_methods_are_those_of_its_tables(repo
         return fmean(found), f"{abs(fmean(found)):.1f} ± {report.interval(found):.1f}"
 
     def on_validation(row: str) -> str:
-        return f"{next(run.acc for run in groups['icons_r_tune'][row] if run.config['lr'] == 1e-3):.1f}"
+        return f"{next(run.acc for run in groups['icons_r_tune'][row] if run.config['training']['lr'] == 1e-3):.1f}"
 
     eleven = [row for row in report.FIELD if "RanPAC" not in row and row not in ("SLCA", "LoRA-DRS, class means")]
     gains = {row: between(row, report.BEST)[0] for row in eleven}
@@ -131,8 +130,8 @@ def test_numbers_in_the_prose_on_long_streams_are_those_of_its_tables(report, gr
     assert max(below) < 0 and f"by {-fmean(below):.1f} ± {report.interval(list(below)):.1f}" in text
     protecting = [run for row, found in long[100].items() if row != "frozen" for run in found]
     widest = max(max(run.basis_rank[-1].values()) for run in protecting)
-    assert f"the widest layer {widest}, where {192 - 2 * protecting[0].config['rank']} are allowed" in text
-    tried = {(run.config["energy"], run.config["energy_end"]): run for run in groups["icons_r_energy"]["exact"]}
+    assert f"the widest layer {widest}, where {192 - 2 * protecting[0].config['backbone']['rank']} are allowed" in text
+    tried = {(run.config["method"]["energy"], run.config["method"]["energy_end"]): run for run in groups["icons_r_energy"]["exact"]}
     (floor,) = (run.acc for run in groups["icons_r_energy"]["frozen"])
     safe = [run.acc for (first, _), run in tried.items() if first >= 0.95]
     assert len(safe) == 6 and max(safe) - min(safe) < 0.35 and 0.35 < min(safe) - floor
@@ -199,7 +198,7 @@ def test_numbers_in_the_prose_on_photographs_are_those_of_its_tables(report, gro
     said = f"{fmean(exact):+.1f} ± {report.interval(exact):.1f}"
     assert f"`exact` is {said} over frozen features" in text and f"`exact` little more ({said}, in every seed" in text
     assert min(exact) > 0
-    largest = {row: {run.config["lr"]: run.acc for run in tuned[f"{row}, RanPAC head"]} for row in ("LoRA", "OE+GR", "exact")}
+    largest = {row: {run.config["training"]["lr"]: run.acc for run in tuned[f"{row}, RanPAC head"]} for row in ("LoRA", "OE+GR", "exact")}
     assert "LoRA has {:.1f}, OE+GR {:.1f}, `exact` {:.1f}, its best".format(*(rates[3e-3] for rates in largest.values())) in text
     assert max(largest["exact"].values()) == largest["exact"][3e-3]
 
@@ -208,13 +207,13 @@ def test_numbers_in_the_prose_on_three_epochs_are_those_of_its_tables(report, gr
     text = " ".join(DOCUMENTS.split())
     rows, tuned = groups["tin100_epochs"], groups["tin100_epochs_tune"]
     assert {run.backbone for group in (rows, tuned) for found in group.values() for run in found} == {"3cecf20188a0"}
-    assert all(run.config["epochs"] == 3 for found in rows.values() for run in found)
+    assert all(run.config["training"]["epochs"] == 3 for found in rows.values() for run in found)
     gains = {row: list(report.paired(rows, "frozen", row).values()) for row in ("LoRA", "OE+GR", "exact", "joint")}
     means = [fmean(gains[row]) for row in ("LoRA", "OE+GR", "exact")]
     assert f"({min(means):.1f} to {max(means):+.1f} points in the mean, with intervals that include zero)" in text
     assert all(report.interval(gains[row]) > abs(fmean(gains[row])) for row in ("LoRA", "OE+GR", "exact"))
     assert f"`joint` is {fmean(gains['joint']):.1f} points above `frozen`, and small safe steps of the features" in text
-    rates = {row: {run.config["lr"]: run.acc for run in tuned[row]} for row in ("LoRA", "OE+GR", "exact")}
+    rates = {row: {run.config["training"]["lr"]: run.acc for run in tuned[row]} for row in ("LoRA", "OE+GR", "exact")}
     large = [found[1e-3] for found in rates.values()]
     assert "({:.1f}, OE+GR {:.1f}, `exact` {:.1f})".format(*large) in text and large == sorted(large)
     assert all(max(found, key=found.get) < 1e-3 for found in rates.values())

@@ -49,7 +49,7 @@ class BiLoRA(LoRAMethod):
         most = min(len(pair.B) * pair.A.shape[1] for pair in learner.pairs)
         self.count = self.settings.coefficients
         if not 1 <= self.count <= most:
-            raise UsageError(f"bilora_coefficients must be between 1 and {most}, the entries of a matrix; got {self.count}")
+            raise UsageError(f"method.coefficients must be between 1 and {most}, the entries of a matrix; got {self.count}")
         self.values = {pair.name: nn.Parameter(pair.B.new_zeros(self.count)) for pair in learner.pairs}
         self.training = False  # inside a task; between two, the weights hold all that was learned
 
