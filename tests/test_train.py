@@ -213,6 +213,9 @@ def test_what_is_scored_is_what_happened(settings):
     assert len(run.learner.prototypes.old) == 7
     cosines = F.normalize(final[2], dim=1) @ F.normalize(run.learner.prototypes.old[:5], dim=1).T  # task 3 to old classes
     assert result.danger["tasks"][1] == pytest.approx(cosines.max(1).values.mean().item(), rel=1e-4)
+    labels = run.stream.tasks[2].evaluation.labels
+    own = (F.normalize(final[2], dim=1) * F.normalize(run.learner.prototypes.old[labels], dim=1)).sum(1)
+    assert result.own_similarity["tasks"][1] == pytest.approx(own.mean().item(), rel=1e-4)
     features = F.normalize(run.learner.features(run.stream.tasks[2].train), dim=1)
     last = run.stream.tasks[2].train.labels == 6
     assert torch.allclose(run.learner.prototypes.old[6], features[last].mean(0), atol=1e-5)
