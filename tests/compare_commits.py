@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ MOVED: dict[str, str] = {}
 TOY = {"tasks": 3, "epochs": 2, "batch_size": 8, "seed": 3, "class_seed": 1, "step_score_every": 2, "device": "cpu", "threads": 1}
 SHARED = {"adapter": "shared", "init": "free"}
 FREE = {"adapter": "merged", "init": "free"}
-BREAK = "task 2/3 epoch"  # the line of progress at which a run is broken off
+BREAK = "task 2/3 epoch 2/2"  # a run is broken off at the second such line of progress: in mid-epoch, and moments are being taken
 SMALL = {"ranpac": {"ranpac_dim": 100}}  # settings of a method that make it quick
 SPECIAL: dict[str, dict[str, Any]] = {
     "gr=tangent": {"gr": "tangent"}, "gr=none": {"gr": "none"},
@@ -153,20 +154,20 @@ def jobs(methods: list[str], runs: Path, old: Path, new: Path, shots: Any) -> It
 
 
 def known_names(values: dict[str, Any], work: Callable[[dict[str, Any]], Any]) -> Any:
-    """`work` with the old names of settings and, where those are refused, with the new ones."""
+    """`work` with the settings' old names or, where those are refused, with new ones: all, or some of them."""
     from janus import UsageError
 
-    try:
-        return work(values)
-    except UsageError as error:
-        renamed = {NAMES.get(key, key): VALUES.get((key, value) if isinstance(value, (bool, str)) else (), value)
-                   for key, value in values.items()}
-        if renamed == values:
-            raise
-        try:
-            return work(renamed)
-        except UsageError as second:
-            raise UsageError(f"{error}; and with new names: {second}") from None
+    changed = {key: (NAMES.get(key, key), VALUES.get((key, value) if isinstance(value, (bool, str)) else (), value))
+               for key, value in values.items()}
+    changed = {key: new for key, new in changed.items() if new != (key, values[key])}
+    refusals: list[str] = []
+    for count in (0, *range(len(changed), 0, -1)):
+        for keys in combinations(changed, count):
+            try:
+                return work(dict(changed[key] if key in keys else (key, value) for key, value in values.items()))
+            except UsageError as error:
+                refusals.append(str(error))
+    raise UsageError("; and with new names: ".join(refusals[:2]))
 
 
 def write_images(root: Path, classes: int, seed: int) -> Path:
