@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from . import backbones, checkpoint, datasets, heads, lora, methods, parallel, transforms
 from .config import FREE, Config
+from .device import autocast, pick_device
 from .errors import JanusError, UsageError, unknown
 from .images import MARGIN, SMALL, from_paths, square, to_rgb
 from .result import Result
 from .separation import Prototypes
-from .train import CHECKPOINT, RESULT, Progress, augmentation, build_model, execute, half_precision, lock, pick_device
+from .train import CHECKPOINT, RESULT, Progress, augmentation, build_model, execute, lock
 
 BATCH = 64
 
@@ -67,7 +68,7 @@ class Predictor:
         """(N, classes) float32 on the CPU, see `score`; images as in `predict`."""
         rows = []
         for batch in self._batches(images):  # (b, 3, S, S), ready for the backbone
-            with torch.autocast(self.device.type, dtype=half_precision(self.device), enabled=self.config.amp):
+            with autocast(self.config.amp, self.device):
                 features = self.model(batch.to(self.device))
             scores = self.method.scores(features.float())
             rows.append((scores.softmax(dim=1) if self.score == "probability" else scores).cpu())

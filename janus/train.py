@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from . import backbones, checkpoint, datasets, heads, lora, methods, metrics, parallel, recall, stream, transforms
 from .backbones import PreprocessConfig
 from .config import Config, deciding
+from .device import HALF, autocast, pick_device, resolve
 from .errors import JanusError, UsageError
 from .history import History, SecondMoments
 from .images import Images
@@ -68,7 +70,7 @@ def execute(config: Config, out: str | Path | None = None, progress: Progress | 
 
         if processes.on_main(claim):
             result = Result.load(folder)
-            _same_run(config, result.config, folder)
+            _same_run(_settled(config, result.config), result.config, folder)
             say(f"{folder}: finished already, acc {result.acc:.2f} (nothing was trained)")
             return result
         return Run(config, folder, say, processes).finish()
@@ -94,10 +96,11 @@ class Run:
                  processes: parallel.Processes = parallel.ALONE) -> None:
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.config, self.folder, self.say, self.processes = config, folder, say, processes
+        self.folder, self.say, self.processes = folder, say, processes
         self.device = processes.device or pick_device(config.device)
         path = folder / CHECKPOINT if folder else None
         self.resumed = checkpoint.load(path) if path and path.exists() else None
+        self.config = config = _settled(config, self.resumed["config"] if self.resumed else {}, self.device)
         if self.resumed:
             _same_run(config, self.resumed["config"], folder)
         self.method_class = methods.get(config.method)
@@ -154,7 +157,7 @@ class Run:
     def forward(self, x: Tensor) -> Tensor:
         if not len(x):  # a process's part of a small batch
             return torch.zeros(0, self.model.num_features, device=self.device)
-        with torch.autocast(self.device.type, dtype=half_precision(self.device), enabled=self.config.amp):
+        with autocast(self.config.amp, self.device):
             return self.model(x)
 
     # ── the stream ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -215,12 +218,11 @@ class Run:
         total = batches * c.epochs * self.method.trains_heads
         factors = self.method.factor_optimizer(task)
         head = torch.optim.AdamW(self.heads[task.index].parameters(), lr=c.head_lr, weight_decay=0.0)
-        scaler = torch.amp.GradScaler(self.device.type, enabled=c.amp and half_precision(self.device) is torch.float16)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=c.amp == "fp16")
         self.optimizers = {"factors": factors, "head": head} | ({"scaler": scaler} if scaler.is_enabled() else {})
         if self.pending_optimizers:
             for name, state in self.pending_optimizers.items():
-                if name != "scaler" or name in self.optimizers:  # another card may compute in bf16, which needs none
-                    self.optimizers[name].load_state_dict(state)
+                self.optimizers[name].load_state_dict(state)
             self.pending_optimizers = {}
         rates = [(o, rate) for o, rate in ((factors, c.lr), (head, c.head_lr)) if o]
         with Prefetcher(task.train, self.indices(task, total), self.device) as loader:
@@ -459,25 +461,17 @@ def augmentation(config: Config) -> str:
     return "icons" if config.dataset in ("icons-r", "fashion-mnist") else "photo"
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is cuda, then mps, then cpu. Raises UsageError for a device that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use device=cpu") from None
-
-
-def half_precision(device: torch.device) -> torch.dtype:
-    """What `amp` computes in: bf16, or fp16 (with a scaled loss) on CUDA cards that only emulate bf16, such as Colab's T4."""
-    emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.float16 if emulated else torch.bfloat16
-
-
 def weighted(row: list[float | None], tasks: stream.Stream) -> float:
     """Accuracy over all samples of the tasks in `row` that could be evaluated."""
     return metrics.over_samples(row, [len(task.evaluation) for task in tasks.tasks[: len(row)]])
+
+
+def _settled(config: Config, before: dict[str, Any], device: torch.device | None = None) -> Config:
+    """The config with what `amp=auto` means: what it meant to the run that goes on, else what it means on the device."""
+    if config.amp != "auto":
+        return config
+    was = before.get("amp") or "off"  # False in an older run
+    return replace(config, amp=was if before and was in ("off", *HALF) else resolve("auto", device or pick_device(config.device)))
 
 
 def _same_run(config: Config, other: dict[str, Any], folder: Path) -> None:
