@@ -157,6 +157,15 @@ def write(path: Path, entries: list[Entry], classes: list[str]) -> None:
     pq.write_table(table, path, compression="zstd")
 
 
+def read(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Classes, masks uint8 (N, 32, 32) and labels int64 (N,) of a file of `write`."""
+    table = pq.read_table(path, columns=["image", "label"])
+    classes = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+    encoded = table["image"].combine_chunks().field("bytes")
+    images = np.stack([np.asarray(Image.open(io.BytesIO(e.as_py()))) for e in encoded])
+    return classes, images, table["label"].to_numpy().astype(np.int64)
+
+
 def distances(a: list[Entry], b: list[Entry]) -> dict[str, object]:
     """How near the images of a come to those of b: the nearest hash distances, and how often the nearest is of its class."""
     code_a, code_b = hashes(a), hashes(b)
