@@ -1,19 +1,21 @@
-"""Build the wide vocabulary that the next embedded backbone is pre-trained on, from a pinned release of `@iconify/json`.
+"""Build the wide vocabulary for the next embedded backbone from a pinned release of `@iconify/json`.
 
     npm pack @iconify/json@2.2.535                 # writes iconify-json-2.2.535.tgz
     python data/scripts/build_vocabulary.py iconify-json-2.2.535.tgz
 
-Needs `resvg_py`, as `build_icons.py` does. Writes `train.parquet`, `val.parquet` and `manifest.json` to a cache folder of the
-user: nothing of it belongs in the repository. The rules, in order:
+Needs `resvg_py`, as `build_icons.py` does. Writes `train.parquet`, `val.parquet` and `manifest.json` to a
+cache folder of the user: nothing of it belongs in the repository. The rules, in order:
 
-1. Names become concepts as for Icons-R, synonyms of `concepts.json` merged. Training drawings come from the training group's
-   icon sets, held-out drawings from the validation group's; the test group's sets are not read.
-2. A concept is out if it names a class of the stream: if it shares a word with a class or one of its synonyms (plural or not),
-   holds such a word of six letters or more, or is listed in `otherwise.json`, the other words for what the classes show.
-3. Drawings of one concept within NEAR_WITHIN of each other are one. A concept is out if three drawings or more, and a quarter
-   or more of them, are within NEAR_ACROSS of icons of one and the same class of the stream: it shows that class by another name.
-4. Training drawings within NEAR_ACROSS of any icon of the stream are dropped; held-out ones also if so near to any training
-   drawing, of whatever concept. At most 64 training and 10 held-out drawings of a concept are kept.
+1. Names become concepts as for Icons-R, synonyms of `concepts.json` merged. Training drawings come from the
+   training group's icon sets, held-out drawings from the validation group's; the test group's are not read.
+2. A concept is out if it names a class of the stream: if it shares a word with a class or one of its synonyms
+   (plural or not), holds such a word of six letters or more, or has a word or name of `otherwise.json`, the
+   other words for what the classes show.
+3. Drawings of one concept within NEAR_WITHIN of each other are one. A concept is out if three drawings or
+   more, and a quarter or more of them, are within NEAR_ACROSS of icons of one and the same class of the
+   stream: it shows that class by another name.
+4. Training drawings within NEAR_ACROSS of any icon of the stream are dropped; held-out ones also if so near
+   to any training drawing, of whatever concept. At most 64 training and 10 held-out drawings of a concept stay.
 5. What stays is each concept with four training drawings or more by three icon sets or more.
 """
 
@@ -49,7 +51,10 @@ HERE = Path(__file__).resolve().parent
 DEFAULT_OUT = user_cache_path("janus") / "vocabulary"
 CAPS = {"train": 64, "val": 10}
 MIN_DRAWINGS, MIN_SETS = 4, 3
-SAME_DRAWINGS, SAME_SHARE = 3, 0.25  # so many near drawings of one class, and this share: the class by another name
+SAME_DRAWINGS, SAME_SHARE = (
+    3,
+    0.25,
+)  # so many near drawings of one class, and this share: the class by another name
 LONG_WORD = 6  # a class's word of so many letters is also looked for inside other words
 
 Found = dict[str, dict[str, list[Icon]]]  # split -> concept -> icons
@@ -63,7 +68,9 @@ def singular(word: str) -> str:
 class StreamNames:
     """The names of the stream's classes, to tell whether a concept is one of them."""
 
-    def __init__(self, stream: dict[str, list[str]], otherwise: dict[str, list[str]], names: Iterable[str] = ()) -> None:
+    def __init__(
+        self, stream: dict[str, list[str]], otherwise: dict[str, list[str]], names: Iterable[str] = ()
+    ) -> None:
         own = {w for c, synonyms in stream.items() for name in (c, *synonyms) for w in name.split("-")}
         self.words = {singular(w) for w in own} | {singular(w) for words in otherwise.values() for w in words}
         self.long = sorted(w for w in own if len(w) >= LONG_WORD)
@@ -82,16 +89,23 @@ def enough(drawn: Iterable[Icon]) -> bool:
 
 
 def candidates(
-    icons: Iterable[tuple[str, Icon]], synonyms: dict[str, list[str]], stream: StreamNames, groups: dict[str, str],
+    icons: Iterable[tuple[str, Icon]],
+    synonyms: dict[str, list[str]],
+    stream: StreamNames,
+    groups: dict[str, str],
     exclude: set[str],
 ) -> Found:
-    """Training and held-out icons of each concept that is none of the stream's and may have drawings enough."""
+    """Training and held-out icons of each concept that is none of the stream's and may be drawn enough."""
     of = {alias: c for c, aliases in synonyms.items() for alias in aliases}
     found: dict[str, dict[str, list[Icon]]] = {"train": defaultdict(list), "val": defaultdict(list)}
     for word, icon in icons:
         split = groups[icon.style]
         concept = of.get(word, word)
-        if split in found and f"{icon.style}:{word}" not in exclude and not (stream.name(word) or stream.name(concept)):
+        if (
+            split in found
+            and f"{icon.style}:{word}" not in exclude
+            and not (stream.name(word) or stream.name(concept))
+        ):
             found[split][concept].append(icon)
     kept = sorted(c for c, drawn in found["train"].items() if enough(drawn))
     return {split: {c: by.get(c, []) for c in kept} for split, by in found.items()}
@@ -115,7 +129,9 @@ def further(entries: list[Entry], codes: np.ndarray) -> list[Entry]:
     return [e for e, d in zip(entries, nearest(hashes(entries), codes)) if d > NEAR_ACROSS]
 
 
-def choose(found: Found, codes: np.ndarray, labels: np.ndarray) -> tuple[list[str], dict[str, list[Entry]], dict[str, int]]:
+def choose(
+    found: Found, codes: np.ndarray, labels: np.ndarray
+) -> tuple[list[str], dict[str, list[Entry]], dict[str, int]]:
     """Concepts, the drawings of each split, and how many concepts each rule on drawings put out.
 
     codes, labels: hashes and classes of the stream's icons.
@@ -181,9 +197,15 @@ def build(tgz: Path, out: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tgz", type=Path, help=f"iconify-json-{VERSION}.tgz from `npm pack @iconify/json@{VERSION}`")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder for the files (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "tgz", type=Path, help=f"iconify-json-{VERSION}.tgz from `npm pack @iconify/json@{VERSION}`"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=DEFAULT_OUT, help="folder for the files (default: %(default)s)"
+    )
     args = parser.parse_args()
     print(json.dumps(build(args.tgz, args.out), indent=2))
     print(f"wrote {args.out}")

@@ -1,4 +1,4 @@
-"""The pinned release of `@iconify/json`: its archive, its usable icon sets, and the concepts that icon names stand for."""
+"""The pinned release of `@iconify/json`: its archive, its usable sets, and the concepts of icon names."""
 
 from __future__ import annotations
 

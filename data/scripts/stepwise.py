@@ -1,7 +1,8 @@
 """Training that can be killed at any moment and goes on as if nothing had happened.
 
-All randomness comes from the seed and the number of the step, and the learning rate from the number of the step and the planned
-total: so the state is the model, the optimiser's moments and a counter. It is one safetensors file, replaced in one step.
+All randomness comes from the seed and the number of the step, and the learning rate from that number and the
+planned total: so the state is the model, the optimiser's moments and a counter. It is one safetensors file,
+replaced in one step.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def generator(seed: int, use: str, number: int) -> torch.Generator:
 
 
 def batch_at(plan: Plan, step: int) -> Tensor:
-    """The images of a step, int64 (batch,): each epoch is a fresh order of all images, what fills no batch is left out."""
+    """The images of a step, int64 (batch,): each epoch a fresh order of all; what fills no batch is left out."""
     epoch, place = divmod(step, plan.images // plan.batch)
     order = torch.randperm(plan.images, generator=generator(plan.seed, "order", epoch))
     return order[place * plan.batch : (place + 1) * plan.batch]
@@ -76,7 +77,9 @@ class Training:
     `loss_of(indices (B,), generator)` is the loss of a batch.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, loss_of: Callable[[Tensor, torch.Generator], Tensor]) -> None:
+    def __init__(
+        self, model: nn.Module, plan: Plan, loss_of: Callable[[Tensor, torch.Generator], Tensor]
+    ) -> None:
         self.model, self.plan, self.loss_of = model, plan, loss_of
         self.optimiser = optimiser_of(model, plan)
         self.step = 0
@@ -99,7 +102,9 @@ class Training:
         self.step += 1
         value = loss.item()
         if not math.isfinite(value):
-            raise SystemExit(f"the loss is {value} at step {self.step}: training has diverged; begin again with a smaller rate")
+            raise SystemExit(
+                f"the loss is {value} at step {self.step}: training has diverged; begin again with a smaller lr"
+            )
         self.lost, self.counted = self.lost + value, self.counted + 1
         return value
 
@@ -119,7 +124,13 @@ class Training:
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimiser.state[parameter].items():
                 tensors[f"optimiser.{name}:{key}"] = value.contiguous()
-        state = {"plan": asdict(self.plan), "step": self.step, "curve": self.curve, "lost": self.lost, "counted": self.counted}
+        state = {
+            "plan": asdict(self.plan),
+            "step": self.step,
+            "curve": self.curve,
+            "lost": self.lost,
+            "counted": self.counted,
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         save_file(tensors, part, {"state": json.dumps(state)})
@@ -133,23 +144,38 @@ class Training:
         mine = asdict(self.plan)
         if differ := [k for k in mine if state["plan"].get(k) != mine[k]]:
             told = ", ".join(f"{k} {state['plan'].get(k)}, now {mine[k]}" for k in differ)
-            raise SystemExit(f"{path} belongs to another training ({told}): choose another --out, or the old settings")
-        self.model.load_state_dict({k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")})
+            raise SystemExit(
+                f"{path} belongs to another training ({told}): choose another --out, or the old settings"
+            )
+        self.model.load_state_dict(
+            {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
+        )
         for name, parameter in self.model.named_parameters():
             head = f"optimiser.{name}:"
-            self.optimiser.state[parameter] = {k.removeprefix(head): t for k, t in tensors.items() if k.startswith(head)}
+            kept = {k.removeprefix(head): t for k, t in tensors.items() if k.startswith(head)}
+            # with the parameter's strides (kernels lie channels last): the fused step goes through memory in
+            # order, not through indices
+            self.optimiser.state[parameter] = {
+                k: torch.empty_like(parameter, requires_grad=False).copy_(t) if t.ndim else t
+                for k, t in kept.items()
+            }
         self.step, self.curve = state["step"], state["curve"]
         self.lost, self.counted = state["lost"], state["counted"]
 
 
 def run(
-    training: Training, path: Path, evaluate: Callable[[], dict[str, float]], every: int,
-    after_mark: Callable[[], None] = lambda: None, save_seconds: float = 180.0, report_steps: int = 250,
+    training: Training,
+    path: Path,
+    evaluate: Callable[[], dict[str, float]],
+    every: int,
+    after_mark: Callable[[], None] = lambda: None,
+    save_seconds: float = 180.0,
+    report_steps: int = 250,
 ) -> None:
     """Train to the end of the plan, from wherever `training` stands.
 
-    Evaluates at the start, whenever `every` more passes are done, and at the end, and calls `after_mark`; saves the state to
-    `path` then and every `save_seconds`.
+    Evaluates at the start, whenever `every` more passes are done, and at the end, and calls `after_mark`; saves
+    the state to `path` then and every `save_seconds`.
     """
 
     def point() -> None:
@@ -173,5 +199,8 @@ def run(
         if training.step % report_steps == 0:
             speed = summed * training.plan.batch / (time.monotonic() - reported)
             hours = (training.plan.passes - training.passes) / speed / 3600
-            print(f"{training.passes} passes  loss {total / summed:.3f}  {speed:.0f} images/s, {hours:.1f} h left", flush=True)
+            print(
+                f"{training.passes} passes  loss {total / summed:.3f}  {speed:.0f} images/s  {hours:.1f} h left",
+                flush=True,
+            )
             reported, total, summed = time.monotonic(), 0.0, 0
