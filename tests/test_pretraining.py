@@ -99,7 +99,7 @@ def picture(seed: int) -> np.ndarray:
 
 @pytest.fixture
 def choose(scripts, monkeypatch):
-    """choose(found by concept, the stream's pictures): an icon is drawn as the picture that its svg numbers."""
+    """choose(found by concept, the stream's pictures): icons are drawn as the picture of their svg."""
     monkeypatch.setattr(scripts["drawings"], "mask", lambda svg: picture(int(svg)))
 
     def call(train: dict[str, list[int]], val: dict[str, list[int]], stream: list[tuple[int, int]]):

@@ -15,7 +15,7 @@ cache folder of the user: nothing of it belongs in the repository. The rules, in
    more, and a quarter or more of them, are within NEAR_ACROSS of icons of one and the same class of the
    stream: it shows that class by another name.
 4. Training drawings within NEAR_ACROSS of any icon of the stream are dropped; held-out ones also if so near
-   to any training drawing, of whatever concept. At most 64 training and 10 held-out drawings of a concept stay.
+   to any training drawing, of whatever concept. At most 64 training and 10 held-out drawings a concept stay.
 5. What stays is each concept with four training drawings or more by three icon sets or more.
 """
 

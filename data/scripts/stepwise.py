@@ -55,7 +55,7 @@ def generator(seed: int, use: str, number: int) -> torch.Generator:
 
 
 def batch_at(plan: Plan, step: int) -> Tensor:
-    """The images of a step, int64 (batch,): each epoch a fresh order of all; what fills no batch is left out."""
+    """The images of a step, int64 (batch,): each epoch a fresh order of all; what fills no batch is out."""
     epoch, place = divmod(step, plan.images // plan.batch)
     order = torch.randperm(plan.images, generator=generator(plan.seed, "order", epoch))
     return order[place * plan.batch : (place + 1) * plan.batch]
@@ -103,7 +103,7 @@ class Training:
         value = loss.item()
         if not math.isfinite(value):
             raise SystemExit(
-                f"the loss is {value} at step {self.step}: training has diverged; begin again with a smaller lr"
+                f"the loss is {value} at step {self.step}: training has diverged; begin with a smaller rate"
             )
         self.lost, self.counted = self.lost + value, self.counted + 1
         return value
@@ -174,8 +174,8 @@ def run(
 ) -> None:
     """Train to the end of the plan, from wherever `training` stands.
 
-    Evaluates at the start, whenever `every` more passes are done, and at the end, and calls `after_mark`; saves
-    the state to `path` then and every `save_seconds`.
+    Evaluates at the start, whenever `every` more passes are done, and at the end, and calls `after_mark`;
+    saves the state to `path` then and every `save_seconds`.
     """
 
     def point() -> None:
@@ -200,7 +200,7 @@ def run(
             speed = summed * training.plan.batch / (time.monotonic() - reported)
             hours = (training.plan.passes - training.passes) / speed / 3600
             print(
-                f"{training.passes} passes  loss {total / summed:.3f}  {speed:.0f} images/s  {hours:.1f} h left",
+                f"{training.passes} passes  loss {total / summed:.3f}  {speed:.0f} images/s  {hours:.1f} h",
                 flush=True,
             )
             reported, total, summed = time.monotonic(), 0.0, 0

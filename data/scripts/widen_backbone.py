@@ -3,8 +3,8 @@
     python data/scripts/build_vocabulary.py iconify-json-2.2.535.tgz
     nohup nice -n 19 env OMP_NUM_THREADS=1 python data/scripts/widen_backbone.py > log.txt 2>&1 &
 
-The second half of a curriculum: `pretrain_backbone.py` has learned 292 concepts, this goes on with some two and
-a half thousand (from scratch so many stay on their plateau for 200 000 image passes and more). The same
+The second half of a curriculum: `pretrain_backbone.py` has learned 292 concepts, this goes on with some 2500
+(from scratch so many stay on their plateau for 200 000 image passes and more). The same
 architecture, in the same grey: see there. Kill it whenever you like: the same command goes on from the last
 checkpoint to the same weights. Never reads the stream's test split.
 
