@@ -113,6 +113,18 @@ class BackboneSettings(Settings):
     )
 
 
+def _switch(value: Any) -> Any:
+    """YAML reads `off` as false."""
+    return (
+        {"true": "auto", "false": "off"}.get(str(value).lower(), value)
+        if isinstance(value, (bool, str))
+        else value
+    )
+
+
+Amp = Annotated[Literal["off", "auto", "bf16", "fp16"], BeforeValidator(_switch)]
+
+
 class TrainingSettings(Settings):
     """The optimisation, the same for all methods."""
 
@@ -127,7 +139,11 @@ class TrainingSettings(Settings):
     )
     head_lr: float = Field(5e-3, gt=0, description="learning rate of a task's linear head; same schedule")
     weight_decay: float = Field(0.0, ge=0, description="of the factors, decoupled (AdamW); heads have none")
-    amp: bool = Field(False, description="autocast to bf16, or to fp16 on GPUs without it")
+    amp: Amp = Field(
+        "off",
+        description="autocast of forward passes; auto (true): bf16 where the hardware computes it natively, "
+        "fp16 on older GPUs, else off. A run keeps, and is hashed by, what auto meant when it began",
+    )
     step_score_every: int = Field(
         20, ge=1, description="steps between two samples of violation_step; a diagnosis"
     )

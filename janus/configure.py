@@ -45,8 +45,9 @@ def layered(*layers: Mapping[str, Any], common: Mapping[str, Any] | None = None)
 
 
 def changed(config: Config, values: Mapping[str, Any] | None = None, /, **more: Any) -> Config:
-    """The config with other values, made anew and checked: what was not the default stays, but for what belongs to
-    a method or classifier that is replaced. UsageError: as `make`; data and backbones are not looked up."""
+    """The config with other values, made anew and checked: what was not the default stays, but for what
+    belongs to a method or classifier that is replaced. UsageError: as `make`; names of data and backbones are
+    not looked up."""
     base = {**non_default(config), "method.name": config.method.name}
     found, faults = examine([{**(values or {}), **more}], base=base, look=False)
     if found is None:
@@ -122,15 +123,24 @@ def meanings(config: Config) -> Iterator[tuple[str, str]]:
 
 def deciding(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     """Full path → value of the settings that decide a run's numbers: all but `runtime`, where pixels are
-    kept, and the margin loss where it is off; the seed of the class order spelt out."""
+    kept, and the margin loss where it is off; the class order's seed and what `amp=auto` means spelt out."""
     values = flat(config)
     aside = ("data.cache", *(path for path in values if path.startswith("runtime.")))
     kept = {path: value for path, value in values.items() if path not in aside}
     if kept.get("method.dml") is False:
         kept = {path: value for path, value in kept.items() if not path.startswith("method.loss.")}
+    if kept.get("training.amp") == "auto":
+        kept["training.amp"] = _amp(values.get("runtime.device", "auto"))
     if kept.get("data.class_seed") is None:
         kept["data.class_seed"] = kept.get("training.seed")
     return kept
+
+
+def _amp(device: str) -> str:
+    """What `auto` means on the device."""
+    from .device import pick_device, resolve  # torch, which no other setting needs
+
+    return resolve("auto", pick_device(device))
 
 
 def config_hash(config: Config | Mapping[str, Any]) -> str:

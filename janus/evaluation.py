@@ -11,7 +11,7 @@ from torch import Tensor
 from . import metrics
 from .learner import Learner
 from .recall import Lost
-from .separation import danger
+from .separation import danger, own_similarity
 from .stream import Task
 
 Factors = list[tuple[Tensor, Tensor]]
@@ -27,7 +27,8 @@ class Evaluation:
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
         self.records: dict[str, Any] = {"accuracy": [], "task_aware": [], "violation": [], "violation_step": [],
-                                        "past_output_norm": [], "danger": [], "drift": None, "basis_rank": []}
+                                        "past_output_norm": [], "danger": [], "own_similarity": [], "drift": None,
+                                        "basis_rank": []}
         self.learned: list[Tensor] = []
 
     def displacement(self, t: int) -> None:
@@ -75,11 +76,18 @@ class Evaluation:
                 continue
             self.learned.append(features)
             if past.index > 0:
-                self.records["danger"].append(danger(features.to(self.learner.device), old_prototypes))
+                self.crowding(past, features.to(self.learner.device), old_prototypes)
         self.records["accuracy"].append(row)
         self.records["task_aware"].append(aware)
         if len(seen) == self.learner.tasks:
             self.records["drift"] = sum(moved) / len(moved) if moved else None
+
+    def crowding(self, task: Task, features: Tensor, old_prototypes: Tensor) -> None:
+        """The two means of the paper's danger plot: how near new features (N, d) are to old prototypes, and to their own."""
+        span, labels = task.positions, task.evaluation.labels.to(features.device)
+        own = self.learner.prototypes.old[span.start : span.stop]
+        self.records["danger"].append(danger(features, old_prototypes))
+        self.records["own_similarity"].append(own_similarity(features, labels - span.start, own))
 
     def features(self, task: Task, new: bool) -> Tensor:
         """(N, d) of a task's evaluation images; where features never change, an old task's are what they were."""
@@ -108,7 +116,7 @@ class Evaluation:
             **metrics.summary(r["accuracy"], sizes), "task_aware_acc": metrics.over_samples(r["task_aware"][-1], sizes),
             "accuracy": r["accuracy"], "task_aware": r["task_aware"], "violation": by_matrix(r["violation"]),
             "past_output_norm": by_matrix(r["past_output_norm"]), "violation_step": {"tasks": steps, "mean": mean(steps)},
-            "drift": r["drift"], "danger": {"tasks": r["danger"], "mean": mean(r["danger"])},
+            "drift": r["drift"], **{name: {"tasks": r[name], "mean": mean(r[name])} for name in ("danger", "own_similarity")},
             "basis_rank": r["basis_rank"],
         }
 

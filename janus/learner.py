@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import backbones, classifiers, lora, methods, parallel, transforms
 from .backbones import PreprocessConfig
 from .config import Config
-from .device import half_precision
+from .device import autocast
 from .history import History, SecondMoments
 from .images import Images
 from .prefetch import Prefetcher
@@ -35,7 +35,6 @@ class Learner:
     def __init__(self, config: Config, device: torch.device, processes: parallel.Processes = parallel.ALONE) -> None:
         self.config, self.device, self.processes = config, device, processes
         self.model, self.preprocess, self.backbone = build_model(config, self.generator("factors", 0), device)
-        self.half = half_precision(device)  # what `amp` computes in
         self.plain = transforms.test_transform(augmentation(config), self.preprocess)
         self.pairs = lora.pairs(self.model)
         self.heads = nn.ModuleList()
@@ -70,10 +69,10 @@ class Learner:
     # ── images → features ────────────────────────────────────────────────────────────────────────────────────────────
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ready for the backbone, (b, 3, S, S) → final CLS features (b, d); under `amp` in half precision."""
+        """Images ready for the backbone, (b, 3, S, S) → final CLS features (b, d); in half precision where `amp` says so."""
         if not len(x):  # a process's part of a small batch
             return torch.zeros(0, self.model.num_features, device=self.device)
-        with torch.autocast(self.device.type, dtype=self.half, enabled=self.config.training.amp):
+        with autocast(self.config.training.amp, self.device):
             return self.model(x)
 
     @torch.no_grad()

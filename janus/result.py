@@ -24,7 +24,8 @@ class Result:
 
     violation, past_output_norm: per layer and task (`tasks`), and means over both, K and V apart (`mean`).
     drift: mean relative change of old test features from the end of their task to the end of the stream.
-    danger: mean largest cosine of a task's test features to an old prototype, per task and mean.
+    danger: mean largest cosine of a task's test features to an old prototype, per task (2…T) and mean.
+    own_similarity: mean cosine of the same features to the prototype of their own class; None: the run is older than that.
     """
 
     config: dict[str, Any]
@@ -49,6 +50,7 @@ class Result:
     versions: dict[str, str]
     hardware: dict[str, Any]
     date: str
+    own_similarity: dict[str, Any] | None = None
     backbone: str | None = None  # fingerprint of its weights; None: the run is older than that
     format: int = FORMAT
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import checkpoint, configure, datasets, metrics, parallel, recall, stream, transforms
 from .config import Config
-from .device import pick_device
+from .device import HALF, pick_device, resolve
 from .errors import JanusError, UsageError
 from .evaluation import Evaluation
 from .learner import Learner, augmentation
@@ -91,7 +91,7 @@ def execute(config: Config, out: str | Path | None = None, progress: Progress | 
 
         if processes.on_main(claim):
             result = Result.load(folder)
-            _same_run(config, result.config, folder)
+            _same_run(_settled(config, result.config), result.config, folder)
             say(f"{folder}: finished already, acc {result.acc:.2f} (nothing was trained)")
             return result
         return Run(config, folder, say, processes).finish()
@@ -117,12 +117,13 @@ class Run:
                  processes: parallel.Processes = parallel.ALONE) -> None:
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
-        self.config, self.folder, self.say, self.processes = config, folder, say, processes
+        self.folder, self.say, self.processes = folder, say, processes
         path = folder / CHECKPOINT if folder else None
         self.resumed = checkpoint.load(path) if path and path.exists() else None
+        device = processes.device or pick_device(config.runtime.device)
+        self.config = config = _settled(config, self.resumed["config"] if self.resumed else {}, device)
         if self.resumed:
             _same_run(config, self.resumed["config"], folder)
-        device = processes.device or pick_device(config.runtime.device)
         with processes.main_first():
             self.learner = Learner(config, device, processes)
             self.stream = build_stream(config, self.learner.preprocess.size, self.resumed, say)
@@ -312,6 +313,15 @@ def build_stream(config: Config, size: int | None = None, state: dict[str, Any] 
     skip = bool(c.options.get("skip_corrupt"))
     later = [partial(datasets.load, name, size=size, skip_corrupt=skip, tell=tell) for name in c.extended]
     return recall.grow(first, tasks, later, state["stream"] if state else None, state["task"] if state else 0)
+
+
+def _settled(config: Config, before: dict[str, Any], device: torch.device | None = None) -> Config:
+    """The config with what `amp=auto` means: what it meant to the run that is resumed, else what it means on the device."""
+    if config.training.amp != "auto":
+        return config
+    was = configure.flat(before).get("training.amp")
+    meant = was if was in ("off", *HALF) else resolve("auto", device or pick_device(config.runtime.device))
+    return configure.changed(config, {"training.amp": meant})
 
 
 def _same_run(config: Config, other: dict[str, Any], folder: Path) -> None:

@@ -31,8 +31,7 @@ class Updates:
         self.factors = learner.method.factor_optimizer(task)
         self.head = torch.optim.AdamW(learner.heads[-1].parameters(), lr=c.head_lr, weight_decay=0.0)
         self.rates = [(o, rate) for o, rate in ((self.factors, c.lr), (self.head, c.head_lr)) if o]
-        fp16 = c.amp and learner.half is torch.float16
-        self.scaler = torch.amp.GradScaler(device.type, enabled=fp16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=c.amp == "fp16")
         self.part = self.whole = 1  # images of the batch: in this process, and in all
 
     def begin(self, done: float, part: int, whole: int) -> None:
@@ -78,5 +77,4 @@ class Updates:
     def load_state(self, state: dict[str, Any]) -> None:
         parts = {"factors": self.factors, "head": self.head, "scaler": self.scaler}
         for name, values in state.items():
-            if name != "scaler" or self.scaler.is_enabled():  # another card may compute in bf16, which needs none
-                parts[name].load_state_dict(values)
+            parts[name].load_state_dict(values)

@@ -121,7 +121,8 @@ def test_a_config_is_made_of_its_json_and_picks_the_kinds_by_name():
         (TrainingSettings, {"epochs": 0}, "t.epochs must be at least 1, got 0"),
         (TrainingSettings, {"epochs": 2.0}, "t.epochs takes a whole number, got 2.0"),
         (TrainingSettings, {"lr": float("inf")}, "t.lr takes a finite number, got inf"),
-        (TrainingSettings, {"amp": 1}, "t.amp takes true or false, got 1"),
+        (TrainingSettings, {"amp": 1}, "unknown value for t.amp: 1: known: auto, bf16, fp16, off"),
+        (JanusSettings, {"oe": 1}, "t.oe takes true or false, got 1"),
         (BackboneSettings, {"model": 3}, "t.model takes a text, got 3"),
         (BackboneSettings, {"targets": 3}, "t.targets takes names, separated by commas, got 3"),
         (

@@ -104,7 +104,7 @@ def test_hash_is_about_the_numbers():
         "energy": 0.9,
         "dml": False,
         "evaluate": "val",
-        "amp": True,
+        "amp": "bf16",
         "weights": "random",
         "per_class": 7,
         "push": 0.3,

@@ -187,7 +187,7 @@ def test_which_blocks_have_how_many_keys_besides(name, blocks, lengths, settings
 
 
 def test_bf16_passes_choose_by_float32_cosines(settings, monkeypatch):  # noqa: F811
-    run = after(1, settings("finetune", **METHODS["l2p"], amp=True))
+    run = after(1, settings("finetune", **METHODS["l2p"], amp="bf16"))
     queries: list[Tensor] = []
     prompts = run.learner.method.prompts
     monkeypatch.setattr(run.learner.method, "prompts", lambda q: queries.append(q) or prompts(q))

@@ -19,7 +19,7 @@ import torch
 from toys import make_tiny_vit, toy_backbone
 
 import janus
-from janus import backbones, checkpoint, learner, metrics, parallel, train, transforms
+from janus import backbones, checkpoint, metrics, parallel, train, transforms
 from janus.__main__ import explained
 from janus.__main__ import main as cli
 from janus.backbones import PreprocessConfig
@@ -224,9 +224,8 @@ def test_nan_in_one_process_stops_both_with_one_line(name, image_folder, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["exact", "tangent", "bilora"])
-def test_fp16_gradients_that_overflow_in_one_process_leave_out_the_step_of_both(name, image_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(learner, "half_precision", lambda device: torch.float16)
-    assert two_processes(runs, image_folder, {tmp_path: CONFIGS[name] | {"amp": True}}, "overflow") == [0, 0]
+def test_fp16_gradients_that_overflow_in_one_process_leave_out_the_step_of_both(name, image_folder, tmp_path):
+    assert two_processes(runs, image_folder, {tmp_path: CONFIGS[name] | {"amp": "fp16"}}, "overflow") == [0, 0]
     assert all(tensor.isfinite().all() for tensor in checkpoint.load(tmp_path / CHECKPOINT)["model"].values())
 
 

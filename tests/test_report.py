@@ -8,6 +8,8 @@ from statistics import fmean
 
 import pytest
 
+from janus.configure import config_hash, make
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = "\n".join((ROOT / name).read_text() for name in ("README.md", "benchmarks/README.md"))
 
@@ -40,7 +42,6 @@ def test_tables_come_from_the_results(report, monkeypatch):
 
 
 def test_every_result_names_seed_hardware_and_a_hash_of_its_config(groups):
-
     assert {"tune", "dml", "rows", "cross"} <= groups.keys()
     for r in (r for rows in groups.values() for found in rows.values() for r in found):
         assert r.hash == config_hash(make(r.config)), r.config
@@ -48,7 +49,6 @@ def test_every_result_names_seed_hardware_and_a_hash_of_its_config(groups):
 
 
 def test_numbers_in_the_prose_are_those_of_its_tables(groups):
-
     def at(row: str, lr: float) -> str:
         return f"{next(run.acc for run in groups['tune'][row] if run.config['training']['lr'] == lr):.1f}"
 
@@ -198,7 +198,8 @@ def test_numbers_in_the_prose_on_photographs_are_those_of_its_tables(report, gro
     said = f"{fmean(exact):+.1f} ± {report.interval(exact):.1f}"
     assert f"`exact` is {said} over frozen features" in text and f"`exact` little more ({said}, in every seed" in text
     assert min(exact) > 0
-    largest = {row: {run.config["training"]["lr"]: run.acc for run in tuned[f"{row}, RanPAC head"]} for row in ("LoRA", "OE+GR", "exact")}
+    largest = {row: {run.config["training"]["lr"]: run.acc for run in tuned[f"{row}, RanPAC head"]}
+               for row in ("LoRA", "OE+GR", "exact")}
     assert "LoRA has {:.1f}, OE+GR {:.1f}, `exact` {:.1f}, its best".format(*(rates[3e-3] for rates in largest.values())) in text
     assert max(largest["exact"].values()) == largest["exact"][3e-3]
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from toys import toy_backbone
 
-from janus import backbones, checkpoint, configure, device, learner, lora, methods, metrics, train
+from janus import backbones, checkpoint, configure, learner, lora, methods, metrics, train
 from janus.errors import JanusError, UsageError
 from janus.images import Images
 from janus.methods.base import Method
@@ -32,7 +32,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gpm": {"method": "gpm"},
     "gpm+exact": {"method": "gpm", "gr": "exact", "adapter": "merged", "init": "nullspace"},
     "exact": {"method": "janus", "energy_end": 0.9, "oe_epochs": "all"},
-    "exact-amp": {"method": "janus", "amp": True, "weight_decay": 0.1},
+    "exact-amp": {"method": "janus", "amp": "bf16", "weight_decay": 0.1},
     "tangent": {"method": "janus", **TANGENT, "lr": 1e-3, "form": "logsumexp"},
     "oe": {"method": "janus", "gr": "none", "dml": False, "targets": ("q", "proj", "fc1", "fc2")},
     "dml": {"method": "janus", "oe": False, "gr": "none", "adapter": "merged", "init": "free", "form": "softmax"},
@@ -213,6 +213,9 @@ def test_what_is_scored_is_what_happened(settings):
     assert len(run.learner.prototypes.old) == 7
     cosines = F.normalize(final[2], dim=1) @ F.normalize(run.learner.prototypes.old[:5], dim=1).T  # task 3 to old classes
     assert result.danger["tasks"][1] == pytest.approx(cosines.max(1).values.mean().item(), rel=1e-4)
+    labels = run.stream.tasks[2].evaluation.labels
+    own = (F.normalize(final[2], dim=1) * F.normalize(run.learner.prototypes.old[labels], dim=1)).sum(1)
+    assert result.own_similarity["tasks"][1] == pytest.approx(own.mean().item(), rel=1e-4)
     features = F.normalize(run.learner.features(run.stream.tasks[2].train), dim=1)
     last = run.stream.tasks[2].train.labels == 6
     assert torch.allclose(run.learner.prototypes.old[6], features[last].mean(0), atol=1e-5)
@@ -383,30 +386,12 @@ def test_a_broken_run_ends_with_the_numbers_of_an_unbroken_one(name, settings, t
 @pytest.mark.parametrize("name", ["exact", "tangent", *REPARAMETRISED])
 def test_fp16_with_its_scaled_loss_resumes_and_comes_near_to_float32(name, settings, tmp_path, monkeypatch):
     """As on a card without bf16; here on the CPU, which can do it as well."""
-    monkeypatch.setattr(learner, "half_precision", lambda device: torch.float16)
-    config = settings(name, amp=True)
+    config = settings(name, amp="fp16")
     result = train.run(tmp_path / "whole", **config)
     assert abs(result.acc - train.run(**settings(name)).acc) < 5
     broken_run(tmp_path / "parts", (1, 4), config | {"save_every": 0}, monkeypatch)
     assert checkpoint.load(tmp_path / "parts" / CHECKPOINT)["optimizers"]["scaler"]["scale"] == 65536.0
     assert numbers(train.run(tmp_path / "parts", **config)) == numbers(result)
-
-
-@pytest.mark.parametrize("first, then", [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)])
-def test_a_run_broken_on_a_card_that_computes_in_fp16_goes_on_where_there_is_bf16_and_the_other_way_round(
-        first, then, settings, tmp_path, monkeypatch):
-    config = settings("exact", amp=True)
-    monkeypatch.setattr(learner, "half_precision", lambda device: first)
-    broken_run(tmp_path, (1, 4), config | {"save_every": 0}, monkeypatch)
-    monkeypatch.setattr(learner, "half_precision", lambda device: then)
-    assert abs(train.run(tmp_path, **config).acc - train.run(**config).acc) < 5
-
-
-def test_half_precision_is_fp16_only_where_a_card_emulates_bf16(monkeypatch):
-    assert device.half_precision(torch.device("cpu")) is torch.bfloat16
-    for native, dtype in ((True, torch.bfloat16), (False, torch.float16)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
-        assert device.half_precision(torch.device("cuda")) is dtype
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
