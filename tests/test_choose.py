@@ -10,11 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from made_results import result_values
 from PIL import Image
 
 from janus import datasets
 from janus.checkpoint import write_json
-from janus.configure import config_hash, make
 from janus.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -30,12 +30,9 @@ def script(path: str) -> ModuleType:
 @pytest.fixture
 def runs(tmp_path: Path):
     """Write runs of (row, rate, accuracy), judged on validation."""
-    shipped = json.loads((ROOT / "benchmarks/results/tune/OE__lr=0.001.json").read_text())
-
     def write(*found: tuple[str, float, float], evaluate: str = "val") -> Path:
         for row, rate, acc in found:
-            config = shipped["config"] | {"lr": rate, "evaluate": evaluate}
-            values = shipped | {"config": config, "hash": config_hash(make(config)), "acc": acc}
+            values = result_values(lr=rate, evaluate=evaluate) | {"acc": acc}
             (tmp_path / f"{row}__lr={rate}").mkdir()
             write_json(tmp_path / f"{row}__lr={rate}" / "result.json", values)
         return tmp_path
@@ -46,14 +43,15 @@ def runs(tmp_path: Path):
 def test_the_rate_with_the_highest_validation_accuracy_is_chosen_row_by_row(runs) -> None:
     folder = runs(("OE", 0.1, 20.0), ("OE", 0.2, 30.0), ("OE-GR", 0.1, 25.0), ("OE-GR", 0.2, 24.0))
     assert script("benchmarks/choose.py").choose(folder, ["lr", "head_lr"]) == {
-        "OE": {"lr": 0.2}, "OE+GR": {"lr": 0.1}, "OE+DML": {"lr": 0.2}, "OE+GR+DML": {"lr": 0.1}}
+        row: {"training.lr": rate} for row, rate in {"OE": 0.2, "OE+GR": 0.1, "OE+DML": 0.2, "OE+GR+DML": 0.1}.items()}
 
 
 def test_what_was_chosen_for_other_rows_stays(runs, tmp_path) -> None:
     folder, out = runs(("InfLoRA", 0.1, 20.0), ("InfLoRA", 0.2, 30.0)), tmp_path / "chosen.json"
-    write_json(out, {"OE": {"lr": 0.5}, "InfLoRA": {"lr": 0.7}})
+    write_json(out, {row: {"training.lr": rate} for row, rate in {"OE": 0.5, "InfLoRA": 0.7}.items()})
     subprocess.run([sys.executable, ROOT / "benchmarks/choose.py", folder, "--key", "lr", "--out", out], check=True)
-    assert json.loads(out.read_text()) == {"OE": {"lr": 0.5}, "InfLoRA": {"lr": 0.2}, "OE+DML": {"lr": 0.5}}
+    rates = {row: settings["training.lr"] for row, settings in json.loads(out.read_text()).items()}
+    assert rates == {"OE": 0.5, "InfLoRA": 0.2, "OE+DML": 0.5}
 
 
 def test_a_choice_on_test_or_with_unequal_budgets_is_refused(runs) -> None:
