@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from janus import report as document
 from janus.ablation import CROSS, FIELD
 from janus.compare import NONE, Rows, interval, paired, read, score, spread, values
 from janus.paper import PLUG_IN
+from janus.resources import measurement
 from janus.result import Result
 from janus.tables import Table, difference_table, form_table, overview, rate_table, seconds_table, step_table
 from janus.timing import total
@@ -285,9 +285,8 @@ def blocks() -> dict[str, str]:
     """The documents' marked places → what belongs there."""
     groups = read(RESULTS)
     rows, cross = groups["rows"], groups["cross"]
-    cost, bases, many, pipeline, counted, bench, learning = (
-        json.loads((RESULTS / f"{name}.json").read_text())
-        for name in ("step_cost", "oe_vs_gpm", "many_tasks", "input_pipeline", "memory", "bench_cost", "methods_cost"))
+    cost, bases, many, pipeline, counted, bench, learning = map(measurement, (
+        "step_cost", "oe_vs_gpm", "many_tasks", "input_pipeline", "memory", "bench_cost", "methods_cost"))
     icons = groups["icons_r"]
     ours = without_field(icons)  # more lines could not be told apart
     plots.trajectories(only(ours, tasks=20, data={})).save(FIGURES / "trajectory_20_tasks")

@@ -160,7 +160,7 @@ def test_a_preset_for_the_t4_is_the_papers_protocol_with_fewer_epochs(name: str,
     assert small.epochs == full.epochs / 10 and small.data == {"cache": "disk"} and small.amp
     same = {"epochs": small.epochs, "data": small.data}
     assert full.to_dict() | same == small.to_dict()
-    counted = json.loads((resources.results() / "memory.json").read_text())["counted"].values()
+    counted = resources.measurement("memory")["counted"].values()
     most = max(case["half precision"]["fixed"] + small.batch_size * case["half precision"]["image"] for case in counted) / 1e3
     assert grids.load(f"t4/{name}").runs[0].config.epochs == small.epochs
     assert f"at most {most:.1f} GB" in (resources.benchmarks("protocols") / f"{name}_t4.yaml").read_text()
