@@ -71,7 +71,8 @@ def train_all(rows: list[str], values: dict[str, dict[str, Any]], folders: dict[
     children: list[subprocess.Popen[str]] = []
 
     def work(row: str) -> bool:
-        command = [sys.executable, "-m", "janus", "run", "--out", str(folders[row]), "--set", *as_text(values[row])]
+        command = [sys.executable, "-m", "janus", "run", "--out", str(folders[row]), "--variant", row]
+        command += ["--set", *as_text(values[row])]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                                  env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
         children.append(child)

@@ -50,7 +50,8 @@ NO_PHOTOS = f"photos-vit comes without weights: set weights=photos-vit.safetenso
 
 
 def results() -> Path:
-    """The folder of the benchmark's finished runs, `benchmarks/results` of the project: what lessons 02 to 08 read.
+    """The folder of the benchmark's finished runs, in tables (`janus.store.read`), and of its measurements:
+    `benchmarks/results` of the project, what lessons 02 to 08 read.
 
     Raises:
         JanusError: neither the installed package nor a checkout holds it.

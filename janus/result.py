@@ -19,19 +19,20 @@ from .timing import total
 if TYPE_CHECKING:
     from .train import Run
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run. Accuracies in per cent; `accuracy[t][i]` is the accuracy on task i after task t (None: the images of
-    task i were not there any more; means are over what could be evaluated).
+    """One run. variant: what tables call it. Accuracies in per cent; `accuracy[t][i]` is the accuracy on task i after
+    task t (None: the images of task i were not there any more; means are over what could be evaluated).
 
     violation, past_output_norm: per layer and task (`tasks`), and means over both, K and V apart (`mean`).
     drift: mean relative change of old test features from the end of their task to the end of the stream.
     danger: mean largest cosine of a task's test features to an old prototype, per task and mean.
     """
 
+    variant: str
     config: dict[str, Any]
     hash: str
     acc: float
@@ -64,7 +65,7 @@ class Result:
         aware = metrics.over_samples(r["task_aware"][-1], sizes)
         steps = [s["sum"] / s["steps"] for s in r["violation_step"] if s["steps"]]
         return cls(
-            config=run.config.to_dict() | {"class_seed": run.stream.seed}, hash=run.config.hash(),
+            variant=run.variant, config=run.config.to_dict() | {"class_seed": run.stream.seed}, hash=run.config.hash(),
             **metrics.summary(r["accuracy"], sizes), task_aware_acc=aware, accuracy=r["accuracy"], task_aware=r["task_aware"],
             violation=_by_matrix(r["violation"]), past_output_norm=_by_matrix(r["past_output_norm"]),
             violation_step={"tasks": steps, "mean": _mean(steps)}, drift=r["drift"],
@@ -107,8 +108,10 @@ class Result:
             numbers = []
         if not numbers or not all(isinstance(value, (int, float)) for value in numbers):
             raise JanusError(f"{path}: not a complete result (its acc or seconds); delete it and run again")
-        if not isinstance(result.hash, str) or not isinstance(result.backbone, str | None):
-            raise JanusError(f"{path}: not a complete result (its hash or backbone); delete it and run again")
+        names = (result.hash, result.variant, result.backbone or "")
+        if not all(isinstance(name, str) for name in names):
+            raise JanusError(f"{path}: not a complete result (its hash, variant or backbone); delete it and run "
+                             "again")
         return result
 
     def to_dict(self) -> dict[str, Any]:

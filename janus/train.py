@@ -36,28 +36,31 @@ CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
 Progress = Callable[[str], None]
 
 
-def run(out: str | Path | None = None, *, progress: Progress | None = None, **config: Any) -> Result:
+def run(out: str | Path | None = None, *, progress: Progress | None = None, variant: str | None = None,
+        **config: Any) -> Result:
     """Train and evaluate one method on one stream.
 
     Args:
         out: folder for the result and checkpoints. A finished run there is read back, a broken one goes on and ends with the
             numbers of an unbroken run. None keeps nothing.
         progress: called with one line now and then; None: silent.
+        variant: what tables call the run; None: the method's name.
         config: fields of `janus.Config`, checked by name and type.
 
     Raises:
         UsageError: unknown names, wrong types, illegal combinations, another run in `out`.
         JanusError: damaged checkpoint, NaN loss (the last checkpoint is kept), no space or rights.
     """
-    return execute(Config.create(**config), out, progress)
+    return execute(Config.create(**config), out, progress, variant)
 
 
-def execute(config: Config, out: str | Path | None = None, progress: Progress | None = None) -> Result:
+def execute(config: Config, out: str | Path | None = None, progress: Progress | None = None,
+            variant: str | None = None) -> Result:
     """`run` with a ready config."""
     processes = parallel.start(config.device)
     say = progress if progress and processes.main else lambda line: None
     if out is None:
-        return Run(config, None, say, processes).finish()
+        return Run(config, None, say, processes, variant).finish()
     folder = Path(out)
     with ExitStack() as held:
 
@@ -71,7 +74,7 @@ def execute(config: Config, out: str | Path | None = None, progress: Progress | 
             _same_run(config, result.config, folder)
             say(f"{folder}: finished already, acc {result.acc:.2f} (nothing was trained)")
             return result
-        return Run(config, folder, say, processes).finish()
+        return Run(config, folder, say, processes, variant).finish()
 
 
 def lock(folder: Path) -> FileLock:
@@ -91,10 +94,11 @@ class Run:
     """The state of a run, and the loop over its tasks. Methods reach what they need through it."""
 
     def __init__(self, config: Config, folder: Path | None, say: Progress = lambda line: None,
-                 processes: parallel.Processes = parallel.ALONE) -> None:
+                 processes: parallel.Processes = parallel.ALONE, variant: str | None = None) -> None:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config, self.folder, self.say, self.processes = config, folder, say, processes
+        self.variant = variant or config.method
         self.device = processes.device or pick_device(config.device)
         path = folder / CHECKPOINT if folder else None
         self.resumed = checkpoint.load(path) if path and path.exists() else None

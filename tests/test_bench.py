@@ -18,6 +18,7 @@ import nbformat
 import psutil
 import pytest
 import yaml
+from made_results import result_values
 
 from janus import ablation, backbones, bench, checkpoint, clusters, datasets, grids, methods, resources, train
 from janus.__main__ import main
@@ -51,10 +52,10 @@ def write(tmp_path: Path, image_folder: Path) -> Write:
 
 def finish(grid: grids.Grid, out: Path) -> None:
     """Stand-in results for all runs of a grid: only what a state is read from."""
-    shipped = json.loads((resources.results() / "rows" / "GPM__seed=0.json").read_text())
     for run in grid.runs:
         (out / run.name).mkdir(parents=True)
-        checkpoint.write_json(out / run.name / "result.json", shipped | {"config": run.config.to_dict(), "hash": run.hash})
+        found = {"variant": run.row, "config": run.config.to_dict(), "hash": run.hash, "acc": 22.4}
+        checkpoint.write_json(out / run.name / "result.json", result_values() | found)
 
 
 # ── grid files ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -369,6 +370,10 @@ def test_a_run_is_known_by_its_config_whatever_it_is_called(write: Write, tmp_pa
     assert main([*argv, "--known", str(other)]) == 0
     out = capsys.readouterr().out
     assert "1 finished, 1 to do" in out and "other/LoRA__seed=0/result.json" in out.splitlines()[1]
+    assert main(["report", "--collect", str(other), "--into", str(tmp_path / "tables")]) == 0
+    capsys.readouterr()
+    assert main([*argv, "--known", str(tmp_path / "tables")]) == 0  # and in tables
+    assert "finished, acc 22.40, in " in (out := capsys.readouterr().out) and "runs.parquet: other/LoRA/" in out
     (mine / "first__seed=1").rename(mine / "elsewhere")
     assert "2 finished" in bench.plan(grids.load(write("c", rows=[{"second": {"method": "finetune"}}])), mine)[-1]
     assert main([*argv, "--known", str(tmp_path / "none")]) == 2
