@@ -41,12 +41,12 @@ def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | No
     for row, found in by_variant(runs).items():
         if (found["data.evaluate"] != "val").any():
             raise UsageError(f"{slug(row)} in {folder} was judged on test: choose on validation (evaluate=val)")
-        paths = {key: key if "." in key else f"training.{key}" for key in keys}
-        varied = {key: path for key, path in paths.items() if found[path].nunique() > 1}
+        paths = [key if "." in key else f"training.{key}" for key in keys]
+        varied = [path for path in paths if found[path].nunique() > 1]
         settings, accs = [settings_of(run) for _, run in found.iterrows()], found["acc"].tolist()
         best = settings[accs.index(max(accs))]
-        chosen[row], trials[row] = {key: best[path] for key, path in varied.items()}, len(found)
-        print(f"{row:12s} " + ", ".join(f"{' '.join(f'{k}={run[path]:g}' for k, path in varied.items())}: {acc:.1f}"
+        chosen[row], trials[row] = {path: best[path] for path in varied}, len(found)
+        print(f"{row:12s} " + ", ".join(f"{' '.join(f'{path}={run[path]:g}' for path in varied)}: {acc:.1f}"
                                         for run, acc in zip(settings, accs)))
     if len(set(trials.values())) > 1:
         raise UsageError(f"not every row had as many trials: {json.dumps(trials)}")

@@ -29,8 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from janus.ablation import CHOSEN, CROSS, FIELD, PROTOCOL, ROWS, settings, slug
-from janus.config import Config
-from janus.demo import as_text
+from janus.configure import as_text, config_hash, make
 from janus.store import Line, collect, lines
 
 HERE = Path(__file__).parent
@@ -56,7 +55,7 @@ class Job:
         return RUNS / self.group / self.name
 
     def hash(self) -> str:
-        return Config.create(**self.config).hash()
+        return config_hash(make(self.config))
 
 
 def finished(group: str) -> dict[str, Line]:
@@ -70,29 +69,34 @@ def tune_jobs() -> list[Job]:
     for row, switches in (ROWS | CROSS).items():
         if row == "ncm":
             continue
-        if switches.get("dml"):
+        if switches.get("method.dml"):
             if not (form := chosen().get(DML_FORM)):
                 continue  # its form is searched first
             switches = switches | form
         key, rates = ("head_lr", HEAD_RATES) if row == "frozen" else ("lr", RATES)
         for rate in rates:
-            config = PROTOCOL | switches | {key: rate, "evaluate": "val", "seed": TUNE_SEED}
+            config = PROTOCOL | switches | {f"training.{key}": rate, "data.evaluate": "val", "training.seed": TUNE_SEED}
             jobs.append(Job("tune", row, f"{slug(row)}__{key}={rate:g}", config))
     return jobs
 
 
 def dml_jobs() -> list[Job]:
     """Forms of the margin loss, one thing changed at a time, at the rate chosen for OE+GR."""
-    tried: dict[str, dict[str, Any]] = {"none": {"dml": False}}
+    tried: dict[str, dict[str, Any]] = {"none": {"method.dml": False}}
     for form, margin in (("hinge", 0.3), ("logsumexp", 0.3), ("softmax", 0.1), ("squared", 0.3)):
         for push in (0.5, 0.1):
-            tried[f"{form}-push{push:g}"] = {"dml_form": form, "dml_push": push, "dml_pull": 0.0, "dml_push_margin": margin}
-    tried["pull-only"] = {"dml_push": 0.0, "dml_pull": 0.5}
-    tried["hinge-push0.5-pull0.5"] = {"dml_form": "hinge", "dml_push": 0.5, "dml_pull": 0.5}
-    tried["hinge-all-push0.5"] = {"dml_form": "hinge", "dml_nearest": False, "dml_push": 0.5, "dml_pull": 0.0}
-    tried["logsumexp-push0.1-pull0.5"] = {"dml_form": "logsumexp", "dml_push": 0.1, "dml_pull": 0.5}
-    base = settings("OE+GR") | {"dml": True, "evaluate": "val", "seed": TUNE_SEED}
+            tried[f"{form}-push{push:g}"] = loss(form=form, push=push, pull=0.0, push_margin=margin)
+    tried["pull-only"] = loss(push=0.0, pull=0.5)
+    tried["hinge-push0.5-pull0.5"] = loss(form="hinge", push=0.5, pull=0.5)
+    tried["hinge-all-push0.5"] = loss(form="hinge", nearest=False, push=0.5, pull=0.0)
+    tried["logsumexp-push0.1-pull0.5"] = loss(form="logsumexp", push=0.1, pull=0.5)
+    base = settings("OE+GR") | {"method.dml": True, "data.evaluate": "val", "training.seed": TUNE_SEED}
     return [Job("dml", name, name, base | change) for name, change in tried.items()]
+
+
+def loss(**settings: Any) -> dict[str, Any]:
+    """Settings of the margin loss, by full path."""
+    return {f"method.loss.{key}": value for key, value in settings.items()}
 
 
 def chosen() -> dict[str, dict[str, Any]]:
@@ -101,13 +105,14 @@ def chosen() -> dict[str, dict[str, Any]]:
 
 def strength_jobs() -> list[Job]:
     """How much there is to learn at each strength of the renditions: frozen against joint, before any method is compared."""
-    return [Job("strength", row, f"{row}__strength={strength:g}",
-                settings(row) | {"data": {"strength": strength}, "evaluate": "val", "seed": TUNE_SEED})
+    return [Job("strength", row, f"{row}__strength={strength:g}", settings(row) | {
+                "data.strength": strength, "data.evaluate": "val", "training.seed": TUNE_SEED})
             for strength in (0.5, 0.75, 1.0) for row in ("frozen", "joint")]
 
 
 def test_jobs(group: str, rows: dict[str, Any]) -> list[Job]:
-    return [Job(group, row, f"{slug(row)}__seed={seed}", settings(row) | {"seed": seed}) for seed in SEEDS for row in rows]
+    return [Job(group, row, f"{slug(row)}__seed={seed}", settings(row) | {"training.seed": seed})
+            for seed in SEEDS for row in rows]
 
 
 def work(job: Job, threads: int) -> str | None:
@@ -115,7 +120,7 @@ def work(job: Job, threads: int) -> str | None:
     for stale in [job.folder] if _holds_another(job) else []:
         shutil.rmtree(stale)
     command = [sys.executable, "-m", "janus", "run", "--out", str(job.folder), "--variant", job.variant, "--quiet"]
-    command += ["--set", *as_text(job.config | {"threads": threads})]
+    command += ["--set", *as_text(job.config | {"runtime.threads": threads})]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parent)
     if done.returncode:
@@ -178,13 +183,13 @@ def choose() -> int:
     best: dict[str, dict[str, Any]] = {}
     form: dict[str, Any] = {}
     if "OE+GR" in chosen() and (pick := _best(DML_FORM, [j for j in dml_jobs() if j.name != "none"])):
-        form = best[DML_FORM] = {k: v for k, v in pick.config.items() if k.startswith("dml_")}
+        form = best[DML_FORM] = {k: v for k, v in pick.config.items() if k.startswith("method.loss.")}
     for row, switches in (ROWS | CROSS).items():
         jobs = [job for job in tune_jobs() if job.variant == row]
-        shared = PROTOCOL | switches | {"evaluate": "val", "seed": TUNE_SEED}
+        shared = PROTOCOL | switches | {"data.evaluate": "val", "training.seed": TUNE_SEED}
         if pick := _best(row, jobs):
             best[row] = {k: v for k, v in pick.config.items() if shared.get(k) != v}
-        elif form and switches.get("dml") and (without := "LoRA" if row == "DML" else row.removesuffix("+DML")) in best:
+        elif form and switches.get("method.dml") and (without := "LoRA" if row == "DML" else row.removesuffix("+DML")) in best:
             best[row] = best[without] | form
             print(f"{row:28s} not tuned itself: the rate of {without}")
     others = {row: values for row, values in chosen().items() if row in FIELD}

@@ -26,7 +26,7 @@ from PIL import Image
 
 from janus import plots
 from janus.checkpoint import write_json
-from janus.config import Config
+from janus.configure import make
 from janus.result import hardware, versions
 from janus.train import Run
 
@@ -63,8 +63,8 @@ class Watched(Run):
         gc.collect()
         give_back()
         steps, spent = self.step, self.seconds["train"]
-        kept = {"heads": list(self.heads.parameters()), "basis": list(self.history.basis.values()),
-                "prototypes": [self.prototypes.old], "test features": self.learned}
+        kept = {"heads": list(self.learner.heads.parameters()), "basis": list(self.learner.history.basis.values()),
+                "prototypes": [self.learner.prototypes.old], "test features": self.evaluation.learned}
         self.rows.append({"ms": 1e3 * (spent - self.spent) / steps, "resident": psutil.Process().memory_info().rss,
                           **{name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in kept.items()}})
         self.spent = spent
@@ -77,8 +77,8 @@ def give_back() -> None:
 
 
 def one(name: str, folder: Path, tasks: int, threads: int) -> list[dict[str, float]]:
-    config = Config.create(dataset=str(folder), augment="icons", tasks=tasks, epochs=3, batch_size=16, threads=threads,
-                           save_every=1e9, energy=0.9, **METHODS[name])
+    config = make(dataset=str(folder), augment="icons", tasks=tasks, epochs=3, batch_size=16, threads=threads, save_every=1e9,
+                  energy=0.9, **METHODS[name])
     run = Watched(config, None)
     run.rows = []
     for task in run.stream.tasks:  # decoded images are kept: all of them from the beginning, or the process would grow by them

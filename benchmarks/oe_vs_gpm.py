@@ -18,7 +18,7 @@ import torch
 
 from janus.ablation import settings
 from janus.checkpoint import write_json
-from janus.config import Config
+from janus.configure import layered
 from janus.metrics import principal_angles
 from janus.result import hardware, versions
 from janus.train import Run, print_progress
@@ -31,8 +31,8 @@ class Watched(Run):
 
     def save(self) -> None:
         layers = {}
-        for key, V in self.method.basis().items():
-            W = self.history.basis[key]
+        for key, V in self.learner.method.basis().items():
+            W = self.learner.history.basis[key]
             angles = principal_angles(V, W)
             layers[key] = {"rank_gpm": V.shape[1], "rank_oe": W.shape[1], "largest_angle": max(angles), "mean_angle": fmean(angles),
                            "shared": fmean(math.cos(math.radians(angle)) ** 2 for angle in angles)}
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    config = Config.create(**settings("GPM"), seed=args.seed, threads=args.threads, save_every=1e9)
+    config = layered(settings("GPM"), {"seed": args.seed, "threads": args.threads, "save_every": 1e9})
     run = Watched(config, None, print_progress)
     run.compared = []
     result = run.finish()

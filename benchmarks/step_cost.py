@@ -35,13 +35,13 @@ from turns import against, in_turns
 import janus
 from janus import backbones
 from janus.checkpoint import write_json
+from janus.device import half_precision, pick_device
 from janus.errors import JanusError
 from janus.history import SecondMoments
 from janus.lora import pairs
 from janus.rectify import RectifiedAdam, nullspace_start
 from janus.result import hardware, versions
 from janus.separation import Prototypes, decoupled_margin_loss
-from janus.train import half_precision, pick_device
 
 CASES = [("icons-vit", 64), ("vit_small_patch16_224", 32)]
 CPU = torch.device("cpu")

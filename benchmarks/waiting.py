@@ -24,9 +24,9 @@ import janus
 from janus import datasets
 from janus.ablation import KNOWN
 from janus.checkpoint import write_json
+from janus.device import pick_device
 from janus.errors import JanusError
 from janus.result import hardware, versions
-from janus.train import pick_device
 
 ROWS = ("LoRA", "exact+DML", "OE+GR+DML")
 TASKS = 2

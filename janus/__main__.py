@@ -28,17 +28,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(args: argparse.Namespace) -> None:
-    from . import train
-    from .config import Config, from_text
+    from . import configure
 
-    values = from_text(args.set)
+    values = configure.from_text(args.set)
     for key in ("dataset", "root", "model", "method", "tasks", "seed"):
         value = getattr(args, key)
-        if value is not None:
-            if values.get(key, value) != value:
-                raise UsageError(f"{key} is given twice: --{key} {value} and --set {key}={values[key]}; leave one out")
-            values[key] = value
-    result = train.execute(Config.create(**values), args.out, _progress(args), args.variant)
+        if value is not None and values.setdefault(key, value) != value:
+            raise UsageError(f"{key} is given twice: --{key} {value} and --set {key}={values[key]}; leave one out")
+    config = configure.make(values)  # before torch: a typing error is answered at once
+
+    from . import train
+
+    result = train.execute(config, args.out, _progress(args), args.variant)
     print(result.line())
 
 
@@ -60,10 +61,10 @@ def bench(args: argparse.Namespace) -> None:
 
 
 def extend(args: argparse.Namespace) -> None:
-    from . import predict
-    from .config import from_text
+    from . import configure, predict
 
-    result, folder = predict.extend_to(args.folder, args.data, args.out, _progress(args), **from_text(args.set))
+    settings = configure.from_text(args.set)
+    result, folder = predict.extend_to(args.folder, args.data, args.out, _progress(args), **settings)
     print(result.line())
     print(f"in {folder}")
 
@@ -122,9 +123,9 @@ def _collect(args: argparse.Namespace) -> None:
 
 
 def datasets(args: argparse.Namespace) -> None:
-    from . import datasets
+    from . import registry
 
-    _list(datasets.names(), args.pattern)
+    _list(registry.names(), args.pattern)
 
 
 def methods(args: argparse.Namespace) -> None:

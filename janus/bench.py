@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from . import resources
+from . import configure, resources
 from .clusters import cards, connect
 from .errors import JanusError, UsageError
-from .grids import WIDTHS, Grid, Planned, some
+from .grids import Grid, Planned, some
+from .registry import WIDTHS
 from .timing import clock, total
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ RENEWAL = 10  # seconds between two requests for workers in place of lost ones
 UNKNOWN = "unknown"
 COST = ("backbone.model", "backbone.rank", "training.epochs", "training.batch_size", "method.name", "method.oe",
         "method.gr", "method.dml", "method.adapter", "method.init")  # what seconds depend on, and the data, without:
-NO_COST = ("data.tasks", "data.class_seed", "data.evaluate", "data.extended", "data.augment")
+NO_COST = ("data.tasks", "data.class_seed", "data.evaluate", "data.extended", "data.augment", "data.cache")
 
 
 # ── what is there already ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -87,7 +88,6 @@ def finished_below(*folders: str | Path) -> Finished:
 def state(run: Planned, out: Path, known: Finished | None = None) -> State:
     """What the run's folder says, or else a result of the same config among `known`. UsageError: the folder holds another run."""
     from . import checkpoint
-    from .config import Config
     from .result import Result
 
     folder = out / run.name
@@ -109,7 +109,11 @@ def state(run: Planned, out: Path, known: Finished | None = None) -> State:
         saved = checkpoint.load(folder / CHECKPOINT)
     except JanusError as error:
         return State("to do", f"to do, but {error}")
-    _same(run, Config.create(**saved["config"]).hash(), folder)
+    try:
+        digest = configure.config_hash(configure.restore(saved["config"], folder))
+    except JanusError as error:
+        raise UsageError(f"{error}, in another --out") from None
+    _same(run, digest, folder)
     return State("stopped", f"stopped at {how_far(saved)}", saved["task"] / len(saved["stream"]["tasks"]))
 
 
@@ -137,13 +141,14 @@ def _of_other_weights(grid: Grid, out: Path, results: Finished) -> list[str]:
     mine, faults, others = cache(_fingerprint), [], []
     for run in grid.runs:
         for place, result in list(results.get(run.hash, {}).items()):
-            now = mine(run.config.model, run.config.weights) if result["fingerprint"] else None
+            backbone = run.config.backbone
+            now = mine(backbone.model, backbone.weights) if result["fingerprint"] else None
             if now in (None, result["fingerprint"]):
                 continue
             del results[run.hash][place]
             prints = f"fingerprint {result['fingerprint']}, not {now}"
             if place == str(out / run.name / RESULT):
-                faults.append(f"{out / run.name} holds this run with other weights of {run.config.model} "
+                faults.append(f"{out / run.name} holds this run with other weights of {backbone.model} "
                               f"({prints}); put those back, choose another --out, or delete it")
             else:
                 others.append(f"{place} ({prints})")
@@ -180,7 +185,7 @@ def _agree(grid: Grid, found: Mapping[str, State]) -> None:
     seen: dict[tuple[str, str | None], dict[str, list[str]]] = {}
     for run in grid.runs:
         if backbone := found[run.name].backbone:
-            seen.setdefault((run.config.model, run.config.weights), {}).setdefault(backbone, []).append(run.name)
+            seen.setdefault((run.config.backbone.model, run.config.backbone.weights), {}).setdefault(backbone, []).append(run.name)
     for (model, weights), prints in seen.items():
         if len(prints) > 1:
             name = f"{model} ({weights})" if weights else model
@@ -203,19 +208,13 @@ class Pace:
                 self.shipped.setdefault(_cost(run), []).append(run["seconds"])
 
     def add(self, run: Planned, seconds: float) -> None:
-        self.here.setdefault(self.cost(run), []).append(seconds)
+        self.here.setdefault(_cost(configure.flat(run.config)), []).append(seconds)
 
     def estimate(self, run: Planned) -> float | None:
         """Seconds, None if unknown."""
-        key = self.cost(run)
+        key = _cost(configure.flat(run.config))
         found = self.here.get(key) or self.shipped.get(key)
         return sum(found) / len(found) if found else None
-
-    @staticmethod
-    def cost(run: Planned) -> str:
-        from .flat import settings
-
-        return _cost(settings(run.config.to_dict()))
 
     def left(self, runs: Sequence[tuple[Planned, float]], workers: int) -> str:
         """Time that `runs`, each with the share that is done, still take on so many workers."""
@@ -239,7 +238,8 @@ def plan(grid: Grid, out: Path, workers: int | None = None, known: Sequence[str 
     for run in grid.runs:
         seconds = pace.estimate(run)
         time_ = UNKNOWN if seconds is None else clock(seconds)
-        lines.append(f"{run.name:{width}s}  {run.config.method:8s}  {run.config.seed:4d}  {time_:8s}  {found[run.name].text}")
+        method, seed = run.config.method.name, run.config.training.seed
+        lines.append(f"{run.name:{width}s}  {method:8s}  {seed:4d}  {time_:8s}  {found[run.name].text}")
     kinds = Counter(state.kind for state in found.values())
     todo = [(run, found[run.name].done) for run in grid.runs if found[run.name].kind in ("to do", "stopped")]
     lines.append(f"{grid.title}: {len(grid.runs)} runs, " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -298,8 +298,9 @@ def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> str | None:
 
 def parameters(run: Planned, out: Path) -> dict[str, Any]:
     """Notebook 07's parameters for a run: what names it, and the rest of its complete config as JSON."""
-    values = run.config.to_dict()
-    named = {key.upper(): values.pop(key) for key in ("dataset", "method", "tasks", "seed")}
+    values = configure.flat(run.config)
+    named = {name.upper(): values.pop(path) for name, path in
+             (("dataset", "data.dataset"), ("method", "method.name"), ("tasks", "data.tasks"), ("seed", "training.seed"))}
     return named | {"VARIANT": run.row, "OUT": str(out.resolve() / run.name), "CONFIG": json.dumps(values)}
 
 

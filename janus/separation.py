@@ -44,7 +44,7 @@ def decoupled_margin_loss(features: Tensor, labels: Tensor, prototypes: Tensor, 
         UsageError: unknown `form`.
     """
     if form not in FORMS:
-        raise unknown("dml_form", form, FORMS)
+        raise unknown("form of the margin loss:", form, FORMS)
     z = F.normalize(features.to(prototypes.dtype), dim=-1)  # (b, d), not in autocast's half precision
     old = z @ F.normalize(prototypes, dim=-1).T  # (b, old classes)
     own = (z * F.normalize(centres, dim=-1)[labels]).sum(-1)  # (b,)
@@ -126,6 +126,12 @@ def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     z = F.normalize(features.float(), dim=-1)
     sums = torch.zeros(classes, z.shape[1], device=z.device).index_add_(0, labels, z)
     return sums / torch.bincount(labels, minlength=classes).clamp(min=1).unsqueeze(1)
+
+
+def own_similarity(features: Tensor, labels: Tensor, centres: Tensor) -> float:
+    """Mean over features (N, d) of the cosine to the own class's centre `centres[label]` (classes, d): the y of the paper's
+    danger plot."""
+    return float(F.cosine_similarity(features.float(), centres[labels].float(), dim=-1).mean())
 
 
 def danger(features: Tensor, prototypes: Tensor) -> float:

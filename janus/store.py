@@ -28,8 +28,8 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from . import flat
 from .ablation import KNOWN, slug
+from .configure import deciding, restore
 from .errors import JanusError, UsageError
 from .grids import some
 from .timing import total
@@ -54,12 +54,13 @@ NESTED = ("accuracy", "task_aware", "layers", "stream")
 
 def line(values: Mapping[str, Any], group: str = ".", variant: str | None = None) -> Line:
     """A run's line, from the values of its `result.json`. variant: in place of the one that it names."""
-    config = flat.settings(values["config"])
+    settings = {path: ",".join(value) if isinstance(value, list) else value
+                for path, value in deciding(values["config"]).items() if value is not None}
     scores = {score: values[score] for score in SCORES if score != "own_similarity"}
     scores["own_similarity"] = values.get("own_similarity") or {"tasks": [], "mean": None}  # since later
     by_task = {score: scores[score]["tasks"] for score in BY_TASK} | {"basis_rank": values["basis_rank"]}
     found = {"group": group, "variant": variant or values["variant"],
-             "stage": "search" if config["data.evaluate"] == "val" else "test", **config}
+             "stage": "search" if settings["data.evaluate"] == "val" else "test", **settings}
     for score, value in scores.items():
         means = value["mean"] if score in BY_TASK else value
         found |= {score if kind == "all" else f"{score}.{kind}": mean for kind, mean in
@@ -89,8 +90,12 @@ def _is_setting(column: str) -> bool:
 
 
 def create(run: Mapping[str, Any]) -> Config:
-    """The Config of a line, or of a row of the frame. UsageError: settings that this version has not."""
-    return flat.create(settings_of(run))
+    """The Config of a line, or of a row of the frame. JanusError: settings that this version has not."""
+    settings = {part: {} for part in PARTS} | {"method": {"energy_end": None}}  # None where nothing is stored
+    for path, value in settings_of(run).items():
+        part, _, name = path.partition(".")
+        settings[part][name] = value
+    return restore(settings, run["run"])
 
 
 # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -44,7 +44,7 @@ def runs(tmp_path: Path):
 def test_the_rate_with_the_highest_validation_accuracy_is_chosen_row_by_row(runs) -> None:
     folder = runs(("OE", 0.1, 20.0), ("OE", 0.2, 30.0), ("OE+GR", 0.1, 25.0), ("OE+GR", 0.2, 24.0))
     assert script("benchmarks/choose.py").choose(folder, ["lr", "head_lr"]) == {
-        "OE": {"lr": 0.2}, "OE+GR": {"lr": 0.1}, "OE+DML": {"lr": 0.2}, "OE+GR+DML": {"lr": 0.1}}
+        row: {"training.lr": rate} for row, rate in (("OE", 0.2), ("OE+GR", 0.1), ("OE+DML", 0.2), ("OE+GR+DML", 0.1))}
 
 
 def test_a_group_of_the_tables_is_as_good_as_a_folder_and_keys_may_be_paths(runs, tmp_path: Path) -> None:
@@ -58,9 +58,10 @@ def test_a_group_of_the_tables_is_as_good_as_a_folder_and_keys_may_be_paths(runs
 
 def test_what_was_chosen_for_other_rows_stays(runs, tmp_path) -> None:
     folder, out = runs(("InfLoRA", 0.1, 20.0), ("InfLoRA", 0.2, 30.0)), tmp_path / "chosen.json"
-    write_json(out, {"OE": {"lr": 0.5}, "InfLoRA": {"lr": 0.7}})
+    write_json(out, {"OE": {"training.lr": 0.5}, "InfLoRA": {"training.lr": 0.7}})
     subprocess.run([sys.executable, ROOT / "benchmarks/choose.py", folder, "--key", "lr", "--out", out], check=True)
-    assert json.loads(out.read_text()) == {"OE": {"lr": 0.5}, "InfLoRA": {"lr": 0.2}, "OE+DML": {"lr": 0.5}}
+    assert json.loads(out.read_text()) == {
+        row: {"training.lr": rate} for row, rate in (("OE", 0.5), ("InfLoRA", 0.2), ("OE+DML", 0.5))}
 
 
 def test_a_choice_on_test_or_with_unequal_budgets_is_refused(runs) -> None:

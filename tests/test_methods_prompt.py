@@ -19,8 +19,7 @@ from toys import make_tiny_vit, toy_backbone
 from vits import make
 
 import janus
-from janus import backbones, checkpoint, lora, predict, train
-from janus.config import Config
+from janus import backbones, checkpoint, configure, lora, predict, train
 from janus.errors import UsageError
 from janus.methods.codaprompt import orthonormal, overlap
 from janus.peft_io import export_peft
@@ -28,15 +27,15 @@ from janus.prefix import PrefixAttention, prefixed
 from janus.train import CHECKPOINT, Run
 
 METHODS: dict[str, dict[str, Any]] = {
-    "l2p": {"method": "l2p", "l2p_pool": 12, "l2p_length": 4, "l2p_top": 3},
-    "dualprompt": {"method": "dualprompt", "dualprompt_general": 2, "dualprompt_expert": 4},
-    "coda": {"method": "coda", "coda_components": 12, "coda_length": 4},
+    "l2p": {"method": "l2p", "pool": 12, "length": 4, "top": 3},
+    "dualprompt": {"method": "dualprompt", "general": 2, "expert": 4},
+    "coda": {"method": "coda", "components": 12, "length": 4},
 }
 
 
 def after(tasks: int, config: dict[str, Any]) -> Run:
     """A run that has learned its first tasks."""
-    run = Run(Config.create(**config), None)
+    run = Run(configure.make(config), None)
     for task in run.stream.tasks[:tasks]:
         run.learn(task)
     return run
@@ -44,13 +43,13 @@ def after(tasks: int, config: dict[str, Any]) -> Run:
 
 def mixed(run: Run) -> Tensor:
     """Test images of all tasks, in turn, ready for the backbone."""
-    parts = [run.plain(task.evaluation.batch(torch.arange(10))) for task in run.stream.tasks]
+    parts = [run.learner.plain(task.evaluation.batch(torch.arange(10))) for task in run.stream.tasks]
     return torch.stack(parts, dim=1).flatten(0, 1)
 
 
 def rows(run: Run) -> dict[str, Tensor]:
     """All prompts and keys there are, copied."""
-    return {name: run.method.rows(name).detach().clone() for name in run.method.trained}
+    return {name: run.learner.method.rows(name).detach().clone() for name in run.learner.method.trained}
 
 
 # ── attention with prefixes ────────────────────────────────────────────────────────────────────────────────────────────
@@ -101,7 +100,7 @@ def test_what_has_another_attention_is_refused_in_one_line(settings, monkeypatch
         monkeypatch.setattr(backbones, "create", lambda *_, family=family: (make(family), toy_backbone()[1]))
         for method in METHODS.values():
             with pytest.raises(UsageError, match=said) as error:
-                Run(Config.create(**settings("finetune", **method)), None)
+                Run(configure.make(settings("finetune", **method)), None)
             assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match="Linear has no blocks: prompts need"):
         prefixed(nn.Linear(2, 2), 5)
@@ -122,10 +121,10 @@ def cosine(a: Tensor, b: Tensor) -> float:
 def expected_prompts(run: Run, query: Tensor) -> list[list[Tensor]]:
     """By the papers' equations, for one image, its query (d,): for each block a list of prompts (l, d)."""
     kept = rows(run)
-    if run.config.method == "l2p":
+    if run.config.method.name == "l2p":
         nearest = sorted(range(12), key=lambda m: -cosine(query, kept["keys"][m]))[:3]
         return [[kept["prompts"][m] for m in nearest]]
-    if run.config.method == "dualprompt":
+    if run.config.method.name == "dualprompt":
         own = max(range(len(kept["keys"])), key=lambda t: cosine(query, kept["keys"][t]))
         return [[p] for p in kept["general"]] + [[p] for p in kept["experts"][own]]
     return [[sum(cosine(query * kept["A"][m, j], kept["K"][m, j]) * kept["P"][m, j] for m in range(len(kept["P"])))]
@@ -153,20 +152,20 @@ def test_features_follow_from_the_equations_and_not_from_other_images(name, sett
         queries = toy_backbone()[0](images)
         spread = queries[::3] - queries.mean(0)  # as keys, since the toy's features all point in much the same direction
         if name == "l2p":
-            run.method.trained["keys"].copy_(torch.cat([spread, spread[:2].neg()]))
+            run.learner.method.trained["keys"].copy_(torch.cat([spread, spread[:2].neg()]))
         if name == "dualprompt":
-            run.method.frozen["keys"], run.method.trained["keys"].data = spread[:2], spread[2:3]
-        found = run.forward(images)
+            run.learner.method.frozen["keys"], run.learner.method.trained["keys"].data = spread[:2], spread[2:3]
+        found = run.learner.forward(images)
         chosen = [expected_prompts(run, query) for query in queries]
         for i in range(0, len(images), 4):
             assert torch.allclose(found[i], expected_feature(images[i], chosen[i]), rtol=1e-4, atol=1e-5)
             assert not torch.allclose(found[i], queries[i], atol=1e-2)
-        assert torch.allclose(run.forward(images.flip(0)).flip(0), found, rtol=1e-4, atol=1e-5)
-        parts = [run.forward(part) for part in (images[:1], images[1:5], images[5:])]
+        assert torch.allclose(run.learner.forward(images.flip(0)).flip(0), found, rtol=1e-4, atol=1e-5)
+        parts = [run.learner.forward(part) for part in (images[:1], images[1:5], images[5:])]
         assert torch.allclose(torch.cat(parts), found, rtol=1e-4, atol=1e-5)
     kinds = {tuple(p.sum().item() for block in prompts for p in block) for prompts in chosen}
     assert len(kinds) == {"l2p": len(kinds), "dualprompt": 3, "coda": 30}[name] > 2  # images differ in what they get
-    assert all(block.attn.prefix is None for block in run.model.blocks if isinstance(block.attn, PrefixAttention))
+    assert all(block.attn.prefix is None for block in run.learner.model.blocks if isinstance(block.attn, PrefixAttention))
 
 
 @pytest.mark.parametrize(("name", "blocks", "lengths"), [
@@ -176,29 +175,29 @@ def test_which_blocks_have_how_many_keys_besides(name, blocks, lengths, settings
     with torch.random.fork_rng(devices=[]):
         model = VisionTransformer(img_size=32, patch_size=16, embed_dim=32, depth=blocks, num_heads=2, mlp_ratio=1, num_classes=0)
     monkeypatch.setattr(backbones, "create", lambda *_: (model, toy_backbone()[1]))
-    run, seen = Run(Config.create(**settings("finetune", **METHODS[name])), None), {}
-    run.method.begin_task(run.stream.tasks[0])
+    run, seen = Run(configure.make(settings("finetune", **METHODS[name])), None), {}
+    run.learner.method.begin_task(run.stream.tasks[0])
     for i, block in enumerate(model.blocks):
         block.attn.register_forward_pre_hook(
             lambda attention, _, i=i: seen.setdefault(i, []).append(getattr(attention, "prefix", None)))
-    run.forward(torch.rand(3, 3, 32, 32))
+    run.learner.forward(torch.rand(3, 3, 32, 32))
     assert all(len(passes) == 2 and passes[0] is None for passes in seen.values())  # the query sees no prompt
     assert [0 if passes[1] is None else passes[1][0].shape[1] for passes in seen.values()] == lengths
     assert all(p.shape == (3, n, 32) for n, passes in zip(lengths, seen.values()) if passes[1] for p in passes[1])
 
 
 def test_bf16_passes_choose_by_float32_cosines(settings, monkeypatch):  # noqa: F811
-    run = after(1, settings("finetune", **METHODS["l2p"], amp=True))
+    run = after(1, settings("finetune", **METHODS["l2p"], amp="bf16"))
     queries: list[Tensor] = []
-    prompts = run.method.prompts
-    monkeypatch.setattr(run.method, "prompts", lambda q: queries.append(q) or prompts(q))
+    prompts = run.learner.method.prompts
+    monkeypatch.setattr(run.learner.method, "prompts", lambda q: queries.append(q) or prompts(q))
     with torch.no_grad():
-        found = run.forward(images := mixed(run))
-    assert queries[0].dtype == torch.float32 and run.method.distance.dtype == torch.float32
-    by_hand = torch.stack([torch.tensor(sorted(cosine(q, k) for k in run.method.trained["keys"])[-3:]) for q in queries[0]])
-    assert torch.allclose(run.method.distance, (1 - by_hand).sum(1), atol=1e-5)
+        found = run.learner.forward(images := mixed(run))
+    assert queries[0].dtype == torch.float32 and run.learner.method.distance.dtype == torch.float32
+    by_hand = torch.stack([torch.tensor(sorted(cosine(q, k) for k in run.learner.method.trained["keys"])[-3:]) for q in queries[0]])
+    assert torch.allclose(run.learner.method.distance, (1 - by_hand).sum(1), atol=1e-5)
     with torch.no_grad():
-        assert torch.allclose(run.model(images)[::7], found[::7].float(), rtol=0.1, atol=0.1)
+        assert torch.allclose(run.learner.model(images)[::7], found[::7].float(), rtol=0.1, atol=0.1)
 
 
 # ── what is trained ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -206,11 +205,11 @@ def test_bf16_passes_choose_by_float32_cosines(settings, monkeypatch):  # noqa: 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_backbone_and_the_factors_stay_and_the_run_learns(name, settings):  # noqa: F811
-    run = Run(Config.create(**settings("finetune", **METHODS[name], tasks=2, epochs=8, lr=1e-2, head_lr=0.03)), None)
-    before = {key: t.clone() for key, t in run.model.state_dict().items()}
+    run = Run(configure.make(settings("finetune", **METHODS[name], tasks=2, epochs=8, lr=1e-2, head_lr=0.03)), None)
+    before = {key: t.clone() for key, t in run.learner.model.state_dict().items()}
     result = run.finish()
-    assert all(torch.equal(t, before[key]) for key, t in run.model.state_dict().items())
-    assert all(torch.count_nonzero(pair.B) == 0 for pair in run.pairs)
+    assert all(torch.equal(t, before[key]) for key, t in run.learner.model.state_dict().items())
+    assert all(torch.count_nonzero(pair.B) == 0 for pair in run.learner.pairs)
     assert result.acc > 1.5 * 100 / 7 and math.isfinite(result.bwt) and result.drift > 0
     assert result.violation["mean"]["all"] == 0 and result.violation_step["mean"] == 0
 
@@ -218,11 +217,11 @@ def test_the_backbone_and_the_factors_stay_and_the_run_learns(name, settings):  
 def steps(run: Run, monkeypatch) -> list[dict[str, Any]]:
     """What happens in training steps: the query, the loss, and what the loss has beyond the cross-entropy."""
     seen: list[dict[str, Any]] = []
-    prompts, loss = run.method.prompts, run.method.loss
+    prompts, loss = run.learner.method.prompts, run.learner.method.loss
 
     def watched(query: Tensor) -> list[Tensor]:
         given = prompts(query)
-        if run.method.training:
+        if run.learner.method.training:
             given_then = [p.detach().clone() for p in given]
             seen.append({"task": run.task, "query": query, "given": given_then, "rows": rows(run)})
         return given
@@ -232,13 +231,13 @@ def steps(run: Run, monkeypatch) -> list[dict[str, Any]]:
         seen[-1] |= {"local": local.item(), "beyond": (value - local).item()}
         return value
 
-    monkeypatch.setattr(run.method, "prompts", watched)
-    monkeypatch.setattr(run.method, "loss", with_loss)
+    monkeypatch.setattr(run.learner.method, "prompts", watched)
+    monkeypatch.setattr(run.learner.method, "loss", with_loss)
     return seen
 
 
 def test_l2p_moves_the_prompts_and_keys_that_were_chosen_and_no_others(settings, monkeypatch):  # noqa: F811
-    run = after(1, settings("finetune", **METHODS["l2p"], l2p_pull=0.7))
+    run = after(1, settings("finetune", **METHODS["l2p"], pull=0.7))
     before, seen = rows(run), steps(run, monkeypatch)
     run.learn(run.stream.tasks[1])
     chosen = set()
@@ -256,34 +255,34 @@ def test_l2p_moves_the_prompts_and_keys_that_were_chosen_and_no_others(settings,
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_are_those_of_the_loss_through_the_second_pass(name, settings):  # noqa: F811
     """Along each parameter's gradient the loss, here by its differences, rises by the gradient's norm; old rows are constants."""
-    weight = {"l2p": "l2p_pull", "dualprompt": "dualprompt_match", "coda": "coda_penalty"}[name]
+    weight = {"l2p": "pull", "dualprompt": "match", "coda": "penalty"}[name]
     run = after(2, settings("finetune", **METHODS[name], **{weight: 3.0}))
     images, labels = mixed(run)[:12], torch.arange(12) % 2
 
     def loss() -> Tensor:
-        run.method.begin_step(images)
-        features = run.forward(images)
-        return run.method.loss(features, run.heads[1](features), labels)
+        run.learner.method.begin_step(images)
+        features = run.learner.forward(images)
+        return run.learner.method.loss(features, run.learner.heads[1](features), labels)
 
-    for key, value in run.method.trained.items():
+    for key, value in run.learner.method.trained.items():
         (gradient,) = torch.autograd.grad(loss(), value)
         norm, sides = gradient.norm(), []
         for sign in (1, -2, 1):  # there, back, and where it was
             value.data += sign * 0.02 * gradient / norm
             sides.append(loss().item())
         assert norm.item() == pytest.approx((sides[0] - sides[1]) / 0.04, rel=2e-2) and norm > 1e-3, key
-    assert not any(t.requires_grad for t in run.method.frozen.values())
+    assert not any(t.requires_grad for t in run.learner.method.frozen.values())
 
 
 def test_l2ps_keys_come_to_the_queries(settings, monkeypatch):  # noqa: F811
-    run = Run(Config.create(**settings("finetune", **METHODS["l2p"], lr=1e-2, epochs=6)), None)
+    run = Run(configure.make(settings("finetune", **METHODS["l2p"], lr=1e-2, epochs=6)), None)
     seen = steps(run, monkeypatch)
     run.learn(run.stream.tasks[0])
     assert seen[-1]["beyond"] < 0.8 * seen[0]["beyond"]
 
 
 def test_dualprompt_trains_the_tasks_own_expert_and_leaves_the_old(settings, monkeypatch):  # noqa: F811
-    run = Run(Config.create(**settings("finetune", **METHODS["dualprompt"], dualprompt_match=0.7)), None)
+    run = Run(configure.make(settings("finetune", **METHODS["dualprompt"], match=0.7)), None)
     seen, ended = steps(run, monkeypatch), []
     for task in run.stream.tasks:
         run.learn(task)
@@ -303,7 +302,7 @@ def test_dualprompt_trains_the_tasks_own_expert_and_leaves_the_old(settings, mon
 
 
 def test_coda_trains_new_components_that_begin_orthogonal_to_the_old_ones(settings, monkeypatch):  # noqa: F811
-    run = Run(Config.create(**settings("finetune", **METHODS["coda"], lr=2e-2, coda_penalty=0.3)), None)
+    run = Run(configure.make(settings("finetune", **METHODS["coda"], lr=2e-2, penalty=0.3)), None)
     seen, ended = steps(run, monkeypatch), []
     for t, task in enumerate(run.stream.tasks):
         run.learn(task)
@@ -396,25 +395,25 @@ def test_two_processes_find_what_one_finds(name, settings, tmp_path):  # noqa: F
 
 
 @pytest.mark.parametrize(("values", "said"), [
-    ({"l2p_pool": 5}, "l2p_pool is a setting of method=l2p and does nothing with method=janus"),
-    ({"method": "coda", "dualprompt_expert": 8}, "dualprompt_expert is a setting of method=dualprompt"),
-    ({"method": "l2p", "coda_length": 4}, "coda_length is a setting of method=coda"),
-    ({"method": "l2p", "l2p_length": 5}, "l2p_length must be even and at least 2"),
-    ({"method": "dualprompt", "dualprompt_general": 0}, "dualprompt_general must be even and at least 2"),
-    ({"method": "coda", "coda_length": -2}, "coda_length must be even"), ({"method": "l2p", "l2p_top": 0}, "at least 1"),
-    ({"method": "coda", "coda_penalty": -1.0}, "coda_penalty must not be negative"),
+    ({"pool": 5}, "pool is a setting of method=l2p and does nothing with method=janus"),
+    ({"method": "coda", "expert": 8}, "expert is a setting of method=dualprompt"),
+    ({"method": "l2p", "components": 4}, "components is a setting of method=coda"),
+    ({"method": "l2p", "length": 5}, "method.length must be even and at least 2"),
+    ({"method": "dualprompt", "general": 0}, "method.general must be even and at least 2"),
+    ({"method": "coda", "length": -2}, "method.length must be even"), ({"method": "l2p", "top": 0}, "at least 1"),
+    ({"method": "coda", "penalty": -1.0}, "method.penalty must not be negative"),
     ({"method": "coda", "gr": "tangent"}, "gr=tangent does not go with method=coda"),
 ])
 def test_settings_of_another_method_and_values_out_of_range_are_refused_by_name(values, said):
     with pytest.raises(UsageError, match=said):
-        Config.create(**values)
+        configure.make(values)
 
 
 @pytest.mark.parametrize(("values", "said"), [
-    ({"method": "l2p", "l2p_pool": 4}, "l2p_top=5 prompts cannot be chosen from l2p_pool=4"),
-    ({"method": "coda", "coda_components": 2}, "coda_components=2 are too few for tasks=3"),
-    ({"method": "coda", "coda_components": 33}, "coda_components=33 gives each of 3 tasks 11: only 32, the width"),
+    ({"method": "l2p", "pool": 4}, "method.top=5 prompts cannot be chosen from method.pool=4"),
+    ({"method": "coda", "components": 2}, "method.components=2 are too few for data.tasks=3"),
+    ({"method": "coda", "components": 33}, "method.components=33 gives each of 3 tasks 11: only 32, the width"),
 ])
 def test_settings_that_do_not_fit_one_another_are_refused_before_training(values, said, settings):  # noqa: F811
     with pytest.raises(UsageError, match=said):
-        Run(Config.create(**settings("finetune", **values)), None)
+        Run(configure.make(settings("finetune", **values)), None)

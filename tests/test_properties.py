@@ -13,8 +13,7 @@ import vits
 from test_train import _toy_backbone, settings  # noqa: F401
 from torch import Tensor
 
-from janus import backbones, lora, methods, properties, store
-from janus.config import Config
+from janus import backbones, configure, lora, methods, properties, store
 from janus.errors import UsageError
 from janus.methods.base import BASIS
 from janus.prefetch import Prefetcher
@@ -22,17 +21,17 @@ from janus.prompts import Prompted
 from janus.properties import Setting
 from janus.train import Run
 
-SMALL = {"bilora": {"bilora_coefficients": 40}, "ranpac": {"ranpac_dim": 50}, "slca": {"slca_samples": 10, "slca_epochs": 2},
-         "ewc": {"ewc_samples": 35}, "l2p": {"l2p_pool": 6, "l2p_length": 4, "l2p_top": 2},
-         "dualprompt": {"dualprompt_general": 2, "dualprompt_expert": 4}, "coda": {"coda_components": 6, "coda_length": 4}}
+SMALL = {"bilora": {"coefficients": 40}, "ranpac": {"dim": 50}, "slca": {"samples": 10, "method.epochs": 2},
+         "ewc": {"samples": 35}, "l2p": {"pool": 6, "length": 4, "top": 2},
+         "dualprompt": {"general": 2, "expert": 4}, "coda": {"components": 6, "length": 4}}
 CASES = {name: {"method": name, **SMALL.get(name, {})} for name in methods.all_methods()} | {
     "shared": {"method": "janus", "gr": "tangent", "adapter": "shared", "init": "free"},
     "without oe": {"method": "janus", "oe": False, "gr": "none", "adapter": "merged", "init": "free"},
     "without dml": {"method": "janus", "dml": False},
     "all targets": {"method": "gpm", "targets": ("q", "k", "v", "proj", "fc1", "fc2")},
     "drs+exact": {"method": "drs", "gr": "exact", "init": "nullspace"},
-    "olora, head=ncm": {"method": "olora", "head": "ncm"},
-    "gpm, head=ranpac": {"method": "gpm", "head": "ranpac", "ranpac_dim": 50},
+    "olora, classifier=ncm": {"method": "olora", "classifier": "ncm"},
+    "gpm, classifier=ranpac": {"method": "gpm", "classifier": "ranpac", "dim": 50},
 }
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -43,7 +42,7 @@ def start(settings):  # noqa: F811
 
     def make(case: str, learned: int = 0, **more: Any) -> Run:
         common = {key: value for key, value in settings().items() if key not in ("energy_end", "oe_epochs")}
-        run = Run(Config.create(**common | CASES[case] | more), None)
+        run = Run(configure.make(common | CASES[case] | more), None)
         for task in run.stream.tasks[:learned]:
             run.learn(task)
         return run
@@ -53,7 +52,7 @@ def start(settings):  # noqa: F811
 
 def sizes(run: Run):
     """By `Setting`, with the settings of the run, which `janus methods` does not take."""
-    return Setting("toy", tasks=3, classes=7, rank=2).sizes(run.method_class, run.config)
+    return Setting("toy", tasks=3, classes=7, rank=2).sizes(type(run.learner.method), run.config)
 
 
 def tensors(held: Any) -> list[Tensor]:
@@ -65,16 +64,16 @@ def tensors(held: Any) -> list[Tensor]:
 
 def split(run: Run, state: dict[str, Any]) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
     """A checkpoint's tensors: what the method is said to keep, by where it stands, and all others."""
-    own = run.method.basis()
-    kept = {"model": state["model"] if run.method.trains_factors else {},
-            "heads": state["heads"] if run.method.trains_heads else {},
+    own, estimated = run.learner.method.basis(), run.learner.history.basis
+    kept = {"model": state["model"] if run.learner.method.trains_factors else {},
+            "heads": state["heads"] if run.learner.method.trains_heads else {},
             "method": state["method"], "classifier": state["classifier"],
-            "basis": state["history"]["basis"] if own and all(own[key] is V for key, V in run.history.basis.items()) else {},
-            "prototypes": state["prototypes"]["old"] if run.method.keeps_prototypes(run.config) else {}}
+            "basis": state["history"]["basis"] if own and all(own[key] is V for key, V in estimated.items()) else {},
+            "prototypes": state["prototypes"]["old"] if run.learner.method.keeps_prototypes(run.config) else {}}
     found = {name: tensors(part) for name, part in kept.items() if tensors(part)}
     mine = {id(t) for part in found.values() for t in part}
-    if not run.method.trains_factors:  # every model has pairs; without training they are worth nothing
-        assert all(torch.count_nonzero(pair.B) == 0 for pair in run.pairs)
+    if not run.learner.method.trains_factors:  # every model has pairs; without training they are worth nothing
+        assert all(torch.count_nonzero(pair.B) == 0 for pair in run.learner.pairs)
         mine |= {id(t) for t in tensors(state["model"])}
     return found, [t for key in state if key != "records" for t in tensors(state[key]) if id(t) not in mine]
 
@@ -85,11 +84,11 @@ def split(run: Run, state: dict[str, Any]) -> tuple[dict[str, list[Tensor]], lis
 @every_case
 def test_stored_are_the_bytes_of_a_checkpoint_after_the_last_task(case, start):
     run = start(case, learned=3)
-    stored = run.method.stored(sizes(run))
+    stored = run.learner.method.stored(sizes(run))
     held = sum(t.nbytes for part in split(run, run.state())[0].values() for t in part)
     assert held < sum(stored.values()) if BASIS in stored else held == sum(stored.values())
     if BASIS in stored:  # the bound is reached when everything is protected
-        run = start(case, learned=3, energy=1.0, **({"energy_end": 1.0} if "energy_end" in run.method.defaults else {}))
+        run = start(case, learned=3, energy=1.0, **({"energy_end": 1.0} if run.config.method.energy_end else {}))
         assert sum(t.nbytes for part in split(run, run.state())[0].values() for t in part) == sum(stored.values())
 
 
@@ -104,7 +103,7 @@ def test_what_a_finished_run_has_kept_is_what_its_checkpoint_holds(case, start):
 def test_before_the_second_task_nothing_is_merged(start):
     for case in ("janus", "olora", "sdlora"):
         run = start(case, learned=1)
-        stored = run.method.stored(replace(sizes(run), tasks=1, classes=3))
+        stored = run.learner.method.stored(replace(sizes(run), tasks=1, classes=3))
         held = {name: sum(t.nbytes for t in part) for name, part in split(run, run.state())[0].items()}
         assert sum(held.values()) - held.get("basis", 0) == sum(stored.values()) - stored.get(BASIS, 0)
 
@@ -113,10 +112,10 @@ def finished(run: Run, state: dict[str, Any]) -> list[Tensor]:
     """A run of the same config that takes up `state`: its scores at once, and those, factors and heads after the last task."""
     again, images = Run(run.config, None), run.stream.tasks[0].evaluation
     again.load_state(copy.deepcopy(state))
-    found = [again.method.scores(again.features(images)).detach()] if again.task else []
+    found = [again.learner.method.scores(again.learner.features(images)).detach()] if again.task else []
     again.learn(again.stream.tasks[-1])
-    found += [again.method.scores(again.features(images)).detach(), *lora.state(again.model).values()]
-    return found + (list(again.heads.parameters()) if again.method.trains_heads else [])
+    found += [again.learner.method.scores(again.learner.features(images)).detach(), *lora.state(again.learner.model).values()]
+    return found + (list(again.learner.heads.parameters()) if again.learner.method.trains_heads else [])
 
 
 @torch.no_grad()
@@ -156,7 +155,7 @@ def test_trainable_are_the_numbers_in_the_optimisers_of_the_last_task(case, star
     monkeypatch.setattr(torch.optim.Optimizer, "add_param_group", watched)
     run.learn(run.stream.tasks[-1])
     moved = [then for now, then in taken.values() if not torch.equal(now, then)]
-    assert sum(t.numel() for t in moved) == sum(run.method.trainable(sizes(run)).values())
+    assert sum(t.numel() for t in moved) == sum(run.learner.method.trainable(sizes(run)).values())
 
 
 class Looks:
@@ -166,9 +165,9 @@ class Looks:
         self.counts: Counter[str] = Counter()
         self.read: set[int] = set()
         self.parts = ["loop"]
-        run.model.register_forward_pre_hook(lambda _, inputs: self.counts.update({self.parts[-1]: len(inputs[0])}))
-        for owner, names in ((run, ("train", "evaluate", "watch_once")),
-                             (run.method, ("begin_task", "factor_optimizer", "begin_step", "loss", "end_task"))):
+        run.learner.model.register_forward_pre_hook(lambda _, inputs: self.counts.update({self.parts[-1]: len(inputs[0])}))
+        for owner, names in ((run, ("train",)), (run.evaluation, ("accuracy",)), (run.learner, ("watch_once",)),
+                             (run.learner.method, ("begin_task", "factor_optimizer", "begin_step", "loss", "end_task"))):
             for name in names:
                 monkeypatch.setattr(owner, name, self.inside(name, getattr(owner, name)))
         read = Prefetcher._read
@@ -185,24 +184,24 @@ class Looks:
         return wrapped
 
     def reads(self, loader: Prefetcher) -> None:
-        if "evaluate" not in self.parts:
+        if "accuracy" not in self.parts:
             self.read.add(id(loader.images))
 
 
 @every_case
 def test_extra_passes_are_those_counted_and_no_old_image_is_looked_at(case, start, monkeypatch):
     run = start(case)
-    looks, stated = Looks(run, monkeypatch), run.method.passes
+    looks, stated = Looks(run, monkeypatch), run.learner.method.passes
     assert {key.removesuffix(", from task 2") for key in stated} <= {"before", "with each training pass", "with each pass", "after"}
     double = 1 + stated.get("with each pass", 0)
     for task in run.stream.tasks:
         looks.counts.clear(), looks.read.clear()
         run.learn(task)
-        size, trained = len(task.train), len(task.train) * run.config.epochs * run.method.trains_heads
+        size, trained = len(task.train), len(task.train) * run.config.training.epochs * run.learner.method.trains_heads
 
         def expected(when: str, whole: int, t: int = task.index, n: int = size) -> int:
             known = [stated[key] for key in (when, f"{when}, from task 2") if key in stated and (t or key == when)]
-            return sum(min(n, getattr(run.config, k)) if isinstance(k, str) else k * whole for k in known)
+            return sum(min(n, configure.flat(run.config)[k]) if isinstance(k, str) else k * whole for k in known)
 
         counts = looks.counts
         assert counts["train"] == double * trained and counts["factor_optimizer"] == 0
@@ -211,18 +210,18 @@ def test_extra_passes_are_those_counted_and_no_old_image_is_looked_at(case, star
         assert counts["end_task"] == expected("after", size)
         assert counts["loop"] == double * size  # for class means or the head, where the method needs them: see above
         assert looks.read == {id(task.train)}
-    assert len(run.stream) == (1 if run.method.joint else 3)
+    assert len(run.stream) == (1 if run.config.method.joint else 3)
 
 
 @every_case
 def test_inference_costs_nothing_where_factors_can_be_merged(case, start):
     run = start(case, learned=len(start(case).stream))
-    if run.method.inference == "nothing after merging":
+    if run.learner.method.inference == "nothing after merging":
         images = run.stream.tasks[0].evaluation
-        before = run.features(images)
-        assert any(torch.count_nonzero(pair.B) for pair in run.pairs)
-        lora.unadapt(run.model)
-        assert not lora.pairs(run.model) and torch.allclose(run.features(images), before, atol=1e-4)
+        before = run.learner.features(images)
+        assert any(torch.count_nonzero(pair.B) for pair in run.learner.pairs)
+        lora.unadapt(run.learner.model)
+        assert not lora.pairs(run.learner.model) and torch.allclose(run.learner.features(images), before, atol=1e-4)
 
 
 # ── what is printed ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -255,17 +254,18 @@ def test_a_stream_may_have_more_tasks_than_coda_has_components():
 def test_every_method_says_what_it_is():
     for name, method in methods.all_methods().items():
         assert ("family" in vars(method) or issubclass(method, Prompted)) and method.family and method.summary, name
-        said, values = properties.described(name, Setting()), Config.create(method=name)
+        said, values = properties.described(name, Setting()), configure.make(method=name)
         assert method.paper in said and "Both for icons-vit, 10 tasks, 100 classes, rank 8." in said
-        for key, value in vars(values).items():
-            if key.partition("_")[0] == name or key in method.defaults or key in method.fixed:
-                assert f"{key}={value}" in said
+        elsewhere = (*values.method.defaults, *values.method.fixed)
+        for path, value in configure.flat(values).items():
+            if path != "method.name" and (path.startswith("method.") or path in elsewhere):
+                assert f"{path}={value}" in said, path
         assert sum(properties.facts(method, Setting())["stored"].values()) > 0
 
 
 @pytest.mark.parametrize(("setting", "said"), [
     (Setting(model="icon-vit"), "unknown model 'icon-vit': did you mean 'icons-vit'"),
-    (Setting(rank=193), "rank 193 does not fit icons-vit: choose a whole number from 1 to 192"),
+    (Setting(rank=193), "backbone.rank=193 does not fit icons-vit: choose a whole number from 1 to 192"),
     (Setting(tasks=11, classes=10), "10 classes cannot be cut into 11 tasks"), (Setting(tasks=0), "tasks must be at least 1"),
 ])
 def test_sizes_that_cannot_be_are_refused(setting, said, monkeypatch):

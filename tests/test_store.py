@@ -16,6 +16,7 @@ from pyarrow import parquet
 
 from janus import resources, store
 from janus.__main__ import main
+from janus.configure import config_hash
 from janus.errors import JanusError, UsageError
 
 FILES = (store.RUNS, store.ACCURACY, store.LAYERS, store.TEXT)
@@ -40,12 +41,26 @@ def whole(seed: int = 0, **config: Any) -> dict[str, Any]:
         "violation_step": {"tasks": [0.5], "mean": 0.5}, "basis_rank": [{"blocks.0.attn": 3}, {"blocks.0.attn": 4}]}
 
 
-@pytest.mark.parametrize("config", [{}, {"method": "slca", "slca_lr": 0.2}, {"method": "drs", "head": "ncm", "energy_end": 0.5},
-                                    {"method": "inflora", "energy_end": None}, {"dml": False}, {"method": "ranpac"},
-                                    {"data": {"strength": 0.5, "vocabulary": True}, "per_class": 9, "targets": ["v"]}])
+# ── settings ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("config", [
+    {}, {"method": "slca", "method.lr": 0.2}, {"method": "drs", "classifier": "ncm", "energy_end": 0.5}, {"dml": False},
+    {"method": "inflora", "energy_end": None}, {"method": "ranpac"}, {"method": "ewc", "method.lambda": 7, "amp": "bf16"},
+    {"data": {"strength": 0.5, "vocabulary": True}, "per_class": 9, "targets": ["v"]}])
 def test_a_line_gives_its_config_back(config: dict[str, Any]) -> None:
     run = store.frame([store.line(result_values(**config))]).iloc[0]
-    assert store.create(run).hash() == run["hash"]
+    assert config_hash(store.create(run)) == run["hash"]
+
+
+def test_a_lines_settings_are_those_that_decide_its_numbers_by_full_path() -> None:
+    values = result_values(3, method="finetune", data={"strength": 0.5}, targets="k,v,q", threads=2)
+    lora = store.settings_of(store.line(values))
+    assert lora.items() >= {"method.name": "finetune", "data.strength": 0.5, "backbone.targets": "k,v,q", "method.energy": 0.95,
+                            "training.lr": 1e-3, "classifier.name": "linear", "data.class_seed": 3}.items()
+    assert not {"method.gr", "method.oe", "classifier.dim", "data.per_class", "runtime.threads"} & lora.keys()
+    on, off = (store.settings_of(store.line(result_values(dml=dml))) for dml in (True, False))
+    assert on["method.loss.push"] == 0.5 and not [key for key in off if key.startswith("method.loss.")]
 
 
 # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────

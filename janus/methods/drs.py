@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..history import complement, extend_basis, project_out
 from ..lora import Pair, merge, reset, subtracted
-from ..rectify import RectifiedAdam, nullspace_start
+from ..rectify import RectifiedAdam
 from ..separation import augmented_triplet_loss
 from ..stream import Task
-from .base import BASIS, Sizes
-from .janus import Janus
+from .base import LearnerProtocol
+from .lora import LoRAMethod
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -40,21 +40,22 @@ class DriftResistantAdam(RectifiedAdam):
         return dA / k.sqrt(), dB / k.sqrt()
 
 
-class DRS(Janus):
+class DRS(LoRAMethod):
     """LoRA Subtraction for a Drift-Resistant Space. `W = W0 + Σ_{i≤t} B_i A_i`, the earlier pairs merged.
 
     Before task t > 1 one pass over its training images (test transform, counted in `seconds["oe"]`) goes through
     `W̃ = W0 − Σ_{i<t} B_i A_i`, in which what the old tasks had learned is unlearned. The top eigenvectors U (n, k) of the second
     moment of each layer's inputs there, up to the share `energy` of its trace, span the space in which features drift little.
     Adam's updates (not the gradients) become `ΔA P` and `P ΔB`, `P = U Uᵀ/√k`; see `DriftResistantAdam`. Task 1 is free.
-    Loss: cross-entropy + `drs_penalty` · augmented triplet loss with `drs_margin` (defaults: CIFAR-100's; ImageNet-R .2, 2.0).
+    Loss: cross-entropy + `method.penalty` · augmented triplet loss with `method.margin` (defaults: CIFAR-100's; ImageNet-R .2,
+    2.0).
 
     Each A_t starts from Kaiming's draw and distances are between normalised features, as in the authors' code, with which this one
     agrees to rounding but for what follows (benchmarks/fidelity.md). B_t starts at 0, which `exact` needs; theirs has one number
-    drawn from N(0, .01²) in each column. Our prototypes are means of normalised features, those of `head=ncm` and of all methods
-    here; theirs of the features themselves, normalised when used. They find U under the training transform. They classify by the
-    nearest class mean, here `head=ncm`; the default is the linear heads. Several processes look for triplets each in its own part
-    of the batch.
+    drawn from N(0, .01²) in each column. Our prototypes are means of normalised features, those of `classifier=ncm` and of all
+    methods here; theirs of the features themselves, normalised when used. They find U under the training transform. They
+    classify by the nearest class mean, here `classifier=ncm`; the default is the linear heads. Several processes look for
+    triplets each in its own part of the batch.
 
     gr: the plug-in. `tangent` makes the full-weight step `Z P` and the factor updates closest to it; `exact` also starts from an A
     in span(U), so that all of ΔW acts on span(U) only. The violation is measured against the past's inputs, as for `finetune`, and
@@ -68,40 +69,33 @@ class DRS(Janus):
     paper = "Liu & Chang, LoRA Subtraction for Drift-Resistant Space in Exemplar-Free Continual Learning, CVPR 2025"
     family = "lora"
     passes = {"before, from task 2": 1}
-    fixed = {"oe": True, "dml": False, "adapter": "merged"}
-    switches = ("gr", "init")
-    defaults = {"gr": "none", "init": "free", "energy": 0.99}
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
+    def __init__(self, learner: LearnerProtocol) -> None:
+        super().__init__(learner)
         self.outside: dict[str, Tensor] = {}  # input_key → (n, n − k): the complement of U
-
-    def basis(self) -> dict[str, Tensor]:
-        return {}
 
     @torch.no_grad()
     def begin_task(self, task: Task) -> None:
-        run = self.run
+        learner = self.learner
         if task.index == 0:
             return
-        merge(run.model)
-        with subtracted(run.pairs), self.extra_pass(task.train) as moments:
+        merge(learner.model)
+        with subtracted(learner.pairs), self.extra_pass(task.train) as moments:
             for key, C in ((key, moments.mean(key)) for key in moments.sum):
-                U = extend_basis(C[:, :0], C, run.energy(task.index))
+                U = extend_basis(C[:, :0], C, learner.energy(task.index))
                 self.outside[key] = complement(U).float()
-        reset(run.model, run.generator("factors", task.index))
-        if run.config.init == "nullspace":
-            for pair in run.pairs:
-                pair.A.copy_(nullspace_start(pair.A, self.outside[pair.input_key]))
+        reset(learner.model, learner.generator("factors", task.index))
+        if self.settings.init == "nullspace":
+            self.start_off(self.outside)
 
     def factor_optimizer(self, task: Task) -> RectifiedAdam:
-        c, kind = self.run.config, DriftResistantAdam if task.index else RectifiedAdam
-        return kind(self.run.pairs, c.lr, gr=c.gr, basis=self.outside, weight_decay=c.weight_decay, cap=c.cap, ridge=c.ridge)
+        c, s, kind = self.learner.config.training, self.settings, DriftResistantAdam if task.index else RectifiedAdam
+        return kind(self.learner.pairs, c.lr, gr=s.gr, basis=self.outside, weight_decay=c.weight_decay, cap=s.cap,
+                    ridge=s.ridge)
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        c = self.run.config
-        triplet = augmented_triplet_loss(features, labels, self.run.prototypes.old, c.drs_margin)
-        return super().loss(features, logits, labels) + c.drs_penalty * triplet
+        triplet = augmented_triplet_loss(features, labels, self.learner.prototypes.old, self.settings.margin)
+        return super().loss(features, logits, labels) + self.settings.penalty * triplet
 
     def end_task(self, task: Task) -> None:
         self.outside = {}
@@ -110,13 +104,9 @@ class DRS(Janus):
     def keeps_prototypes(cls, config: Config) -> bool:
         return True
 
-    @classmethod
-    def stored(cls, s: Sizes) -> dict[str, int]:
-        return {part: size for part, size in super().stored(s).items() if part != BASIS}  # U is found anew before each task
-
     def state_dict(self) -> dict[str, Any]:
         return {"outside": self.outside}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.outside = {pair.input_key: state["outside"][pair.input_key].to(pair.A.device)
-                        for pair in self.run.pairs if pair.input_key in state["outside"]}
+                        for pair in self.learner.pairs if pair.input_key in state["outside"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import NO_SWITCHES, Method
+from .base import Method
 
 
 class Frozen(Method):
@@ -10,18 +10,16 @@ class Frozen(Method):
 
     name = "frozen"
     summary = "heads only, the backbone never changes"
-    fixed = NO_SWITCHES
     trains_features = False
     family = "bound"
 
 
 class NearestClassMean(Method):
-    """The nearest class mean of frozen features, by cosine (`janus.heads`). Nothing is trained."""
+    """The nearest class mean of frozen features, by cosine (`janus.classifiers`). Nothing is trained."""
 
     name = "ncm"
     summary = "nearest class mean on the frozen backbone"
     paper = "Mensink et al., Distance-Based Image Classification, TPAMI 2013"
-    fixed = NO_SWITCHES | {"head": "ncm"}
     trains_heads = trains_features = False
     family = "prototype"
     inference = "the product with the class means instead of the heads'"

@@ -1,4 +1,4 @@
-"""RanPAC on a backbone that is never adapted: the head alone, `janus.heads.RanPAC`, as a method."""
+"""RanPAC on a backbone that is never adapted: the head alone, `janus.classifiers.RanPAC`, as a method."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from .frozen import NearestClassMean
 class RanPAC(NearestClassMean):
     """Ridge regression on random features of the frozen backbone. Nothing is trained.
 
-    The paper also adapts the backbone in task 1 ("phase 1"); this is its row without. Adapted features: `head=ranpac` with
-    another method. Between tasks: see `janus.heads.RanPAC`.
+    The paper also adapts the backbone in task 1 ("phase 1"); this is its row without. Adapted features: `classifier=ranpac` with
+    another method. Between tasks: see `janus.classifiers.RanPAC`.
     """
 
     name = "ranpac"
@@ -17,4 +17,3 @@ class RanPAC(NearestClassMean):
     paper = "McDonnell et al., RanPAC, NeurIPS 2023"
     family = "prototype"
     inference = "two products, d x M and M x classes, instead of the heads'"
-    fixed = NearestClassMean.fixed | {"head": "ranpac"}

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..stream import Task
-from .base import Sizes
-from .janus import Finetune
+from .base import LearnerProtocol, Sizes
+from .lora import LoRAMethod
 
 
-class SLCA(Finetune):
+class SLCA(LoRAMethod):
     """Slow Learner with Classifier Alignment, on LoRA.
 
     Slow learner: the factors' rate is by default a fiftieth of the heads' (the paper, which trains the whole backbone: a
@@ -22,9 +22,9 @@ class SLCA(Finetune):
     measured when its task ended, and *all* heads are trained on samples of them, together, by
     `CE(z / (τ ‖z‖))`, z = W f + b over all classes seen: only the direction of z counts, so no head grows at the cost of others.
 
-    Settings: `slca_samples` a class and epoch, each epoch fresh; `slca_epochs`; `slca_lr`, of SGD with momentum 0.9 and weight
-    decay 5e-4, cosine to zero; `slca_temperature` is τ. In its code, not in its equations, the paper also lengthens old means;
-    that is left out. Other heads than `linear` do not see the alignment.
+    Settings: `method.samples` a class and epoch, each epoch fresh; `method.epochs`; `method.lr`, of SGD with momentum 0.9 and
+    weight decay 5e-4, cosine to zero; `method.temperature` is τ. In its code, not in its equations, the paper also lengthens old
+    means; that is left out. Other classifiers than `linear` do not see the alignment.
 
     Keeps μ (classes, d) and a Cholesky factor of Σ + 1e-4 I (classes, d, d), float32: at 100 classes 15 MB for d = 192, 236 MB
     for d = 768. No image.
@@ -35,34 +35,32 @@ class SLCA(Finetune):
     paper = "Zhang et al., SLCA, ICCV 2023"
     family = "classic"
     passes = {"after": 1}
-    defaults = {"lr": 1e-4}
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
-        d = run.model.num_features
-        self.mean, self.root = torch.zeros(0, d, device=run.device), torch.zeros(0, d, d, device=run.device)
+    def __init__(self, learner: LearnerProtocol) -> None:
+        super().__init__(learner)
+        d = learner.model.num_features
+        self.mean, self.root = torch.zeros(0, d, device=learner.device), torch.zeros(0, d, d, device=learner.device)
 
     def end_task(self, task: Task) -> None:
         labels = task.train.labels - task.positions.start
-        with self.besides_training():
-            mean, root = gaussians(self.run.features(task.train), labels, len(task.positions))
-            self.mean, self.root = (torch.cat([old, new.to(old)]) for old, new in ((self.mean, mean), (self.root, root)))
-            if task.index > 0:
-                self.align(task)
+        mean, root = gaussians(self.learner.features(task.train), labels, len(task.positions))
+        self.mean, self.root = (torch.cat([old, new.to(old)]) for old, new in ((self.mean, mean), (self.root, root)))
+        if task.index > 0:
+            self.align(task)
 
     def align(self, task: Task) -> None:
         """Train all heads on samples of all classes seen. Every process does the same."""
-        c, (classes, d) = self.run.config, self.mean.shape
-        optimizer = torch.optim.SGD(self.run.heads.parameters(), lr=c.slca_lr, momentum=0.9, weight_decay=5e-4)
-        generator = self.run.generator("slca", task.index)
-        labels = torch.arange(classes, device=self.mean.device).repeat_interleave(c.slca_samples)
-        for epoch in range(c.slca_epochs):
-            optimizer.param_groups[0]["lr"] = c.slca_lr * 0.5 * (1 + math.cos(math.pi * epoch / c.slca_epochs))
-            noise = torch.randn(classes, c.slca_samples, d, generator=generator).to(self.mean)
+        c, (classes, d) = self.settings, self.mean.shape
+        optimizer = torch.optim.SGD(self.learner.heads.parameters(), lr=c.lr, momentum=0.9, weight_decay=5e-4)
+        generator = self.learner.generator("slca", task.index)
+        labels = torch.arange(classes, device=self.mean.device).repeat_interleave(c.samples)
+        for epoch in range(c.epochs):
+            optimizer.param_groups[0]["lr"] = c.lr * 0.5 * (1 + math.cos(math.pi * epoch / c.epochs))
+            noise = torch.randn(classes, c.samples, d, generator=generator).to(self.mean)
             samples = (self.mean[:, None] + noise @ self.root.mT).flatten(0, 1)  # (classes · samples, d): μ + L ε
-            for index in torch.randperm(len(labels), generator=generator).split(c.slca_samples):
+            for index in torch.randperm(len(labels), generator=generator).split(c.samples):
                 optimizer.zero_grad()
-                aligned(self.run.heads, samples[index], labels[index], c.slca_temperature).backward()
+                aligned(self.learner.heads, samples[index], labels[index], c.temperature).backward()
                 optimizer.step()
 
     @classmethod
@@ -78,7 +76,7 @@ class SLCA(Finetune):
         return {"mean": self.mean, "root": self.root}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.mean, self.root = (state[key].to(self.run.device) for key in ("mean", "root"))
+        self.mean, self.root = (state[key].to(self.learner.device) for key in ("mean", "root"))
 
 
 def gaussians(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Classifier heads: how the classes seen so far are scored from a method's final features. Training is the same for all.
+"""Classifiers: how the classes seen so far are scored from a method's final features. Training is the same for all.
 
 Each takes in a task once, when it ends, by the features its training images have then (test transform, not normalised); no
 image is kept, and features that drift later are not followed.
@@ -7,20 +7,29 @@ image is kept, and features that drift later are not followed.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import JanusError
+from .separation import Prototypes
 
 if TYPE_CHECKING:
     from .config import Config
-    from .predict import Predictor
-    from .train import Run
 
 RIDGES = tuple(10.0**power for power in range(-8, 9))  # the paper's 17 candidates
+
+
+class LearnerProtocol(Protocol):
+    """What a classifier sees of the learner (`janus.learner.Learner`) it is a part of."""
+
+    config: Config
+    device: torch.device
+    model: nn.Module
+    heads: nn.ModuleList
+    prototypes: Prototypes
 
 
 class Linear:
@@ -28,15 +37,15 @@ class Linear:
 
     score: ClassVar[str] = "probability"  # what `janus.predict.Predictor` makes of the scores
 
-    def __init__(self, run: Run | Predictor, generator: torch.Generator) -> None:
-        self.run = run
+    def __init__(self, learner: LearnerProtocol, generator: torch.Generator) -> None:
+        self.learner = learner
 
     def end_task(self, features: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> None:
         """Take in a task: features (N, d) of all its images, labels (N,) in 0…classes−1; `classes` have been seen so far."""
 
     def scores(self, features: Tensor) -> Tensor:
         """(N, d) → (N, classes seen) float32: higher is likelier. No task identity is used."""
-        return torch.cat([head(features) for head in self.run.heads], dim=1)
+        return torch.cat([head(features) for head in self.learner.heads], dim=1)
 
     @staticmethod
     def stored(config: Config, width: int, classes: int) -> dict[str, int]:
@@ -51,18 +60,18 @@ class Linear:
 
 
 class NearestClassMean(Linear):
-    """Cosine to the mean of each class's L2-normalised features (Mensink et al., TPAMI 2013): `run.prototypes`, one a class."""
+    """Cosine to the mean of each class's L2-normalised features (Mensink et al., TPAMI 2013): `learner.prototypes`, one a class."""
 
     score = "cosine"
 
     def scores(self, features: Tensor) -> Tensor:
-        return F.normalize(features.float(), dim=1) @ F.normalize(self.run.prototypes.old, dim=1).T
+        return F.normalize(features.float(), dim=1) @ F.normalize(self.learner.prototypes.old, dim=1).T
 
 
 class RanPAC(Linear):
     """Ridge regression of one-hot labels y on random features `h = ReLU(f P)` (McDonnell et al., RanPAC, NeurIPS 2023).
 
-    P (d, M) is Gaussian and never changes; the setting `ranpac_dim` is M: 2,000, which a CPU manages; the paper has 10,000.
+    P (d, M) is Gaussian and never changes; the setting `classifier.dim` is M: 2,000, which a CPU manages; the paper has 10,000.
     With `G = Σ h hᵀ` and `C = Σ h yᵀ` over all images so far, the scores are `h W`, `W = (G + λI)⁻¹ C`: while features stay as
     they are, the same W for one λ, however the classes are cut into tasks. λ: `choose_ridge`, anew at each task. (The paper
     adapts the backbone in task 1 only; here the features are the method's.) Keeps P, G (M, M), C and W (M, classes seen) in
@@ -71,10 +80,10 @@ class RanPAC(Linear):
 
     score = "regression"
 
-    def __init__(self, run: Run | Predictor, generator: torch.Generator) -> None:
-        super().__init__(run, generator)
-        self.device = torch.device("cpu") if run.device.type == "mps" else run.device
-        d, M, self.ridge = run.model.num_features, run.config.ranpac_dim, 0.0
+    def __init__(self, learner: LearnerProtocol, generator: torch.Generator) -> None:
+        super().__init__(learner, generator)
+        self.device = torch.device("cpu") if learner.device.type == "mps" else learner.device
+        d, M, self.ridge = learner.model.num_features, learner.config.classifier.dim, 0.0
         self.P = torch.randn(d, M, generator=generator, dtype=torch.float64).to(self.device)
         self.G, self.C, self.W = (self.P.new_zeros(M, n) for n in (M, 0, 0))
 
@@ -97,7 +106,7 @@ class RanPAC(Linear):
 
     @staticmethod
     def stored(config: Config, width: int, classes: int) -> dict[str, int]:
-        d, M = width, config.ranpac_dim
+        d, M = width, config.classifier.dim
         return {"P and G": 8 * (d * M + M**2), "C and W": 8 * 2 * M * classes}
 
     def state_dict(self) -> dict[str, Any]:
@@ -111,7 +120,8 @@ def ridge_regression(G: Tensor, C: Tensor, ridge: float) -> Tensor:
     """`W = (G + λI)⁻¹ C` (M, classes). JanusError: it is not finite, as when features are not."""
     W, failed = torch.linalg.solve_ex(G + ridge * torch.ones_like(G[0]).diag(), C)
     if failed or not W.isfinite().all():
-        raise JanusError(f"head=ranpac finds no weights (λ = {ridge:g}): features are not finite any more; try a smaller lr")
+        raise JanusError(f"classifier=ranpac finds no weights (λ = {ridge:g}): features are not finite any more; "
+                         "try a smaller lr")
     return W
 
 
@@ -128,4 +138,4 @@ def choose_ridge(G: Tensor, C: Tensor, h: Tensor, y: Tensor) -> float:
     return best[1]
 
 
-KINDS = {"linear": Linear, "ncm": NearestClassMean, "ranpac": RanPAC}  # by the setting `head`
+KINDS = {"linear": Linear, "ncm": NearestClassMean, "ranpac": RanPAC}  # by `classifier.name`
