@@ -43,7 +43,7 @@ def seconds(*command: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "bench_cost.json")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "measurements" / "bench_cost.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -1,6 +1,6 @@
 """Does a long stream get slower or larger? A hundred tiny tasks: seconds of a training step and memory, task by task.
 
-    python benchmarks/many_tasks.py --out benchmarks/results/many_tasks.json      # writes figures/many_tasks, too
+    python benchmarks/many_tasks.py --out benchmarks/results/measurements/many_tasks.json      # writes figures/many_tasks, too
 
 The images are coloured noise: what is measured is time and memory, and no accuracy. Each method has a run of its own process, one
 after the other. What must grow with the tasks is listed apart: heads, basis, prototypes, and the test features of each task that

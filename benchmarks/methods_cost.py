@@ -1,6 +1,6 @@
 """What learning a task costs with each method, as a multiple of sequential LoRA: the last of ten, with Icons-R's protocol.
 
-    python benchmarks/methods_cost.py --out benchmarks/results/methods_cost.json
+    python benchmarks/methods_cost.py --out benchmarks/results/measurements/methods_cost.json
 
 Training steps, and what a method does before, between and after them; evaluation is not in it, nor the pass that gives every
 method's class means. A method learns nine tasks, once; its last task is then learned again and again from the same state, in

@@ -1,6 +1,6 @@
 """Online Estimation's basis against GPM's, at the same ε, on the same run: ranks and principal angles, layer by layer.
 
-    python benchmarks/oe_vs_gpm.py --out benchmarks/results/oe_vs_gpm.json
+    python benchmarks/oe_vs_gpm.py --out benchmarks/results/measurements/oe_vs_gpm.json
 
 One LoRA-GPM run on Icons-R. GPM's second moments come from its own pass after each task (test transform, final weights);
 Online Estimation's from the last training epoch (augmented images, weights still moving). After every task both bases exist.

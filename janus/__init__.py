@@ -28,7 +28,8 @@ _HOME = {  # name → module; imported when first used, so that `janus --help` d
     "Result": "result", "run": "train",
 }
 _MODULES = ("ablation", "backbones", "compare", "config", "configure", "datasets", "history", "lessons", "lora", "metrics", "plots",
-            "properties", "rectify", "report", "resources", "separation", "stream", "tables", "train", "transforms")
+            "properties", "rectify", "report", "resources", "separation", "store", "stream", "tables", "train",
+            "transforms")
 __all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605
 
 

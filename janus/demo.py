@@ -71,7 +71,8 @@ def train_all(rows: list[str], configs: dict[str, Config], folders: dict[str, Pa
     children: list[subprocess.Popen[str]] = []
 
     def work(row: str) -> bool:
-        command = [sys.executable, "-m", "janus", "run", "--out", str(folders[row]), "--set", *as_text(configs[row])]
+        command = [sys.executable, "-m", "janus", "run", "--out", str(folders[row]), "--variant", row,
+                   "--set", *as_text(configs[row])]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                                  env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
         children.append(child)

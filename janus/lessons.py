@@ -45,7 +45,7 @@ class Lesson:
     def run(self, row: str, **settings: Any) -> Result:
         """Train a row on the lessons' stream, saying how far it is, or read the run if it is there; a stopped one goes on."""
         return run(self.folder(row, **settings), progress=lambda line: print_progress(f"{row}: {line}"),
-                   **self.config(row, **settings).to_dict())
+                   variant=row, **self.config(row, **settings).to_dict())
 
 
 def setup(fast: bool | str = False) -> Lesson:

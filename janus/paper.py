@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .configure import deciding
-
 Scores = dict[str, tuple[float, float, float]]  # row → ACC, MAA, BWT
 
 # its ablation (table 1); LoRA-GPM from table 2
@@ -70,15 +68,15 @@ OURS = {"icons-r": "ImageNet-R", "imagenet-r": "ImageNet-R", "cifar-100": "CIFAR
         "domainnet": "DomainNet"}  # our data set → the paper's that it is set beside; Icons-R is *not* ImageNet-R
 
 
-def beside(config: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Scores]:
-    """What the paper has to set beside a table of ours: the name of its data set, and its rows; ("", {}) if it has nothing, as for
-    accuracy on validation, fewer images, and icons in other renditions or with more concepts.
+def beside(settings: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Scores]:
+    """What the paper has to set beside a table of ours: the name of its data set, and its rows; ("", {}) if it
+    has nothing, as for accuracy on validation, fewer images, and icons in other renditions or with more concepts.
 
-    config: of one of the table's runs. ours: the table's rows; those of figure 6 alone are set beside figure 6.
+    settings: of one of the table's runs, by full path. ours: the table's rows; those of figure 6 alone are set
+    beside figure 6.
     """
-    settings = deciding(config)
     theirs, tasks = OURS.get(settings["data.dataset"], ""), settings["data.tasks"]
-    other = settings["data.per_class"] or {"data.strength", "data.vocabulary"} & settings.keys()
+    other = {"data.per_class", "data.strength", "data.vocabulary"} & settings.keys()
     if settings["data.evaluate"] != "test" or other:
         return "", {}
     rows, what = (ONE_EPOCH, ", one epoch") if settings["training.epochs"] == 1 else (TABLES, "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from .compare import NONE
 from .config import Config
 from .errors import UsageError
 from .methods.base import BASIS, Method, Sizes
-from .result import Result
+from .store import create
 from .tables import Table
 from .vit import input_key, matrices
 
@@ -79,15 +79,16 @@ def facts(method: type[Method], setting: Setting, config: Config | None = None) 
     }
 
 
-def of_run(result: Result) -> dict[str, Any]:
-    """`facts` of a finished run with the settings it had; its basis is as large as it grew."""
-    config = configure.restore(result.config, "the run")
-    setting = Setting(config.backbone.model, len(result.accuracy), len(result.stream["class_names"]), config.backbone.rank)
+def of_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """`facts` of a finished run (`janus.store.read`) with the settings it had; its basis is as large as it grew."""
+    config = create(run)
+    classes = len(run["stream"]["class_names"])
+    setting = Setting(config.backbone.model, len(run["accuracy"]), classes, config.backbone.rank)
     method = methods.get(config.method.name)
     found = facts(method, setting, config)
     if found["at_most"]:
         width = {key: n for key, _, n in setting.sizes(method, config).matrices}
-        found["stored"][BASIS] = 4 * sum(width[key] * rank for key, rank in result.basis_rank[-1].items())
+        found["stored"][BASIS] = 4 * sum(width[key] * rank for key, rank in run["layers"]["basis_rank"][-1].items())
         found |= {"stored_bytes": sum(found["stored"].values()), "at_most": False}
     return found
 

@@ -19,8 +19,8 @@ FORMAT = 2  # 1: settings had other names
 
 @dataclass(frozen=True)
 class Result:
-    """One run. Accuracies in per cent; `accuracy[t][i]` is the accuracy on task i after task t (None: the images of
-    task i were not there any more; means are over what could be evaluated).
+    """One run. variant: what tables call it. Accuracies in per cent; `accuracy[t][i]` is the accuracy on task i after
+    task t (None: the images of task i were not there any more; means are over what could be evaluated).
 
     violation, past_output_norm: per layer and task (`tasks`), and means over both, K and V apart (`mean`).
     drift: mean relative change of old test features from the end of their task to the end of the stream.
@@ -28,6 +28,7 @@ class Result:
     own_similarity: mean cosine of the same features to the prototype of their own class; None: the run is older than that.
     """
 
+    variant: str
     config: dict[str, Any]
     hash: str
     acc: float
@@ -88,8 +89,10 @@ class Result:
             numbers = []
         if not numbers or not all(isinstance(value, (int, float)) for value in numbers):
             raise JanusError(f"{path}: not a complete result (its acc or seconds); delete it and run again")
-        if not isinstance(result.hash, str) or not isinstance(result.backbone, str | None):
-            raise JanusError(f"{path}: not a complete result (its hash or backbone); delete it and run again")
+        names = (result.hash, result.variant, result.backbone or "")
+        if not all(isinstance(name, str) for name in names):
+            raise JanusError(f"{path}: not a complete result (its hash, variant or backbone); delete it and run "
+                             "again")
         return result
 
     def to_dict(self) -> dict[str, Any]:

@@ -58,13 +58,15 @@ def step(learner: Learner, images: Tensor, labels: Tensor, updates: Updates, wat
     updates.step()  # the head's, and the factors': Gradient Rectification makes their product ΔW safe
 
 
-def run(out: str | Path | None = None, *, progress: Progress | None = None, **config: Any) -> Result:
+def run(out: str | Path | None = None, *, progress: Progress | None = None, variant: str | None = None,
+        **config: Any) -> Result:
     """Train and evaluate one method on one stream.
 
     Args:
         out: folder for the result and checkpoints. A finished run there is read back, a broken one goes on and ends with the
             numbers of an unbroken run. None keeps nothing.
         progress: called with one line now and then; None: silent.
+        variant: what tables call the run; None: the method's name.
         config: settings by name (`janus.Config`, `janus.configure.make`): `lr=1e-3`, `method="gpm"`, `data={"strength": 0.5}`,
             `**{"method.energy": 0.9}`.
 
@@ -72,15 +74,16 @@ def run(out: str | Path | None = None, *, progress: Progress | None = None, **co
         UsageError: unknown names, wrong types, illegal combinations, another run in `out`.
         JanusError: damaged checkpoint, NaN loss (the last checkpoint is kept), no space or rights.
     """
-    return execute(configure.make(config), out, progress)
+    return execute(configure.make(config), out, progress, variant)
 
 
-def execute(config: Config, out: str | Path | None = None, progress: Progress | None = None) -> Result:
+def execute(config: Config, out: str | Path | None = None, progress: Progress | None = None,
+            variant: str | None = None) -> Result:
     """`run` with a ready config."""
     processes = parallel.start(config.runtime.device)
     say = progress if progress and processes.main else lambda line: None
     if out is None:
-        return Run(config, None, say, processes).finish()
+        return Run(config, None, say, processes, variant).finish()
     folder = Path(out)
     with ExitStack() as held:
 
@@ -94,7 +97,7 @@ def execute(config: Config, out: str | Path | None = None, progress: Progress | 
             _same_run(_settled(config, result.config), result.config, folder)
             say(f"{folder}: finished already, acc {result.acc:.2f} (nothing was trained)")
             return result
-        return Run(config, folder, say, processes).finish()
+        return Run(config, folder, say, processes, variant).finish()
 
 
 def lock(folder: Path) -> FileLock:
@@ -114,10 +117,11 @@ class Run:
     """The loop over a stream's tasks, and where it stands: training step `step` of task `task` comes next."""
 
     def __init__(self, config: Config, folder: Path | None, say: Progress = lambda line: None,
-                 processes: parallel.Processes = parallel.ALONE) -> None:
+                 processes: parallel.Processes = parallel.ALONE, variant: str | None = None) -> None:
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
         self.folder, self.say, self.processes = folder, say, processes
+        self.variant = variant or config.method.name
         path = folder / CHECKPOINT if folder else None
         self.resumed = checkpoint.load(path) if path and path.exists() else None
         device = processes.device or pick_device(config.runtime.device)
@@ -283,7 +287,7 @@ class Run:
         config = self.config.to_dict()
         config["data"]["class_seed"] = self.stream.seed
         return Result(
-            config=config, hash=configure.config_hash(self.config),
+            variant=self.variant, config=config, hash=configure.config_hash(self.config),
             **self.evaluation.summary([len(task.evaluation) for task in self.stream.tasks]),
             seconds={k: round(v, 3) for k, v in self.seconds.items()}, stream=self.stream.to_json(), versions=versions(),
             hardware=hardware(self.learner.device, self.processes.count),

@@ -18,13 +18,13 @@ import nbformat
 import psutil
 import pytest
 import yaml
+from made_results import result_values
 
 from janus import ablation, backbones, bench, checkpoint, clusters, datasets, grids, icons, methods, registry, resources, train
 from janus.__main__ import main
 from janus.config import Config
 from janus.configure import config_hash, flat, make
 from janus.errors import JanusError, UsageError
-from janus.result import FORMAT
 
 ROOT = Path(__file__).parents[1]
 GRIDS = sorted(resources.benchmarks("grids").rglob("*.yaml"))
@@ -53,11 +53,10 @@ def write(tmp_path: Path, image_folder: Path) -> Write:
 
 def finish(grid: grids.Grid, out: Path) -> None:
     """Stand-in results for all runs of a grid: only what a state is read from."""
-    shipped = json.loads((resources.results() / "rows" / "GPM__seed=0.json").read_text())
     for run in grid.runs:
         (out / run.name).mkdir(parents=True)
-        values = shipped | {"config": run.config.to_dict(), "hash": run.hash, "format": FORMAT}
-        checkpoint.write_json(out / run.name / "result.json", values)
+        found = {"variant": run.row, "config": run.config.to_dict(), "hash": run.hash, "acc": 22.4}
+        checkpoint.write_json(out / run.name / "result.json", result_values() | found)
 
 
 # ── grid files ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -166,7 +165,7 @@ def test_a_preset_for_the_t4_is_the_papers_protocol_with_fewer_epochs(name: str,
     assert small.training.epochs == full.training.epochs / 10 and small.data.options == {"cache": "disk"}
     assert small.training.amp == "auto"
     assert flat(full) | {"training.epochs": small.training.epochs, "data.cache": "disk"} == flat(small)
-    counted = json.loads((resources.results() / "memory.json").read_text())["counted"].values()
+    counted = resources.measurement("memory")["counted"].values()
     halves = [case["half precision"] for case in counted]
     most = max(half["fixed"] + small.training.batch_size * half["image"] for half in halves) / 1e3
     assert grids.load(f"t4/{name}").runs[0].config.training.epochs == small.training.epochs
@@ -382,6 +381,10 @@ def test_a_run_is_known_by_its_config_whatever_it_is_called(write: Write, tmp_pa
     assert main([*argv, "--known", str(other)]) == 0
     out = capsys.readouterr().out
     assert "1 finished, 1 to do" in out and "other/LoRA__seed=0/result.json" in out.splitlines()[1]
+    assert main(["report", "--collect", str(other), "--into", str(tmp_path / "tables")]) == 0
+    capsys.readouterr()
+    assert main([*argv, "--known", str(tmp_path / "tables")]) == 0  # and in tables
+    assert "finished, acc 22.40, in " in (out := capsys.readouterr().out) and "runs.parquet: other/LoRA/" in out
     (mine / "first__seed=1").rename(mine / "elsewhere")
     assert "2 finished" in bench.plan(grids.load(write("c", rows=[{"second": {"method": "finetune"}}])), mine)[-1]
     assert main([*argv, "--known", str(tmp_path / "none")]) == 2

@@ -24,7 +24,7 @@ LAYERS = (  # from below
     ("classifiers", "prompts", "methods"),
     ("learner",),
     ("result", "updates", "evaluation", "train", "predict"),
-    ("paper", "ablation", "grids", "clusters", "papermill", "bench"),
+    ("paper", "ablation", "grids", "store", "clusters", "papermill", "bench"),
     ("compare", "tables", "properties"),
     ("plots", "widgets"),
     ("report", "lessons", "demo", "__init__", "__main__"),

@@ -13,7 +13,7 @@ import vits
 from test_train import _toy_backbone, settings  # noqa: F401
 from torch import Tensor
 
-from janus import backbones, configure, lora, methods, properties
+from janus import backbones, configure, lora, methods, properties, store
 from janus.errors import UsageError
 from janus.methods.base import BASIS
 from janus.prefetch import Prefetcher
@@ -97,7 +97,7 @@ def test_what_a_finished_run_has_kept_is_what_its_checkpoint_holds(case, start):
     run = start(case)
     result = run.finish()
     held = sum(t.nbytes for part in split(run, run.state())[0].values() for t in part)
-    assert properties.of_run(result)["stored_bytes"] == held
+    assert properties.of_run(store.line(result.to_dict()))["stored_bytes"] == held
 
 
 def test_before_the_second_task_nothing_is_merged(start):

@@ -1,6 +1,6 @@
 """What the frozen embedded backbone is worth on Icons-R, on validation, at several strengths of the renditions.
 
-    python data/scripts/probe_backbone.py --out benchmarks/results/probe.json
+    python data/scripts/probe_backbone.py --out benchmarks/results/measurements/probe.json
 
 All 100 classes at once, no adaptation: the nearest class mean by cosine, and a ridge classifier (scikit-learn; its penalty
 from leave-one-out on the training images). Test images are not read.
