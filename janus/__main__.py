@@ -198,7 +198,8 @@ def build_parser() -> Parser:
     parts["extend"].add_argument("--data", metavar="DATA", required=True, help="the new classes: an image folder or a data set")
     parts["extend"].add_argument("--out", metavar="DIR", help="folder for the result (DIR-extended)")
     for name in ("run", "extend"):
-        parts[name].add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="settings")
+        parts[name].add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
+                                 help="settings, by full path (method.margin=2) or by the last part where that is unique")
         parts[name].add_argument("--quiet", action="store_true", help="no progress")
     parts["predict"].add_argument("folder", metavar="DIR", help="folder of a finished run")
     parts["predict"].add_argument("images", metavar="IMAGE", nargs="+", help="image files")
