@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def demo(runs: Path, figures: Path, jobs: int, common: dict[str, Any]) -> None:
     """Train what is missing, print the table, write the figure."""
-    values = {row: {"tasks": 10, "seed": 0, "threads": 1} | settings(row) | common for row in SHOWN}
+    values = {row: {"tasks": 10, "seed": 0, "threads": 1, "amp": "auto"} | settings(row) | common for row in SHOWN}
     folders = {row: runs / f"{slug(row)}-{Config.create(**v).hash()[:6]}" for row, v in values.items()}
     began = time.monotonic()
     todo = [row for row in sorted(SHOWN, key=lambda r: r not in SLOW) if not (folders[row] / RESULT).exists()]
@@ -132,7 +132,8 @@ def table(results: dict[str, Result]) -> str:
         "restart; frozen: heads only; joint: all classes at once. Icons-R is not ImageNet-R, nor its backbone a ViT-B/16:",
         "compare orders, not numbers. ACC, MAA, BWT in per cent; violation: the share of a task's weight change that acts",
         "on past inputs, mean over layers and tasks.",
-        f"One seed, {some.hardware['cpu']}, {some.hardware['threads']} thread a run, torch {some.versions['torch']}.",
+        f"One seed, {some.hardware['cpu']}, {some.hardware['threads']} thread a run, torch {some.versions['torch']}, "
+        f"{'float32' if some.config['amp'] in ('off', False) else some.config['amp']}.",
         "More seeds, as far as they were run: README.md and benchmarks/results/.",
     ]
     return "\n".join(lines)
