@@ -1,6 +1,6 @@
 """Does half precision change what is found? The same runs on Icons-R in float32 and in bf16, seed by seed.
 
-    python benchmarks/amp.py --out benchmarks/results/amp.json       # about 10 minutes on one core
+    python benchmarks/amp.py --out benchmarks/results/measurements/amp.json       # about 10 minutes on one core
 
 Shorter runs than the tables' (`SHORT`), of plain LoRA and of the two rectifications, each with the settings that validation
 chose. A pair of runs differs in `amp` alone: same start, same batches. What rounding does is told from chance by the spread
@@ -24,7 +24,7 @@ from janus.device import native_bf16
 from janus.result import Result, hardware, versions
 
 ROWS = {"finetune": "LoRA", "tangent": "OE+GR", "exact": "exact"}
-SHORT: dict[str, Any] = {"tasks": 5, "per_class": 20, "epochs": 3, "threads": 1, "device": "cpu"}
+SHORT: dict[str, Any] = {"data.tasks": 5, "data.per_class": 20, "training.epochs": 3, "runtime.threads": 1, "runtime.device": "cpu"}
 MEASURES = ("acc", "violation", "drift")
 NOTHING = 1e-6  # a violation below it is rounding, whatever the seeds do
 
@@ -53,7 +53,8 @@ def main() -> None:
     for seed in args.seeds:
         for name, row in ROWS.items():
             for amp in ("off", "bf16"):
-                result = janus.run(args.runs / f"{name}-{amp}-{seed}", **settings(row) | SHORT, seed=seed, amp=amp)
+                pair = {"training.seed": seed, "training.amp": amp}
+                result = janus.run(args.runs / f"{name}-{amp}-{seed}", **settings(row) | SHORT | pair)
                 values[name][amp].append(found(result))
                 print(f"{name} seed {seed} {amp}: {values[name][amp][-1]}", flush=True)
     table = {name: {m: compared(*([run[m] for run in by[amp]] for amp in ("off", "bf16"))) for m in MEASURES}
@@ -65,7 +66,7 @@ def main() -> None:
     cpu = torch.device("cpu")
     if args.out:
         write_json(args.out, {
-            "settings": SHORT | {"dataset": "icons-r"}, "rows": ROWS, "seeds": args.seeds, "runs": values, "compared": table,
+            "settings": SHORT | {"data.dataset": "icons-r"}, "rows": ROWS, "seeds": args.seeds, "runs": values, "compared": table,
             "versions": versions(), "hardware": hardware(cpu) | {"native_bf16": native_bf16(cpu)}})
 
 
