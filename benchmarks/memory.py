@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import argparse
 import gc
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from step_cost import VARIANTS, Variant, example
 from torch import Tensor
 
 from janus.checkpoint import write_json
+from janus.doctor.cost import LORA, PEFT, Case, Variant
 from janus.result import hardware, versions
 
-COUNTED = ("peft LoRA on qkv", "janus LoRA on k, v", "exact + OE + DML", "tangent + OE + DML")
+COUNTED = (PEFT, LORA, "exact + OE + DML", "tangent + OE + DML")
 
 
 def alive() -> dict[int, int]:
@@ -49,8 +50,9 @@ def saved(variant: Variant, x: Tensor, y: Tensor, amp: bool) -> int:
 def count(model: str, name: str, rank: int, directions: int) -> dict[str, dict[str, float]]:
     """Precision → megabytes that do not depend on the batch, and megabytes an image: from passes of one and of two images."""
     empty = set(alive())
-    variant = VARIANTS[name](model, rank, directions)
-    one, two = example(model, 1), example(model, 2)
+    case = Case(model, 1, rank, directions, torch.get_num_threads())
+    variant = case.variant(name)
+    one, two = case.example(), replace(case, batch=2).example()
     variant.step(*one)  # the optimisers' state is there from now on
     lasting = sum(size for place, size in alive().items() if place not in empty)
     found = {}
