@@ -5,6 +5,7 @@
 # make test-colab    the lessons' setup cell in a bare environment, as Colab runs it (installs torch anew: minutes)
 # make lessons       execute the lessons in full mode and keep their outputs (needs Chrome or Chromium for the PNGs)
 # make lint          ruff alone
+# make same-numbers  BASE=COMMIT: toy runs of every method, by that commit and by this tree, bit for bit the same? (minutes)
 # make clean         the environment, caches and demo runs
 # Each target makes its own environment in .venv; PYTHON chooses the interpreter it is made with, LAB adds options of
 # JupyterLab (LAB="--no-browser --port 8890"), LESSONS chooses notebooks (LESSONS=notebooks/02*.ipynb), JOBS says how many
@@ -16,7 +17,7 @@ LAB ?=
 LESSONS ?=
 JOBS ?= 2
 
-.PHONY: lab demo test test-browser test-colab lessons lint clean
+.PHONY: lab demo test test-browser test-colab lessons lint same-numbers clean
 
 lab: .venv/.notebooks
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB) notebooks/00_start_here.ipynb
@@ -42,6 +43,9 @@ lessons: .venv/.notebooks
 
 lint: .venv/.dev
 	$(BIN)/ruff check
+
+same-numbers: .venv/.dev
+	$(BIN)/python tests/compare_commits.py $(BASE)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist runs/demo runs/browser

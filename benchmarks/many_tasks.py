@@ -63,8 +63,8 @@ class Watched(Run):
         gc.collect()
         give_back()
         steps, spent = self.step, self.seconds["train"]
-        kept = {"heads": list(self.heads.parameters()), "basis": list(self.history.basis.values()),
-                "prototypes": [self.prototypes.old], "test features": self.learned}
+        kept = {"heads": list(self.learner.heads.parameters()), "basis": list(self.learner.history.basis.values()),
+                "prototypes": [self.learner.prototypes.old], "test features": self.evaluation.learned}
         self.rows.append({"ms": 1e3 * (spent - self.spent) / steps, "resident": psutil.Process().memory_info().rss,
                           **{name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in kept.items()}})
         self.spent = spent

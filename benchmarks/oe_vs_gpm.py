@@ -31,8 +31,8 @@ class Watched(Run):
 
     def save(self) -> None:
         layers = {}
-        for key, V in self.method.basis().items():
-            W = self.history.basis[key]
+        for key, V in self.learner.method.basis().items():
+            W = self.learner.history.basis[key]
             angles = principal_angles(V, W)
             layers[key] = {"rank_gpm": V.shape[1], "rank_oe": W.shape[1], "largest_angle": max(angles), "mean_angle": fmean(angles),
                            "shared": fmean(math.cos(math.radians(angle)) ** 2 for angle in angles)}

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from janus.checkpoint import write_json
+from janus.device import half_precision, pick_device
 from janus.doctor.cost import LORA, PEFT, Case, measure
 from janus.errors import JanusError
 from janus.result import hardware, versions
-from janus.train import half_precision, pick_device
 
 CASES = [("icons-vit", 64), ("vit_small_patch16_224", 32)]
 VARIANTS = (PEFT, LORA, "exact + DML", "exact + OE + DML", "tangent + OE + DML")

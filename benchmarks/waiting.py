@@ -22,10 +22,10 @@ import torch
 from janus import datasets
 from janus.ablation import KNOWN
 from janus.checkpoint import write_json
+from janus.device import pick_device
 from janus.doctor.photographs import waiting, write_photographs
 from janus.errors import JanusError
 from janus.result import hardware, versions
-from janus.train import pick_device
 
 ROWS = ("LoRA", "exact+DML", "OE+GR+DML")
 

@@ -92,7 +92,8 @@ class Config:
     coda_length: int = 8
     coda_penalty: float = 0.1
     # where
-    amp: bool = False  # autocast to bf16, or to fp16 on cards without it
+    # autocast; auto: bf16 where the hardware computes it natively, fp16 on older cards, else off. A run keeps what it was at first
+    amp: Literal["off", "auto", "bf16", "fp16"] = "off"
     step_score_every: int = 20  # violation_step is sampled at every so many steps
     device: str = "auto"
     threads: int | None = None
@@ -213,8 +214,18 @@ def deciding(config: dict[str, Any]) -> dict[str, Any]:
         del kept[key]
     if kept.get("head") in ("linear", kept["method"]):  # ncm, ranpac: the method is its head
         del kept["head"]
+    kept["amp"] = _amp(kept["amp"], config["device"])
     kept["data"] = datasets.saying(config["dataset"], kept["data"])
     return kept | {"class_seed": config["seed"] if config["class_seed"] is None else config["class_seed"]}
+
+
+def _amp(value: str | bool, device: str) -> str | bool:
+    """`auto` as what it means on the device; off as False, as runs older than the other values have it."""
+    if value == "auto":
+        from .device import pick_device, resolve  # torch, which no other setting needs
+
+        value = resolve(value, pick_device(device))
+    return False if value == "off" else value
 
 
 def from_text(pairs: list[str]) -> dict[str, Any]:
@@ -250,6 +261,8 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
         if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
             return None
         return coerce(key, value, next(o for o in options if o is not type(None)))
+    if key == "amp" and str(value).lower() in ("true", "false"):
+        value = "auto" if str(value).lower() == "true" else "off"
     if origin is Literal:
         if value not in options:
             raise unknown(f"value for {key}:", value, options)

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import backbones, checkpoint, datasets, heads, lora, methods, parallel, transforms
+from . import checkpoint, datasets, methods, parallel
 from .config import FREE, Config
+from .device import pick_device
 from .errors import JanusError, UsageError, unknown
 from .images import MARGIN, SMALL, from_paths, square, to_rgb
+from .learner import Learner
 from .result import Result
-from .separation import Prototypes
-from .train import CHECKPOINT, RESULT, Progress, augmentation, build_model, execute, half_precision, lock, pick_device
+from .train import CHECKPOINT, RESULT, Progress, execute, lock
 
 BATCH = 64
 
@@ -33,43 +34,29 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
 
 
 class Predictor:
-    """A trained model: adapted backbone, heads, prototypes, and the method that turns features into scores.
+    """A trained learner that names images.
 
     class_names: every class the run has met, in the order it met them. score: what the numbers of `predict` are,
     "probability" (softmax over all classes; the heads were trained task by task, so it ranks classes and is not calibrated),
     "cosine" (head `ncm`: similarity to the class mean, in [-1, 1]) or "regression" (head `ranpac`: estimates of 0 and 1).
+    learner: model, heads, prototypes and what else was learned; `model` is its adapted backbone.
     """
 
     def __init__(self, config: Config, state: dict[str, Any], device: torch.device) -> None:
-        self.config, self.device = config, device
         self.class_names: list[str] = state["stream"]["class_names"]
-        self.model, self.preprocess, backbone = build_model(config, torch.Generator().manual_seed(0), device)
-        backbones.check(backbone, state.get("backbone"), config.weights or config.model)
-        lora.load_state(self.model, state["model"], any_rank=True)
-        self.model.requires_grad_(False)
-        self.pairs = lora.pairs(self.model)
-        self.heads = nn.ModuleList()
-        for weights in state["heads"]:
-            head = nn.Linear(weights["weight"].shape[1], len(weights["bias"]))
-            head.load_state_dict(weights)
-            self.heads.append(head.to(device))
-        self.prototypes = Prototypes(self.model.num_features, device)
-        self.prototypes.load_state_dict(state["prototypes"])
-        self.classifier = heads.KINDS[config.head](self, torch.Generator().manual_seed(0))
-        self.classifier.load_state_dict(state.get("classifier", {}))
-        self.method = methods.get(config.method)(self)  # it reads heads, prototypes and pairs, as in training
-        self.method.load_state_dict(state["method"])
-        self.score = self.classifier.score
-        self.plain = transforms.test_transform(augmentation(config), self.preprocess)
+        self.learner = Learner(config, device)
+        self.learner.load_state(state)
+        self.learner.model.requires_grad_(False)
+        self.config, self.device, self.model = config, device, self.learner.model
+        self.score = self.learner.classifier.score
 
     @torch.no_grad()
     def scores(self, images: Any) -> Tensor:
         """(N, classes) float32 on the CPU, see `score`; images as in `predict`."""
         rows = []
         for batch in self._batches(images):  # (b, 3, S, S), ready for the backbone
-            with torch.autocast(self.device.type, dtype=half_precision(self.device), enabled=self.config.amp):
-                features = self.model(batch.to(self.device))
-            scores = self.method.scores(features.float())
+            features = self.learner.forward(batch.to(self.device)).float()  # (b, d)
+            scores = self.learner.method.scores(features)
             rows.append((scores.softmax(dim=1) if self.score == "probability" else scores).cpu())
         return torch.cat(rows) if rows else torch.zeros(0, len(self.class_names))
 
@@ -93,15 +80,15 @@ class Predictor:
             if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
                 raise UsageError(f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
             for part in images.split(BATCH):
-                yield self.plain(part)
+                yield self.learner.plain(part)
             return
         images = [images] if isinstance(images, (str, Path, Image.Image)) else list(images)
         for start in range(0, len(images), BATCH):  # each at its own size: an answer never depends on the others
-            yield torch.cat([self.plain(self._pixels(image)) for image in images[start : start + BATCH]])
+            yield torch.cat([self.learner.plain(self._pixels(image)) for image in images[start : start + BATCH]])
 
     def _pixels(self, image: str | Path | Image.Image) -> Tensor:
         """uint8 (1, 3, S, S), sized as the images of a data set are."""
-        size = self.preprocess.size
+        size = self.learner.preprocess.size
         if isinstance(image, Image.Image):
             image = to_rgb(image)
             side = min(image.size) if min(image.size) <= SMALL else round(size * MARGIN)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .methods.base import NO_SWITCHES, Method, Sizes
+from .methods.base import NO_SWITCHES, LearnerProtocol, Method, Sizes
 from .stream import Task
 
 if TYPE_CHECKING:
@@ -67,16 +67,16 @@ class Prompted(Method):
     fixed = NO_SWITCHES
     blocks: ClassVar[int] = 5  # the first five have prompts, or all where there are fewer
 
-    def __init__(self, run: Any) -> None:
+    def __init__(self, learner: LearnerProtocol) -> None:
         from .prefix import prefixed  # timm takes seconds to import: not for those who only ask what methods there are
 
-        super().__init__(run)
-        attentions = prefixed(run.model, self.blocks)
+        super().__init__(learner)
+        attentions = prefixed(learner.model, self.blocks)
         self.layers, self.width = len(attentions), attentions[0].qkv.out_features // 3
         self.trained: dict[str, nn.Parameter] = {}  # by name, (rows, …)
         self.frozen: dict[str, Tensor] = {}  # the rows of tasks that are over
         self.training = False  # between begin_step and loss
-        TwoPasses(run.model, attentions, lambda query: self.prompts(query) if self.trained else [])
+        TwoPasses(learner.model, attentions, lambda query: self.prompts(query) if self.trained else [])
 
     def prompts(self, query: Tensor) -> list[Tensor]:
         """Of each image, by its query (b, d): (b, n, l, d) for each layer. Nothing may depend on the other images."""
@@ -89,11 +89,11 @@ class Prompted(Method):
     def grow(self, **new: Tensor) -> None:
         """From now on these rows are trained, and those that were trained under their names are frozen."""
         self.frozen |= {name: self.rows(name).detach() for name in new if name in self.trained}
-        self.trained |= {name: nn.Parameter(rows.to(self.run.device)) for name, rows in new.items()}
+        self.trained |= {name: nn.Parameter(rows.to(self.learner.device)) for name, rows in new.items()}
 
     def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
         """Adam on prompts and keys at the rate `lr`: by default CODA-Prompt's 1e-3; the other two papers have larger ones."""
-        return torch.optim.AdamW(self.trained.values(), lr=self.run.config.lr, weight_decay=self.run.config.weight_decay)
+        return torch.optim.AdamW(self.trained.values(), lr=self.learner.config.lr, weight_decay=self.learner.config.weight_decay)
 
     def begin_step(self, images: Tensor) -> None:
         self.training, self.distance = True, images.new_zeros(len(images))  # (b,): 1 − cos of query and chosen keys
@@ -119,8 +119,8 @@ class Prompted(Method):
         return {"trained": self.trained, "frozen": self.frozen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.trained = {name: nn.Parameter(rows.to(self.run.device)) for name, rows in state["trained"].items()}
-        self.frozen = {name: rows.to(self.run.device) for name, rows in state["frozen"].items()}
+        self.trained = {name: nn.Parameter(rows.to(self.learner.device)) for name, rows in state["trained"].items()}
+        self.frozen = {name: rows.to(self.learner.device) for name, rows in state["frozen"].items()}
 
 
 def drawn(generator: torch.Generator, *shape: int) -> Tensor:

@@ -5,19 +5,14 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from . import metrics
 from .errors import JanusError
 from .timing import total
-
-if TYPE_CHECKING:
-    from .train import Run
 
 FORMAT = 1
 
@@ -29,7 +24,8 @@ class Result:
 
     violation, past_output_norm: per layer and task (`tasks`), and means over both, K and V apart (`mean`).
     drift: mean relative change of old test features from the end of their task to the end of the stream.
-    danger: mean largest cosine of a task's test features to an old prototype, per task and mean.
+    danger: mean largest cosine of a task's test features to an old prototype, per task (2…T) and mean.
+    own_similarity: mean cosine of the same features to the prototype of their own class; None: the run is older than that.
     """
 
     config: dict[str, Any]
@@ -54,25 +50,9 @@ class Result:
     versions: dict[str, str]
     hardware: dict[str, Any]
     date: str
+    own_similarity: dict[str, Any] | None = None
     backbone: str | None = None  # fingerprint of its weights; None: the run is older than that
     format: int = FORMAT
-
-    @classmethod
-    def from_run(cls, run: Run) -> Result:
-        r, tasks = run.records, run.stream.tasks
-        sizes = [len(task.evaluation) for task in tasks]
-        aware = metrics.over_samples(r["task_aware"][-1], sizes)
-        steps = [s["sum"] / s["steps"] for s in r["violation_step"] if s["steps"]]
-        return cls(
-            config=run.config.to_dict() | {"class_seed": run.stream.seed}, hash=run.config.hash(),
-            **metrics.summary(r["accuracy"], sizes), task_aware_acc=aware, accuracy=r["accuracy"], task_aware=r["task_aware"],
-            violation=_by_matrix(r["violation"]), past_output_norm=_by_matrix(r["past_output_norm"]),
-            violation_step={"tasks": steps, "mean": _mean(steps)}, drift=r["drift"],
-            danger={"tasks": r["danger"], "mean": _mean(r["danger"])}, basis_rank=r["basis_rank"],
-            seconds={k: round(v, 3) for k, v in run.seconds.items()}, stream=run.stream.to_json(), versions=versions(),
-            hardware=hardware(run.device, run.processes.count), date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            backbone=run.backbone,
-        )
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:
@@ -119,18 +99,6 @@ class Result:
         c = self.config
         back = "" if self.bwt is None else f"  bwt {self.bwt:+.2f}"
         return f"{c['method']} on {c['dataset']}, T={len(self.accuracy)}: acc {self.acc:.2f}  maa {self.maa:.2f}{back}"
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _by_matrix(tasks: list[dict[str, float]]) -> dict[str, Any]:
-    """Scores of each task by matrix name, and their means over tasks and layers: all, and apart (k, v, …)."""
-    means: dict[str, float | None] = {"all": _mean([v for task in tasks for v in task.values()])}
-    for kind in sorted({name.rpartition(".")[2] for task in tasks for name in task}):
-        means[kind] = _mean([v for task in tasks for name, v in task.items() if name.rpartition(".")[2] == kind])
-    return {"tasks": tasks, "mean": means}
 
 
 def versions() -> dict[str, str]:

@@ -128,6 +128,12 @@ def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     return sums / torch.bincount(labels, minlength=classes).clamp(min=1).unsqueeze(1)
 
 
+def own_similarity(features: Tensor, labels: Tensor, centres: Tensor) -> float:
+    """Mean over features (N, d) of the cosine to the own class's centre `centres[label]` (classes, d): the y of the paper's
+    danger plot."""
+    return float(F.cosine_similarity(features.float(), centres[labels].float(), dim=-1).mean())
+
+
 def danger(features: Tensor, prototypes: Tensor) -> float:
     """Mean over features (N, d) of the largest cosine to a prototype (C, d): the x of the paper's danger plot."""
     cosines = F.normalize(features.float(), dim=-1) @ F.normalize(prototypes.float(), dim=-1).T  # (N, C)

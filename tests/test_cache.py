@@ -16,7 +16,7 @@ from filelock import FileLock
 from test_datasets import class_folder, encoded, every, no_home, said, write
 from toys import toy_backbone
 
-from janus import backbones, cache, datasets, images, train
+from janus import backbones, cache, datasets, images, learner, train
 from janus.errors import JanusError, UsageError
 from janus.images import TensorImages, from_paths
 from janus.prefetch import Prefetcher
@@ -310,6 +310,7 @@ def test_a_run_has_the_same_numbers_to_the_last_bit_with_and_without(image_folde
     assert len(files(place)) == 1
     assert numbers(cache="none") == ahead_from_disk  # the same hash too: where pixels are kept is not what they are
     monkeypatch.setattr(train, "Prefetcher", Plain)
+    monkeypatch.setattr(learner, "Prefetcher", Plain)
     assert numbers(cache="none") == ahead_from_disk
     assert np.isfinite(ahead_from_disk["acc"])
 

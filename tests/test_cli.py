@@ -145,7 +145,7 @@ def test_nan_loss_stops_and_keeps_the_checkpoint(image_folder: Path, tmp_path: P
 
     loss = get("finetune").loss
     monkeypatch.setattr(get("finetune"), "loss",
-                        lambda self, f, z, y: loss(self, f, z, y) * (float("nan") if len(self.run.heads) == 2 else 1))
+                        lambda self, f, z, y: loss(self, f, z, y) * (float("nan") if len(self.learner.heads) == 2 else 1))
     argv = run_args(image_folder, tmp_path / "r", "method=finetune", "--quiet")
     refused(capsys, argv, 1, "the loss became nan", "task 2", "smaller lr", "checkpoint is kept")
     assert checkpoint.load(tmp_path / "r" / "checkpoint.safetensors")["task"] == 1

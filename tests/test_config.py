@@ -145,7 +145,7 @@ def test_hash_is_about_the_numbers():
     for key, value in {"device": "cpu", "threads": 3, "save_every": 1.0, "root": "/somewhere"}.items():
         assert key in FREE and create(**{key: value}).hash() == c.hash()
     others = {"seed": 1, "class_seed": 1, "lr": 2e-3, "tasks": 5, "gr": "tangent", "targets": ("q",), "data": {"strength": 0.5},
-              "energy": 0.9, "dml": False, "evaluate": "val", "amp": True, "weights": "random", "per_class": 7}
+              "energy": 0.9, "dml": False, "evaluate": "val", "amp": "bf16", "weights": "random", "per_class": 7}
     hashes = {create(**{key: value}).hash() for key, value in others.items()}
     assert len(hashes) == len(others) and c.hash() not in hashes
     assert create(seed=4).hash() == create(seed=4, class_seed=4).hash() != create(seed=4, class_seed=0).hash()

@@ -84,10 +84,10 @@ def test_a_finished_run_is_used_and_extended_on_a_card(settings: dict[str, Any],
     for split in ("train", "test"):
         shutil.copytree(image_folder / split / "class0", tmp_path / "new" / split / "another")
     with card():
-        learner = janus.load(tmp_path / "run", device="cuda")
-        there = learner.scores(images)
+        predictor = janus.load(tmp_path / "run", device="cuda")
+        there = predictor.scores(images)
         extended = janus.extend(tmp_path / "run", tmp_path / "new", tmp_path / "card", device="cuda")
-    assert not isinstance(there, OnCard) and learner.prototypes.old.device.type == "cuda"
+    assert not isinstance(there, OnCard) and predictor.learner.prototypes.old.device.type == "cuda"
     assert torch.allclose(there, janus.load(tmp_path / "run", device="cpu").scores(images), atol=1e-5)
     assert extended.accuracy == janus.extend(tmp_path / "run", tmp_path / "new", tmp_path / "cpu", device="cpu").accuracy
 

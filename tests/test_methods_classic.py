@@ -14,7 +14,7 @@ from test_parallel import same_run, two_processes
 from test_train import _toy_backbone, broken_run, numbers, same_state, settings  # noqa: F401
 from toys import toy_backbone
 
-from janus import backbones, checkpoint, predict, train
+from janus import backbones, checkpoint, lora, predict, train
 from janus.config import Config, deciding
 from janus.errors import UsageError
 from janus.methods.ewc import EWC
@@ -39,13 +39,13 @@ def after(tasks: int, config: dict[str, Any]) -> Run:
 
 def gradients_of_single_images(run: Run, t: int, index: list[int]) -> list[list[torch.Tensor]]:
     """∂ log p / ∂(A, B, A, B, …) of each image, by backward passes on a copy of the model."""
-    model, head, task = copy.deepcopy(run.model), copy.deepcopy(run.heads[t]), run.stream.tasks[t]
+    model, head, task = copy.deepcopy(run.learner.model), copy.deepcopy(run.learner.heads[t]), run.stream.tasks[t]
     found = []
     for i in index:
         model.zero_grad()
-        logits = head(model(run.plain(task.train.batch(torch.tensor([i])))))
+        logits = head(model(run.learner.plain(task.train.batch(torch.tensor([i])))))
         (-logits.log_softmax(1)[0, int(task.train.labels[i]) - task.positions.start]).backward()
-        found.append([factor.grad.clone() for pair in train.lora.pairs(model) for factor in (pair.A, pair.B)])
+        found.append([factor.grad.clone() for pair in lora.pairs(model) for factor in (pair.A, pair.B)])
     return found
 
 
@@ -56,9 +56,9 @@ def test_fisher_is_the_mean_of_squared_gradients_of_single_images(settings):  # 
     run = after(1, settings("finetune", method="ewc", ewc_samples=10**6))
     single = gradients_of_single_images(run, 0, list(range(len(run.stream.tasks[0].train))))
     assert len(single) == 60
-    for i, found in enumerate(run.method.fisher):
+    for i, found in enumerate(run.learner.method.fisher):
         expected = torch.stack([gradients[i] for gradients in single]).square().mean(0)
-        assert found.shape == run.method.factors[i].shape and found.max() > 0
+        assert found.shape == run.learner.method.factors[i].shape and found.max() > 0
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-9)
         batch = torch.stack([gradients[i] for gradients in single]).mean(0).square()  # what a gradient of the batch would give
         assert not torch.allclose(found, batch, rtol=0.1)
@@ -67,10 +67,10 @@ def test_fisher_is_the_mean_of_squared_gradients_of_single_images(settings):  # 
 def test_no_more_images_than_allowed_and_each_once(settings, monkeypatch):  # noqa: F811
     run = after(1, settings("finetune", method="ewc", ewc_samples=7))
     seen: list[torch.Tensor] = []
-    forward = run.forward
-    monkeypatch.setattr(run, "forward", lambda images: seen.append(images) or forward(images))
-    found, task = run.method.information(run.stream.tasks[0]), run.stream.tasks[0]
-    every = run.plain(task.train.batch(torch.arange(60)))
+    forward = run.learner.forward
+    monkeypatch.setattr(run.learner, "forward", lambda images: seen.append(images) or forward(images))
+    found, task = run.learner.method.information(run.stream.tasks[0]), run.stream.tasks[0]
+    every = run.learner.plain(task.train.batch(torch.arange(60)))
     index = [int(torch.isclose(every, image).flatten(1).all(1).nonzero()) for image in seen]
     assert len(index) == len(set(index)) == 7 and index != list(range(7))
     single = gradients_of_single_images(run, 0, index)
@@ -80,17 +80,17 @@ def test_no_more_images_than_allowed_and_each_once(settings, monkeypatch):  # no
 
 def test_fisher_of_older_tasks_decays_and_the_anchor_is_the_last(settings):  # noqa: F811
     run = after(1, settings("finetune", **METHODS["ewc"]))
-    first = [f.clone() for f in run.method.fisher]
+    first = [f.clone() for f in run.learner.method.fisher]
     run.learn(run.stream.tasks[1])
-    second = run.method.information(run.stream.tasks[1])
-    for total, one, two in zip(run.method.fisher, first, second):
+    second = run.learner.method.information(run.stream.tasks[1])
+    for total, one, two in zip(run.learner.method.fisher, first, second):
         assert torch.allclose(total, 0.5 * one + two, rtol=1e-4, atol=1e-10)
-    assert all(torch.equal(anchor, factor) for anchor, factor in zip(run.method.anchor, run.method.factors))
+    assert all(torch.equal(anchor, factor) for anchor, factor in zip(run.learner.method.anchor, run.learner.method.factors))
 
 
 def test_the_penalty_is_zero_when_a_task_begins_and_its_gradient_is_by_hand(settings):  # noqa: F811
     run = after(1, settings("finetune", **METHODS["ewc"]))
-    method: EWC = run.method
+    method: EWC = run.learner.method
     assert method.penalty() == 0
     generator = torch.Generator().manual_seed(5)
     moved = [0.1 * torch.randn(f.shape, generator=generator) for f in method.factors]
@@ -110,9 +110,9 @@ def test_what_mattered_moves_less(settings):  # noqa: F811
     """Far from the anchor, weighted by F: the more, the smaller λ."""
     def moved(weight: float) -> tuple[float, float]:
         run = after(1, settings("finetune", method="ewc", ewc_lambda=weight))
-        fisher, anchor = [f.clone() for f in run.method.fisher], [a.clone() for a in run.method.anchor]
+        fisher, anchor = [f.clone() for f in run.learner.method.fisher], [a.clone() for a in run.learner.method.anchor]
         run.learn(run.stream.tasks[1])
-        changes = [(now - then).detach() for now, then in zip(run.method.factors, anchor)]
+        changes = [(now - then).detach() for now, then in zip(run.learner.method.factors, anchor)]
         return (sum((f * d**2).sum().item() for f, d in zip(fisher, changes)), sum((d**2).sum().item() for d in changes))
 
     free, held = moved(0.0), moved(1e4)
@@ -148,9 +148,9 @@ def watched(run: Run, monkeypatch) -> list[dict[str, Any]]:
     begin, loss = LwF.begin_step, LwF.loss
 
     def begin_step(self: LwF, images: torch.Tensor) -> None:
-        before = self.run.factors()
+        before = self.learner.factors()
         begin(self, images)
-        assert all(torch.equal(a, b) for x, y in zip(before, self.run.factors()) for a, b in zip(x, y))  # put back
+        assert all(torch.equal(a, b) for x, y in zip(before, self.learner.factors()) for a, b in zip(x, y))  # put back
         steps.append({"task": run.task, "images": images})
 
     def with_loss(self: LwF, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -169,7 +169,7 @@ def test_the_term_is_zero_when_a_task_begins_and_compares_with_the_model_of_then
     run = Run(Config.create(**settings("finetune", **METHODS["lwf"], lr=1e-2)), None)
     steps, models = watched(run, monkeypatch), []
     for task in run.stream.tasks:
-        models.append((copy.deepcopy(run.model), copy.deepcopy(run.heads)))
+        models.append((copy.deepcopy(run.learner.model), copy.deepcopy(run.learner.heads)))
         run.learn(task)
     assert all(step["term"] == 0 for step in steps if step["task"] == 0)
     for t in (1, 2):
@@ -189,9 +189,9 @@ def test_old_heads_answer_as_before_the_more_they_weigh(settings):  # noqa: F811
     def change(weight: float) -> float:
         run = after(1, settings("finetune", method="lwf", lwf_weight=weight))
         images = run.stream.tasks[1].train  # new images, old head
-        before = run.heads[0](run.features(images)).softmax(1)
+        before = run.learner.heads[0](run.learner.features(images)).softmax(1)
         run.learn(run.stream.tasks[1])
-        return (run.heads[0](run.features(images)).softmax(1) - before).abs().mean().item()
+        return (run.learner.heads[0](run.learner.features(images)).softmax(1) - before).abs().mean().item()
 
     assert change(50.0) < 0.6 * change(0.0)
 
@@ -232,18 +232,18 @@ def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_ta
     task = run.stream.tasks[0]
     run.learn(task)
     assert not batches
-    first, features = [p.clone() for p in run.heads.parameters()], run.features(task.train)
+    first, features = [p.clone() for p in run.learner.heads.parameters()], run.learner.features(task.train)
     run.learn(run.stream.tasks[1])
     for c in task.positions:  # as they were when the task ended
-        assert torch.allclose(run.method.mean[c], features[task.train.labels == c].mean(0), atol=1e-5)
-    assert not torch.allclose(run.features(task.train), features, atol=1e-3)
-    assert all(not torch.equal(before, now) for before, now in zip(first, run.heads.parameters()))  # old heads too
+        assert torch.allclose(run.learner.method.mean[c], features[task.train.labels == c].mean(0), atol=1e-5)
+    assert not torch.allclose(run.learner.features(task.train), features, atol=1e-3)
+    assert all(not torch.equal(before, now) for before, now in zip(first, run.learner.heads.parameters()))  # old heads too
     f, y = torch.cat([f for f, _ in batches]), torch.cat([y for _, y in batches])
     assert torch.equal(torch.bincount(y), torch.full((5,), 60))  # 20 of each of 5 classes in 3 epochs
     for c in range(5):
-        deviation = (f[y == c].mean(0) - run.method.mean[c]).norm() / run.method.root[c].norm()
+        deviation = (f[y == c].mean(0) - run.learner.method.mean[c]).norm() / run.learner.method.root[c].norm()
         assert deviation < 4 / 60**0.5
-        spread = (f[y == c] - run.method.mean[c]).square().sum(1).mean() / run.method.root[c].square().sum()
+        spread = (f[y == c] - run.learner.method.mean[c]).square().sum(1).mean() / run.learner.method.root[c].square().sum()
         assert 0.6 < spread < 1.5
 
 

@@ -64,10 +64,10 @@ def second_task(config: dict[str, Any]) -> Run:
 def begin(run: Run) -> list[tuple[Tensor, Tensor]]:
     """Open the second task as `learn` does, up to its first batch; the factors there."""
     task = run.stream.tasks[1]
-    run.method.begin_task(task)
-    run.heads.append(run.new_head(1, len(task.positions)))
-    run.prototypes.begin_task(len(task.positions))
-    return run.factors()
+    run.learner.method.begin_task(task)
+    run.learner.add_head(1, len(task.positions))
+    run.learner.prototypes.begin_task(len(task.positions))
+    return run.learner.factors()
 
 
 def seen(run: Run, images: Any) -> dict[str, Tensor]:
@@ -75,8 +75,8 @@ def seen(run: Run, images: Any) -> dict[str, Tensor]:
     caught: dict[str, list[Tensor]] = {}
     handles = [block.norm1.register_forward_hook(
         lambda _, __, out, key=f"blocks.{i}.attn": caught.setdefault(key, []).append(out.flatten(0, -2).double()))
-        for i, block in enumerate(run.model.blocks)]
-    run.features(images)
+        for i, block in enumerate(run.learner.model.blocks)]
+    run.learner.features(images)
     for handle in handles:
         handle.remove()
     return {key: (X := torch.cat(parts)).T @ X / len(X) for key, parts in caught.items()}
@@ -155,20 +155,20 @@ def test_factors_of_another_rank_keep_their_parameters_and_come_back_from_a_stat
 
 def test_inflora_freezes_an_A_that_is_designed_from_the_new_task_and_orthogonal_to_the_old(settings):
     run = second_task(settings("inflora"))
-    M = {key: V.double() for key, V in run.method.basis().items()}
+    M = {key: V.double() for key, V in run.learner.method.basis().items()}
     C = seen(run, run.stream.tasks[1].train)  # through W0 + B_1 A_1, not yet merged
     start = begin(run)
-    for pair in run.pairs:
+    for pair in run.learner.pairs:
         A, V = pair.A.detach().double(), M[pair.input_key]
         assert V.shape[1] > 0 and torch.linalg.norm(A @ V) <= 1e-6 * torch.linalg.norm(A)
         assert torch.allclose(A @ A.T, torch.eye(2, dtype=A.dtype) / 3, atol=1e-6)
         U = torch.linalg.svd(C[pair.input_key] - V @ V.T @ C[pair.input_key]).U[:, :2]  # the definition
         assert torch.allclose(A.T @ A * 3, U @ U.T, atol=1e-4)  # the same space
         assert torch.count_nonzero(pair.B) == 0
-    for k, v in zip(run.pairs[::2], run.pairs[1::2]):
+    for k, v in zip(run.learner.pairs[::2], run.learner.pairs[1::2]):
         assert torch.equal(k.A, v.A)
     run.train(run.stream.tasks[1])
-    for pair, (A, _) in zip(run.pairs, start):
+    for pair, (A, _) in zip(run.learner.pairs, start):
         assert torch.equal(pair.A, A) and torch.count_nonzero(pair.B) == pair.B.numel()
 
 
@@ -182,7 +182,7 @@ def test_inflora_moves_nothing_that_the_past_needs(settings):
 def test_infloras_basis_grows_by_the_squares_of_the_eigenvalues(settings):
     """DualGPM as the authors write it: singular values of C and of (I − MMᵀ) C, their squares added up until ε."""
     run = Run(Config.create(**settings("inflora", tasks=3)), None)
-    M = {key: torch.zeros(32, 0, dtype=torch.float64) for key in run.moments.sum}
+    M = {key: torch.zeros(32, 0, dtype=torch.float64) for key in run.learner.moments.sum}
     for task, epsilon in zip(run.stream.tasks, (0.999, 0.99945, 0.9999)):
         run.learn(task)
         for key, C in seen(run, task.train).items():
@@ -193,7 +193,7 @@ def test_infloras_basis_grows_by_the_squares_of_the_eigenvalues(settings):
             while held < epsilon:
                 held, taken = held + S[taken] ** 2 / total, taken + 1
             M[key] = torch.cat([M[key], U[:, :taken]], dim=1)
-            found = run.method.basis()[key].double()
+            found = run.learner.method.basis()[key].double()
             assert found.shape == M[key].shape and torch.allclose(found @ found.T, M[key] @ M[key].T, atol=1e-3)
             if task.index == 0:  # far fewer than GPM keeps
                 assert 2 * M[key].shape[1] < extend_basis(M[key][:, :0], C, epsilon).shape[1]
@@ -227,26 +227,26 @@ def test_oloras_loss_is_cross_entropy_plus_the_overlap_of_every_layer_with_every
     As = [[], []]
     for task, kept in zip((first, second), As):
         run.learn(task)
-        kept += [pair.A.detach().clone() for pair in run.pairs]
-    run.method.begin_task(run.stream.tasks[2])
+        kept += [pair.A.detach().clone() for pair in run.learner.pairs]
+    run.learner.method.begin_task(run.stream.tasks[2])
     features, logits, labels = torch.randn(4, 32), torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
     expected = F.cross_entropy(logits, labels)
-    for i, pair in enumerate(run.pairs):
+    for i, pair in enumerate(run.learner.pairs):
         assert torch.count_nonzero(pair.B) == 0 and not torch.equal(pair.A, As[1][i])
         for task in As:
             expected = expected + 0.3 * sum(abs(torch.dot(a, b)) for a in task[i] for b in pair.A)
-    loss = run.method.loss(features, logits, labels)
+    loss = run.learner.method.loss(features, logits, labels)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     loss.backward()
-    assert all(pair.A.grad.abs().sum() > 0 for pair in run.pairs)
+    assert all(pair.A.grad.abs().sum() > 0 for pair in run.learner.pairs)
 
 
 def test_the_penalty_makes_a_new_A_more_orthogonal_to_the_old(settings):
     def left(penalty: float) -> float:
         run = second_task(settings("olora", olora_penalty=penalty, epochs=10))
-        old = {pair.name: pair.A.detach().clone() for pair in run.pairs}
+        old = {pair.name: pair.A.detach().clone() for pair in run.learner.pairs}
         run.learn(run.stream.tasks[1])
-        return sum(overlap(pair.A, old[pair.name]).item() for pair in run.pairs)
+        return sum(overlap(pair.A, old[pair.name]).item() for pair in run.learner.pairs)
 
     assert left(0.5) < 0.5 * left(0.0)
 
@@ -258,21 +258,21 @@ def test_drs_sees_the_new_task_through_weights_less_the_old_adapters(settings):
     run = second_task(settings("drs"))
     old = toy_backbone()[0].state_dict()
     expected = Run(Config.create(**settings("drs")), None)
-    for theirs, pair in zip(expected.pairs, run.pairs):  # a fresh model, from which B_1 A_1 is taken away by hand
+    for theirs, pair in zip(expected.learner.pairs, run.learner.pairs):  # a fresh model, from which B_1 A_1 is taken away by hand
         theirs.layer.weight.data[theirs.rows] -= (pair.B @ pair.A).detach()
     begin(run)
-    before = {name: t.clone() for name, t in run.model.state_dict().items()}
+    before = {name: t.clone() for name, t in run.learner.model.state_dict().items()}
     for key, C in seen(expected, run.stream.tasks[1].train).items():
-        U = extend_basis(C[:, :0], C, 0.98)
-        assert 0 < U.shape[1] < 32 and torch.allclose(run.method.outside[key].double().T @ U, torch.zeros(()).double(), atol=1e-4)
-        assert run.method.outside[key].shape == (32, 32 - U.shape[1])
-    with subtracted(run.pairs):
-        inside = run.model.state_dict()
+        U, outside = extend_basis(C[:, :0], C, 0.98), run.learner.method.outside
+        assert 0 < U.shape[1] < 32 and (outside[key].double().T @ U).abs().max() < 1e-4
+        assert outside[key].shape == (32, 32 - U.shape[1])
+    with subtracted(run.learner.pairs):
+        inside = run.learner.model.state_dict()
         for i in range(2):
             name = f"blocks.{i}.attn.qkv.weight"
             assert torch.allclose((before[name] + inside[name]) / 2, old[name], atol=1e-6)
             assert torch.equal(inside[name][:32], old[name][:32]) and not torch.equal(inside[name][32:], old[name][32:])
-    assert all(torch.equal(t, before[name]) for name, t in run.model.state_dict().items())
+    assert all(torch.equal(t, before[name]) for name, t in run.learner.model.state_dict().items())
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -280,8 +280,8 @@ def test_drs_updates_lie_in_the_range_of_P(weight_decay, settings):
     run = second_task(settings("drs", weight_decay=weight_decay))
     start = begin(run)
     run.train(run.stream.tasks[1])
-    for pair, (A, B) in zip(run.pairs, start):
-        V = run.method.outside[pair.input_key]
+    for pair, (A, B) in zip(run.learner.pairs, start):
+        V = run.learner.method.outside[pair.input_key]
         dA, dB = (pair.A - A).detach(), (pair.B - B).detach()
         assert V.shape[1] > 0 and torch.linalg.norm(A @ V) > 0.1
         assert torch.linalg.norm(dA @ V) < 1e-4 * torch.linalg.norm(dA) and torch.linalg.norm(dA) > 0
@@ -291,13 +291,13 @@ def test_drs_updates_lie_in_the_range_of_P(weight_decay, settings):
 def test_one_drs_step_is_adams_times_P(settings):
     run = second_task(settings("drs", targets=("v", "fc1")))  # fc1: 64 x 32, P does not fit its B
     start = begin(run)
-    optimizer = run.method.factor_optimizer(run.stream.tasks[1])
+    optimizer = run.learner.method.factor_optimizer(run.stream.tasks[1])
     generator = torch.Generator().manual_seed(0)
-    for pair in run.pairs:
+    for pair in run.learner.pairs:
         pair.A.grad, pair.B.grad = (torch.randn(p.shape, generator=generator) for p in (pair.A, pair.B))
     optimizer.step()
-    for pair, (A, B) in zip(run.pairs, start):
-        U = complement(run.method.outside[pair.input_key]).float()
+    for pair, (A, B) in zip(run.learner.pairs, start):
+        U = complement(run.learner.method.outside[pair.input_key]).float()
         P = U @ U.T / torch.linalg.norm(U @ U.T)
         uA, uB = -3e-3 * pair.A.grad.sign(), -3e-3 * pair.B.grad.sign()  # Adam's first step
         assert torch.allclose((pair.A - A).detach(), uA @ P, atol=1e-6)
@@ -311,8 +311,9 @@ def test_drs_with_exact_rectification_acts_on_the_drift_resistant_space_alone(se
         run = second_task(settings(name))
         before = begin(run)
         run.train(run.stream.tasks[1])
-        moved[name] = max((torch.linalg.norm(dW @ run.method.outside[pair.input_key].double()) / torch.linalg.norm(dW)).item()
-                          for pair, (A, B) in zip(run.pairs, before)
+        outside = run.learner.method.outside
+        moved[name] = max((torch.linalg.norm(dW @ outside[pair.input_key].double()) / torch.linalg.norm(dW)).item()
+                          for pair, (A, B) in zip(run.learner.pairs, before)
                           if (dW := (pair.B.double() @ pair.A.double()).detach() - B.double() @ A.double()) is not None)
     assert moved["drs+exact"] < 1e-5 < moved["drs+tangent"] and moved["drs"] > 1e-2
 
@@ -339,10 +340,10 @@ def test_drs_adds_the_triplets_of_old_prototypes_to_the_cross_entropy(settings):
     generator = torch.Generator().manual_seed(0)
     features, logits = torch.randn(6, 32, generator=generator), torch.randn(6, 3, generator=generator)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    triplet = augmented_triplet_loss(features, labels, run.prototypes.old, 0.4)
-    assert len(run.prototypes.old) == 4 and triplet > 0
+    triplet = augmented_triplet_loss(features, labels, run.learner.prototypes.old, 0.4)
+    assert len(run.learner.prototypes.old) == 4 and triplet > 0
     expected = F.cross_entropy(logits, labels) + 0.7 * triplet
-    assert torch.allclose(run.method.loss(features, logits, labels), expected)
+    assert torch.allclose(run.learner.method.loss(features, logits, labels), expected)
 
 
 # ── BiLoRA ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -354,12 +355,12 @@ def test_the_spectrum_of_biloras_update_is_non_zero_at_its_positions_and_their_m
     begin(run)
     run.train(run.stream.tasks[1])
     shared: dict[tuple[int, int], set[int]] = {}
-    for pair in run.pairs:
+    for pair in run.learner.pairs:
         m, n = shape = tuple(pair.B.shape)
-        positions = run.method.positions(1, m, n)
-        assert len(set(positions.tolist())) == 40 and not torch.equal(positions, run.method.positions(0, m, n))
+        positions = run.learner.method.positions(1, m, n)
+        assert len(set(positions.tolist())) == 40 and not torch.equal(positions, run.learner.method.positions(0, m, n))
         assert shared.setdefault(shape, {*positions.tolist()}) == {*positions.tolist()}  # in all matrices of a shape
-        c = run.method.values[pair.name].detach().double()
+        c = run.learner.method.values[pair.name].detach().double()
         assert torch.count_nonzero(c) == 40
         u, v = torch.arange(m)[:, None].double(), torch.arange(n)[None].double()
         by_hand = sum(value * torch.cos(2 * torch.pi * (u * (p // n) / m + v * (p % n) / n)) for value, p in zip(c, positions))
@@ -389,12 +390,12 @@ def test_biloras_coefficients_follow_the_gradient_of_the_loss(settings):
     """One step of Adam goes against the sign of the derivative, found here by differences of the loss in float64."""
     run = Run(Config.create(**settings("bilora", targets=("v",), bilora_coefficients=6)), None)
     begin_first(run)
-    optimizer = run.method.factor_optimizer(run.stream.tasks[0])
-    run.model.double()
-    images = run.plain(run.stream.tasks[0].train.batch(torch.arange(6))).double()
+    optimizer = run.learner.method.factor_optimizer(run.stream.tasks[0])
+    run.learner.model.double()
+    images = run.learner.plain(run.stream.tasks[0].train.batch(torch.arange(6))).double()
 
     def loss() -> Tensor:
-        return run.model(images).sin().sum()
+        return run.learner.model(images).sin().sum()
 
     loss().backward()
     found = [grad.clone() for grad in optimizer.gradients()]
@@ -415,7 +416,7 @@ def test_biloras_coefficients_follow_the_gradient_of_the_loss(settings):
 
 def begin_first(run: Run) -> None:
     """Open the first task up to its first batch."""
-    run.method.begin_task(run.stream.tasks[0])
+    run.learner.method.begin_task(run.stream.tasks[0])
 
 
 def test_a_number_of_coefficients_that_does_not_fit_is_refused(settings):
@@ -431,21 +432,22 @@ def test_sdlora_trains_magnitudes_of_frozen_normalised_directions_and_one_new_pa
     run, pairs = Run(Config.create(**settings("sdlora", tasks=3)), None), []
     for task in run.stream.tasks[:2]:
         run.learn(task)
-        pairs.append({name: (part["A"].detach().clone(), part["B"].detach().clone()) for name, part in run.method.parts.items()})
-    run.method.begin_task(run.stream.tasks[2])
+        parts = run.learner.method.parts
+        pairs.append({name: (part["A"].detach().clone(), part["B"].detach().clone()) for name, part in parts.items()})
+    run.learner.method.begin_task(run.stream.tasks[2])
     old = {pair.name: [B @ A / (A.square().sum() * B.square().sum()).sqrt() for A, B in (learned[pair.name] for learned in pairs)]
-           for pair in run.pairs}
-    before = {name: {key: t.detach().clone() for key, t in part.items()} for name, part in run.method.parts.items()}
-    assert torch.equal(run.method.magnitudes, torch.full((3,), 0.8))
-    for pair in run.pairs:  # every task begins with .8 of each old direction, and nothing of its own
+           for pair in run.learner.pairs}
+    before = {name: {key: t.detach().clone() for key, t in part.items()} for name, part in run.learner.method.parts.items()}
+    assert torch.equal(run.learner.method.magnitudes, torch.full((3,), 0.8))
+    for pair in run.learner.pairs:  # every task begins with .8 of each old direction, and nothing of its own
         assert torch.allclose(pair.B @ pair.A, 0.8 * sum(old[pair.name]), atol=1e-6) and pair.A.shape == (6, 32)
         assert torch.count_nonzero(before[pair.name]["B"]) == 0
-    run.heads.append(run.new_head(2, 2))
+    run.learner.add_head(2, 2)
     run.train(run.stream.tasks[2])
-    a = run.method.magnitudes.detach()
+    a = run.learner.method.magnitudes.detach()
     assert ((a - 0.8).abs() > 1e-4).all()
-    for pair in run.pairs:
-        part = run.method.parts[pair.name]
+    for pair in run.learner.pairs:
+        part = run.learner.method.parts[pair.name]
         assert all(torch.equal(part[key], before[pair.name][key]) for key in ("A_old", "B_old"))
         assert all(not torch.equal(part[key], before[pair.name][key]) for key in ("A", "B"))
         by_hand = sum(a[i] * direction for i, direction in enumerate(old[pair.name])) + a[2] * part["B"] @ part["A"]
@@ -457,29 +459,29 @@ def test_sdlora_has_one_gradient_a_magnitude_summed_over_all_matrices(settings):
     run = Run(Config.create(**settings("sdlora")), None)
     run.learn(run.stream.tasks[0])
     task = run.stream.tasks[1]
-    run.method.begin_task(task)
-    x, parts = run.plain(task.train.batch(torch.arange(8))), run.method.parts
+    run.learner.method.begin_task(task)
+    x, parts = run.learner.plain(task.train.batch(torch.arange(8))), run.learner.method.parts
     generator = torch.Generator().manual_seed(0)
     g = torch.randn(8, 32, generator=generator)
     with torch.no_grad():
         for part in parts.values():
             part["B"].normal_(std=0.1, generator=generator)
-        for pair in run.pairs:
-            set_factors(pair, *run.method.factors(parts[pair.name]))
-    optimizer = run.method.factor_optimizer(task)
+        for pair in run.learner.pairs:
+            set_factors(pair, *run.learner.method.factors(parts[pair.name]))
+    optimizer = run.learner.method.factor_optimizer(task)
     optimizer.zero_grad()
-    (run.forward(x) * g).sum().backward()
+    (run.learner.forward(x) * g).sum().backward()
     found = optimizer.gradients()[0]
     a = torch.full((2,), 0.8, requires_grad=True)
     weights = {}
-    for pair in run.pairs:
+    for pair in run.learner.pairs:
         W = pair.layer.weight if pair.layer not in weights else weights[pair.layer]
         part = parts[pair.name]
         dW = a[0] * part["B_old"] @ part["A_old"] + a[1] * part["B"].detach() @ part["A"].detach()
         weights[pair.layer] = torch.cat([W[: pair.rows.start], W[pair.rows] + dW, W[pair.rows.stop :]])
     for layer, W in weights.items():
         layer.forward = lambda x, W=W, bias=layer.bias: F.linear(x, W, bias)
-    (run.forward(x) * g).sum().backward()
+    (run.learner.forward(x) * g).sum().backward()
     assert torch.allclose(found, a.grad, rtol=1e-4) and a.grad.abs().min() > 1e-3
 
 

@@ -44,13 +44,13 @@ def after(tasks: int, config: dict[str, Any]) -> Run:
 
 def mixed(run: Run) -> Tensor:
     """Test images of all tasks, in turn, ready for the backbone."""
-    parts = [run.plain(task.evaluation.batch(torch.arange(10))) for task in run.stream.tasks]
+    parts = [run.learner.plain(task.evaluation.batch(torch.arange(10))) for task in run.stream.tasks]
     return torch.stack(parts, dim=1).flatten(0, 1)
 
 
 def rows(run: Run) -> dict[str, Tensor]:
     """All prompts and keys there are, copied."""
-    return {name: run.method.rows(name).detach().clone() for name in run.method.trained}
+    return {name: run.learner.method.rows(name).detach().clone() for name in run.learner.method.trained}
 
 
 # ── attention with prefixes ────────────────────────────────────────────────────────────────────────────────────────────
@@ -153,20 +153,20 @@ def test_features_follow_from_the_equations_and_not_from_other_images(name, sett
         queries = toy_backbone()[0](images)
         spread = queries[::3] - queries.mean(0)  # as keys, since the toy's features all point in much the same direction
         if name == "l2p":
-            run.method.trained["keys"].copy_(torch.cat([spread, spread[:2].neg()]))
+            run.learner.method.trained["keys"].copy_(torch.cat([spread, spread[:2].neg()]))
         if name == "dualprompt":
-            run.method.frozen["keys"], run.method.trained["keys"].data = spread[:2], spread[2:3]
-        found = run.forward(images)
+            run.learner.method.frozen["keys"], run.learner.method.trained["keys"].data = spread[:2], spread[2:3]
+        found = run.learner.forward(images)
         chosen = [expected_prompts(run, query) for query in queries]
         for i in range(0, len(images), 4):
             assert torch.allclose(found[i], expected_feature(images[i], chosen[i]), rtol=1e-4, atol=1e-5)
             assert not torch.allclose(found[i], queries[i], atol=1e-2)
-        assert torch.allclose(run.forward(images.flip(0)).flip(0), found, rtol=1e-4, atol=1e-5)
-        parts = [run.forward(part) for part in (images[:1], images[1:5], images[5:])]
+        assert torch.allclose(run.learner.forward(images.flip(0)).flip(0), found, rtol=1e-4, atol=1e-5)
+        parts = [run.learner.forward(part) for part in (images[:1], images[1:5], images[5:])]
         assert torch.allclose(torch.cat(parts), found, rtol=1e-4, atol=1e-5)
     kinds = {tuple(p.sum().item() for block in prompts for p in block) for prompts in chosen}
     assert len(kinds) == {"l2p": len(kinds), "dualprompt": 3, "coda": 30}[name] > 2  # images differ in what they get
-    assert all(block.attn.prefix is None for block in run.model.blocks if isinstance(block.attn, PrefixAttention))
+    assert all(block.attn.prefix is None for block in run.learner.model.blocks if isinstance(block.attn, PrefixAttention))
 
 
 @pytest.mark.parametrize(("name", "blocks", "lengths"), [
@@ -177,28 +177,28 @@ def test_which_blocks_have_how_many_keys_besides(name, blocks, lengths, settings
         model = VisionTransformer(img_size=32, patch_size=16, embed_dim=32, depth=blocks, num_heads=2, mlp_ratio=1, num_classes=0)
     monkeypatch.setattr(backbones, "create", lambda *_: (model, toy_backbone()[1]))
     run, seen = Run(Config.create(**settings("finetune", **METHODS[name])), None), {}
-    run.method.begin_task(run.stream.tasks[0])
+    run.learner.method.begin_task(run.stream.tasks[0])
     for i, block in enumerate(model.blocks):
         block.attn.register_forward_pre_hook(
             lambda attention, _, i=i: seen.setdefault(i, []).append(getattr(attention, "prefix", None)))
-    run.forward(torch.rand(3, 3, 32, 32))
+    run.learner.forward(torch.rand(3, 3, 32, 32))
     assert all(len(passes) == 2 and passes[0] is None for passes in seen.values())  # the query sees no prompt
     assert [0 if passes[1] is None else passes[1][0].shape[1] for passes in seen.values()] == lengths
     assert all(p.shape == (3, n, 32) for n, passes in zip(lengths, seen.values()) if passes[1] for p in passes[1])
 
 
 def test_bf16_passes_choose_by_float32_cosines(settings, monkeypatch):  # noqa: F811
-    run = after(1, settings("finetune", **METHODS["l2p"], amp=True))
+    run = after(1, settings("finetune", **METHODS["l2p"], amp="bf16"))
     queries: list[Tensor] = []
-    prompts = run.method.prompts
-    monkeypatch.setattr(run.method, "prompts", lambda q: queries.append(q) or prompts(q))
+    prompts = run.learner.method.prompts
+    monkeypatch.setattr(run.learner.method, "prompts", lambda q: queries.append(q) or prompts(q))
     with torch.no_grad():
-        found = run.forward(images := mixed(run))
-    assert queries[0].dtype == torch.float32 and run.method.distance.dtype == torch.float32
-    by_hand = torch.stack([torch.tensor(sorted(cosine(q, k) for k in run.method.trained["keys"])[-3:]) for q in queries[0]])
-    assert torch.allclose(run.method.distance, (1 - by_hand).sum(1), atol=1e-5)
+        found = run.learner.forward(images := mixed(run))
+    assert queries[0].dtype == torch.float32 and run.learner.method.distance.dtype == torch.float32
+    by_hand = torch.stack([torch.tensor(sorted(cosine(q, k) for k in run.learner.method.trained["keys"])[-3:]) for q in queries[0]])
+    assert torch.allclose(run.learner.method.distance, (1 - by_hand).sum(1), atol=1e-5)
     with torch.no_grad():
-        assert torch.allclose(run.model(images)[::7], found[::7].float(), rtol=0.1, atol=0.1)
+        assert torch.allclose(run.learner.model(images)[::7], found[::7].float(), rtol=0.1, atol=0.1)
 
 
 # ── what is trained ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -207,10 +207,10 @@ def test_bf16_passes_choose_by_float32_cosines(settings, monkeypatch):  # noqa: 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_backbone_and_the_factors_stay_and_the_run_learns(name, settings):  # noqa: F811
     run = Run(Config.create(**settings("finetune", **METHODS[name], tasks=2, epochs=8, lr=1e-2, head_lr=0.03)), None)
-    before = {key: t.clone() for key, t in run.model.state_dict().items()}
+    before = {key: t.clone() for key, t in run.learner.model.state_dict().items()}
     result = run.finish()
-    assert all(torch.equal(t, before[key]) for key, t in run.model.state_dict().items())
-    assert all(torch.count_nonzero(pair.B) == 0 for pair in run.pairs)
+    assert all(torch.equal(t, before[key]) for key, t in run.learner.model.state_dict().items())
+    assert all(torch.count_nonzero(pair.B) == 0 for pair in run.learner.pairs)
     assert result.acc > 1.5 * 100 / 7 and math.isfinite(result.bwt) and result.drift > 0
     assert result.violation["mean"]["all"] == 0 and result.violation_step["mean"] == 0
 
@@ -218,11 +218,11 @@ def test_the_backbone_and_the_factors_stay_and_the_run_learns(name, settings):  
 def steps(run: Run, monkeypatch) -> list[dict[str, Any]]:
     """What happens in training steps: the query, the loss, and what the loss has beyond the cross-entropy."""
     seen: list[dict[str, Any]] = []
-    prompts, loss = run.method.prompts, run.method.loss
+    prompts, loss = run.learner.method.prompts, run.learner.method.loss
 
     def watched(query: Tensor) -> list[Tensor]:
         given = prompts(query)
-        if run.method.training:
+        if run.learner.method.training:
             given_then = [p.detach().clone() for p in given]
             seen.append({"task": run.task, "query": query, "given": given_then, "rows": rows(run)})
         return given
@@ -232,8 +232,8 @@ def steps(run: Run, monkeypatch) -> list[dict[str, Any]]:
         seen[-1] |= {"local": local.item(), "beyond": (value - local).item()}
         return value
 
-    monkeypatch.setattr(run.method, "prompts", watched)
-    monkeypatch.setattr(run.method, "loss", with_loss)
+    monkeypatch.setattr(run.learner.method, "prompts", watched)
+    monkeypatch.setattr(run.learner.method, "loss", with_loss)
     return seen
 
 
@@ -261,18 +261,18 @@ def test_gradients_are_those_of_the_loss_through_the_second_pass(name, settings)
     images, labels = mixed(run)[:12], torch.arange(12) % 2
 
     def loss() -> Tensor:
-        run.method.begin_step(images)
-        features = run.forward(images)
-        return run.method.loss(features, run.heads[1](features), labels)
+        run.learner.method.begin_step(images)
+        features = run.learner.forward(images)
+        return run.learner.method.loss(features, run.learner.heads[1](features), labels)
 
-    for key, value in run.method.trained.items():
+    for key, value in run.learner.method.trained.items():
         (gradient,) = torch.autograd.grad(loss(), value)
         norm, sides = gradient.norm(), []
         for sign in (1, -2, 1):  # there, back, and where it was
             value.data += sign * 0.02 * gradient / norm
             sides.append(loss().item())
         assert norm.item() == pytest.approx((sides[0] - sides[1]) / 0.04, rel=2e-2) and norm > 1e-3, key
-    assert not any(t.requires_grad for t in run.method.frozen.values())
+    assert not any(t.requires_grad for t in run.learner.method.frozen.values())
 
 
 def test_l2ps_keys_come_to_the_queries(settings, monkeypatch):  # noqa: F811

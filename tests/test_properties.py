@@ -53,7 +53,7 @@ def start(settings):  # noqa: F811
 
 def sizes(run: Run):
     """By `Setting`, with the settings of the run, which `janus methods` does not take."""
-    return Setting("toy", tasks=3, classes=7, rank=2).sizes(run.method_class, run.config)
+    return Setting("toy", tasks=3, classes=7, rank=2).sizes(type(run.learner.method), run.config)
 
 
 def tensors(held: Any) -> list[Tensor]:
@@ -65,16 +65,16 @@ def tensors(held: Any) -> list[Tensor]:
 
 def split(run: Run, state: dict[str, Any]) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
     """A checkpoint's tensors: what the method is said to keep, by where it stands, and all others."""
-    own = run.method.basis()
-    kept = {"model": state["model"] if run.method.trains_factors else {},
-            "heads": state["heads"] if run.method.trains_heads else {},
+    own, estimated = run.learner.method.basis(), run.learner.history.basis
+    kept = {"model": state["model"] if run.learner.method.trains_factors else {},
+            "heads": state["heads"] if run.learner.method.trains_heads else {},
             "method": state["method"], "classifier": state["classifier"],
-            "basis": state["history"]["basis"] if own and all(own[key] is V for key, V in run.history.basis.items()) else {},
-            "prototypes": state["prototypes"]["old"] if run.method.keeps_prototypes(run.config) else {}}
+            "basis": state["history"]["basis"] if own and all(own[key] is V for key, V in estimated.items()) else {},
+            "prototypes": state["prototypes"]["old"] if run.learner.method.keeps_prototypes(run.config) else {}}
     found = {name: tensors(part) for name, part in kept.items() if tensors(part)}
     mine = {id(t) for part in found.values() for t in part}
-    if not run.method.trains_factors:  # every model has pairs; without training they are worth nothing
-        assert all(torch.count_nonzero(pair.B) == 0 for pair in run.pairs)
+    if not run.learner.method.trains_factors:  # every model has pairs; without training they are worth nothing
+        assert all(torch.count_nonzero(pair.B) == 0 for pair in run.learner.pairs)
         mine |= {id(t) for t in tensors(state["model"])}
     return found, [t for key in state if key != "records" for t in tensors(state[key]) if id(t) not in mine]
 
@@ -85,11 +85,11 @@ def split(run: Run, state: dict[str, Any]) -> tuple[dict[str, list[Tensor]], lis
 @every_case
 def test_stored_are_the_bytes_of_a_checkpoint_after_the_last_task(case, start):
     run = start(case, learned=3)
-    stored = run.method.stored(sizes(run))
+    stored = run.learner.method.stored(sizes(run))
     held = sum(t.nbytes for part in split(run, run.state())[0].values() for t in part)
     assert held < sum(stored.values()) if BASIS in stored else held == sum(stored.values())
     if BASIS in stored:  # the bound is reached when everything is protected
-        run = start(case, learned=3, energy=1.0, **({"energy_end": 1.0} if "energy_end" in run.method.defaults else {}))
+        run = start(case, learned=3, energy=1.0, **({"energy_end": 1.0} if "energy_end" in run.learner.method.defaults else {}))
         assert sum(t.nbytes for part in split(run, run.state())[0].values() for t in part) == sum(stored.values())
 
 
@@ -104,7 +104,7 @@ def test_what_a_finished_run_has_kept_is_what_its_checkpoint_holds(case, start):
 def test_before_the_second_task_nothing_is_merged(start):
     for case in ("janus", "olora", "sdlora"):
         run = start(case, learned=1)
-        stored = run.method.stored(replace(sizes(run), tasks=1, classes=3))
+        stored = run.learner.method.stored(replace(sizes(run), tasks=1, classes=3))
         held = {name: sum(t.nbytes for t in part) for name, part in split(run, run.state())[0].items()}
         assert sum(held.values()) - held.get("basis", 0) == sum(stored.values()) - stored.get(BASIS, 0)
 
@@ -113,10 +113,10 @@ def finished(run: Run, state: dict[str, Any]) -> list[Tensor]:
     """A run of the same config that takes up `state`: its scores at once, and those, factors and heads after the last task."""
     again, images = Run(run.config, None), run.stream.tasks[0].evaluation
     again.load_state(copy.deepcopy(state))
-    found = [again.method.scores(again.features(images)).detach()] if again.task else []
+    found = [again.learner.method.scores(again.learner.features(images)).detach()] if again.task else []
     again.learn(again.stream.tasks[-1])
-    found += [again.method.scores(again.features(images)).detach(), *lora.state(again.model).values()]
-    return found + (list(again.heads.parameters()) if again.method.trains_heads else [])
+    found += [again.learner.method.scores(again.learner.features(images)).detach(), *lora.state(again.learner.model).values()]
+    return found + (list(again.learner.heads.parameters()) if again.learner.method.trains_heads else [])
 
 
 @torch.no_grad()
@@ -156,7 +156,7 @@ def test_trainable_are_the_numbers_in_the_optimisers_of_the_last_task(case, star
     monkeypatch.setattr(torch.optim.Optimizer, "add_param_group", watched)
     run.learn(run.stream.tasks[-1])
     moved = [then for now, then in taken.values() if not torch.equal(now, then)]
-    assert sum(t.numel() for t in moved) == sum(run.method.trainable(sizes(run)).values())
+    assert sum(t.numel() for t in moved) == sum(run.learner.method.trainable(sizes(run)).values())
 
 
 class Looks:
@@ -166,9 +166,9 @@ class Looks:
         self.counts: Counter[str] = Counter()
         self.read: set[int] = set()
         self.parts = ["loop"]
-        run.model.register_forward_pre_hook(lambda _, inputs: self.counts.update({self.parts[-1]: len(inputs[0])}))
-        for owner, names in ((run, ("train", "evaluate", "watch_once")),
-                             (run.method, ("begin_task", "factor_optimizer", "begin_step", "loss", "end_task"))):
+        run.learner.model.register_forward_pre_hook(lambda _, inputs: self.counts.update({self.parts[-1]: len(inputs[0])}))
+        for owner, names in ((run, ("train",)), (run.evaluation, ("accuracy",)), (run.learner, ("watch_once",)),
+                             (run.learner.method, ("begin_task", "factor_optimizer", "begin_step", "loss", "end_task"))):
             for name in names:
                 monkeypatch.setattr(owner, name, self.inside(name, getattr(owner, name)))
         read = Prefetcher._read
@@ -185,20 +185,20 @@ class Looks:
         return wrapped
 
     def reads(self, loader: Prefetcher) -> None:
-        if "evaluate" not in self.parts:
+        if "accuracy" not in self.parts:
             self.read.add(id(loader.images))
 
 
 @every_case
 def test_extra_passes_are_those_counted_and_no_old_image_is_looked_at(case, start, monkeypatch):
     run = start(case)
-    looks, stated = Looks(run, monkeypatch), run.method.passes
+    looks, stated = Looks(run, monkeypatch), run.learner.method.passes
     assert {key.removesuffix(", from task 2") for key in stated} <= {"before", "with each training pass", "with each pass", "after"}
     double = 1 + stated.get("with each pass", 0)
     for task in run.stream.tasks:
         looks.counts.clear(), looks.read.clear()
         run.learn(task)
-        size, trained = len(task.train), len(task.train) * run.config.epochs * run.method.trains_heads
+        size, trained = len(task.train), len(task.train) * run.config.epochs * run.learner.method.trains_heads
 
         def expected(when: str, whole: int, t: int = task.index, n: int = size) -> int:
             known = [stated[key] for key in (when, f"{when}, from task 2") if key in stated and (t or key == when)]
@@ -211,18 +211,18 @@ def test_extra_passes_are_those_counted_and_no_old_image_is_looked_at(case, star
         assert counts["end_task"] == expected("after", size)
         assert counts["loop"] == double * size  # for class means or the head, where the method needs them: see above
         assert looks.read == {id(task.train)}
-    assert len(run.stream) == (1 if run.method.joint else 3)
+    assert len(run.stream) == (1 if run.learner.method.joint else 3)
 
 
 @every_case
 def test_inference_costs_nothing_where_factors_can_be_merged(case, start):
     run = start(case, learned=len(start(case).stream))
-    if run.method.inference == "nothing after merging":
+    if run.learner.method.inference == "nothing after merging":
         images = run.stream.tasks[0].evaluation
-        before = run.features(images)
-        assert any(torch.count_nonzero(pair.B) for pair in run.pairs)
-        lora.unadapt(run.model)
-        assert not lora.pairs(run.model) and torch.allclose(run.features(images), before, atol=1e-4)
+        before = run.learner.features(images)
+        assert any(torch.count_nonzero(pair.B) for pair in run.learner.pairs)
+        lora.unadapt(run.learner.model)
+        assert not lora.pairs(run.learner.model) and torch.allclose(run.learner.features(images), before, atol=1e-4)
 
 
 # ── what is printed ─────────────────────────────────────────────────────────────────────────────────────────────────────

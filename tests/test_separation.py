@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus.errors import UsageError
-from janus.separation import FORMS, Prototypes, class_means, danger, decoupled_margin_loss
+from janus.separation import FORMS, Prototypes, class_means, danger, decoupled_margin_loss, own_similarity
 
 
 def at(*degrees: float) -> Tensor:
@@ -166,6 +166,12 @@ def test_prototypes_are_frozen_class_means():
     other = Prototypes(2)
     other.load_state_dict(prototypes.state_dict())
     assert torch.equal(other.old, prototypes.old) and torch.equal(other.centres, prototypes.centres)
+
+
+def test_own_similarity_by_hand():
+    features, centres = at(0, 90, 45) * 3, at(30, 180) * 2
+    found = own_similarity(features, torch.tensor([0, 1, 0]), centres)
+    assert found == pytest.approx((cos(30) + cos(90) + cos(15)) / 3)
 
 
 def test_danger_by_hand():

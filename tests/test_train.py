@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from toys import toy_backbone
 
-from janus import backbones, checkpoint, lora, methods, metrics, train
+from janus import backbones, checkpoint, learner, lora, methods, metrics, train
 from janus.config import SWITCHES, Config
 from janus.errors import JanusError, UsageError
 from janus.images import Images
@@ -33,7 +33,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gpm": {"method": "gpm"},
     "gpm+exact": {"method": "gpm", "gr": "exact", "adapter": "merged", "init": "nullspace"},
     "exact": {"method": "janus", "energy_end": 0.9, "oe_epochs": "all"},
-    "exact-amp": {"method": "janus", "amp": True, "weight_decay": 0.1},
+    "exact-amp": {"method": "janus", "amp": "bf16", "weight_decay": 0.1},
     "tangent": {"method": "janus", **TANGENT, "lr": 1e-3, "dml_form": "logsumexp"},
     "oe": {"method": "janus", "gr": "none", "dml": False, "targets": ("q", "proj", "fc1", "fc2")},
     "dml": {"method": "janus", "oe": False, "gr": "none", "adapter": "merged", "init": "free", "dml_form": "softmax"},
@@ -107,6 +107,7 @@ def test_the_time_in_which_steps_wait_for_images_is_told_apart(settings, monkeyp
             return super().__next__()
 
     monkeypatch.setattr(train, "Prefetcher", Slow)
+    monkeypatch.setattr(learner, "Prefetcher", Slow)  # evaluation waits, too
     monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: now, monotonic=lambda: 0.0))
     seconds = train.run(**settings("frozen")).seconds
     assert seconds["data"] == seconds["train"] == 20 * 5.0 and seconds["eval"] > 0
@@ -174,10 +175,10 @@ def test_frozen_weights_and_batchnorm_stay_byte_identical(name, settings):
     run = Run(Config.create(**settings(name)), None)
     fresh = {k: v.clone() for k, v in toy_backbone()[0].state_dict().items()}
     run.finish()
-    assert not run.model.training and not any(m.training for m in run.model.modules())
-    factor = {n for n, p in run.model.named_parameters() if p.requires_grad}
+    assert not run.learner.model.training and not any(m.training for m in run.learner.model.modules())
+    factor = {n for n, p in run.learner.model.named_parameters() if p.requires_grad}
     assert all(".A_" in n or ".B_" in n for n in factor) and bool(factor) == (name not in ("frozen", "ncm"))
-    now = run.model.state_dict()
+    now = run.learner.model.state_dict()
     assert sum("running" in key for key in fresh) == 6
     for key, before in fresh.items():
         after = now[key]
@@ -200,21 +201,24 @@ def test_what_is_scored_is_what_happened(settings):
     """Accuracy, drift and danger once more, from the finished run's parts."""
     run = Run(Config.create(**settings("tangent")), None)
     result = run.finish()
-    final = [run.features(task.evaluation) for task in run.stream.tasks]
+    final = [run.learner.features(task.evaluation) for task in run.stream.tasks]
     for t, (task, features) in enumerate(zip(run.stream.tasks, final)):
-        logits = torch.cat([F.linear(features, head.weight, head.bias) for head in run.heads], dim=1)
+        logits = torch.cat([F.linear(features, head.weight, head.bias) for head in run.learner.heads], dim=1)
         right = (logits.argmax(1) == task.evaluation.labels).float().mean().item()
         assert result.accuracy[-1][t] == pytest.approx(100 * right)
         own = logits[:, task.positions.start : task.positions.stop].argmax(1) + task.positions.start
         assert result.task_aware[-1][t] == pytest.approx(100 * (own == task.evaluation.labels).float().mean().item())
-    moved = [((f - before).norm(dim=1) / before.norm(dim=1)).mean() for f, before in zip(final[:2], run.learned)]
+    moved = [((f - before).norm(dim=1) / before.norm(dim=1)).mean() for f, before in zip(final[:2], run.evaluation.learned)]
     assert result.drift == pytest.approx((sum(moved) / 2).item(), rel=1e-5)
-    assert len(run.prototypes.old) == 7
-    cosines = F.normalize(final[2], dim=1) @ F.normalize(run.prototypes.old[:5], dim=1).T  # task 3 against classes of 1 and 2
+    assert len(run.learner.prototypes.old) == 7
+    cosines = F.normalize(final[2], dim=1) @ F.normalize(run.learner.prototypes.old[:5], dim=1).T  # task 3 to old classes
     assert result.danger["tasks"][1] == pytest.approx(cosines.max(1).values.mean().item(), rel=1e-4)
-    features = F.normalize(run.features(run.stream.tasks[2].train), dim=1)
+    labels = run.stream.tasks[2].evaluation.labels
+    own = (F.normalize(final[2], dim=1) * F.normalize(run.learner.prototypes.old[labels], dim=1)).sum(1)
+    assert result.own_similarity["tasks"][1] == pytest.approx(own.mean().item(), rel=1e-4)
+    features = F.normalize(run.learner.features(run.stream.tasks[2].train), dim=1)
     last = run.stream.tasks[2].train.labels == 6
-    assert torch.allclose(run.prototypes.old[6], features[last].mean(0), atol=1e-5)
+    assert torch.allclose(run.learner.prototypes.old[6], features[last].mean(0), atol=1e-5)
 
 
 def test_ncm_is_the_nearest_class_mean_of_the_frozen_backbone(settings):
@@ -224,7 +228,7 @@ def test_ncm_is_the_nearest_class_mean_of_the_frozen_backbone(settings):
 
     def features(images) -> Tensor:
         with torch.no_grad():
-            return F.normalize(model(run.plain(images.batch(torch.arange(len(images))))), dim=1)
+            return F.normalize(model(run.learner.plain(images.batch(torch.arange(len(images))))), dim=1)
 
     tasks = run.stream.tasks
     x, y = torch.cat([features(t.train) for t in tasks]), torch.cat([t.train.labels for t in tasks])
@@ -239,13 +243,13 @@ def test_test_images_go_through_a_backbone_that_never_changes_once(name, setting
     """And every time where it changes; the result is the same as if they went through it every time."""
     def finished() -> tuple[Result, list[int]]:
         run = Run(Config.create(**settings(name)), None)
-        tested, features = [], run.features
+        tested, features = [], run.learner.features
 
         def counted(images: Images) -> Tensor:
             tested.extend(t.index for t in run.stream.tasks if images is t.evaluation)
             return features(images)
 
-        monkeypatch.setattr(run, "features", counted)
+        monkeypatch.setattr(run.learner, "features", counted)
         return run.finish(), tested
 
     result, tested = finished()
@@ -262,11 +266,11 @@ def test_violation_is_against_the_past_alone(name, settings, monkeypatch):
     expected, training = [], Run.train
 
     def watched(self: Run, task: Any) -> None:
-        bases = {k: V.double().clone() for k, V in (self.method.basis() or self.history.basis).items()}
-        before = [(p.A.detach().double().clone(), p.B.detach().double().clone()) for p in self.pairs]
+        bases = {k: V.double().clone() for k, V in (self.learner.method.basis() or self.learner.history.basis).items()}
+        before = [(p.A.detach().double().clone(), p.B.detach().double().clone()) for p in self.learner.pairs]
         training(self, task)
         task_scores = {}
-        for pair, (A, B) in zip(self.pairs, before):
+        for pair, (A, B) in zip(self.learner.pairs, before):
             dW = pair.B.detach().double() @ pair.A.detach().double() - B @ A
             V = bases[pair.input_key]
             task_scores[pair.name] = (torch.linalg.norm(dW @ V) / torch.linalg.norm(dW)).item()
@@ -294,31 +298,31 @@ def test_estimation_and_the_absolute_score_on_the_very_inputs(settings):
 
         return hook
 
-    for i, block in enumerate(run.model.blocks):
+    for i, block in enumerate(run.learner.model.blocks):
         caught[f"blocks.{i}.attn"] = []
         block.norm1.register_forward_hook(catch(f"blocks.{i}.attn"))
     past: dict[str, list[Tensor]] = {key: [] for key in caught}
     scores = []
     for task in run.stream.tasks:
-        before = [(p.A.detach().double().clone(), p.B.detach().double().clone()) for p in run.pairs]
-        old = dict(run.history.basis)
+        before = [(p.A.detach().double().clone(), p.B.detach().double().clone()) for p in run.learner.pairs]
+        old = dict(run.learner.history.basis)
         run.learn(task)
         if task.index:
             scores.append({})
-            for pair, (A, B) in zip(run.pairs, before):
+            for pair, (A, B) in zip(run.learner.pairs, before):
                 dW = pair.B.detach().double() @ pair.A.detach().double() - B @ A
                 squares = [(dW @ X.T).square().sum() / len(X) for X in past[pair.input_key]]  # ‖ΔW X‖²/N of each past task
                 scores[-1][pair.name] = (sum(squares) / len(squares)).sqrt().item()
         for key, batches in caught.items():
-            X, V = torch.cat(batches), run.history.basis[key].double()
+            X, V = torch.cat(batches), run.learner.history.basis[key].double()
             assert len(X) == 17 * len(task.train)  # each image once, every token
-            assert torch.equal(run.history.basis[key][:, : old[key].shape[1]], old[key])
+            assert torch.equal(run.learner.history.basis[key][:, : old[key].shape[1]], old[key])
             assert (X @ V).square().sum() / X.square().sum() >= 0.9 - 1e-5
             if V.shape[1] > old[key].shape[1]:
                 assert (X @ V[:, :-1]).square().sum() / X.square().sum() < 0.9 + 1e-5
             past[key].append(X)
             batches.clear()
-    for found, expected in zip(run.records["past_output_norm"], scores):
+    for found, expected in zip(run.evaluation.records["past_output_norm"], scores):
         assert found == pytest.approx(expected, rel=1e-3)
 
 
@@ -382,30 +386,12 @@ def test_a_broken_run_ends_with_the_numbers_of_an_unbroken_one(name, settings, t
 @pytest.mark.parametrize("name", ["exact", "tangent", *REPARAMETRISED])
 def test_fp16_with_its_scaled_loss_resumes_and_comes_near_to_float32(name, settings, tmp_path, monkeypatch):
     """As on a card without bf16; here on the CPU, which can do it as well."""
-    monkeypatch.setattr(train, "half_precision", lambda device: torch.float16)
-    config = settings(name, amp=True)
+    config = settings(name, amp="fp16")
     result = train.run(tmp_path / "whole", **config)
     assert abs(result.acc - train.run(**settings(name)).acc) < 5
     broken_run(tmp_path / "parts", (1, 4), config | {"save_every": 0}, monkeypatch)
     assert checkpoint.load(tmp_path / "parts" / CHECKPOINT)["optimizers"]["scaler"]["scale"] == 65536.0
     assert numbers(train.run(tmp_path / "parts", **config)) == numbers(result)
-
-
-@pytest.mark.parametrize("first, then", [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)])
-def test_a_run_broken_on_a_card_that_computes_in_fp16_goes_on_where_there_is_bf16_and_the_other_way_round(
-        first, then, settings, tmp_path, monkeypatch):
-    config = settings("exact", amp=True)
-    monkeypatch.setattr(train, "half_precision", lambda device: first)
-    broken_run(tmp_path, (1, 4), config | {"save_every": 0}, monkeypatch)
-    monkeypatch.setattr(train, "half_precision", lambda device: then)
-    assert abs(train.run(tmp_path, **config).acc - train.run(**config).acc) < 5
-
-
-def test_half_precision_is_fp16_only_where_a_card_emulates_bf16(monkeypatch):
-    assert train.half_precision(torch.device("cpu")) is torch.bfloat16
-    for native, dtype in ((True, torch.bfloat16), (False, torch.float16)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
-        assert train.half_precision(torch.device("cuda")) is dtype
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
@@ -535,20 +521,20 @@ def test_a_rank_that_does_not_fit_and_an_unknown_target(settings):
 
 def test_energy_grows_linearly(settings):
     run = Run(Config.create(**settings("exact", energy=0.5, energy_end=0.9)), None)
-    assert [run.energy(t) for t in range(3)] == pytest.approx([0.5, 0.7, 0.9])
+    assert [run.learner.energy(t) for t in range(3)] == pytest.approx([0.5, 0.7, 0.9])
     run = Run(Config.create(**settings("exact", energy=0.5, energy_end=None)), None)
-    assert [run.energy(t) for t in range(3)] == [0.5] * 3
+    assert [run.learner.energy(t) for t in range(3)] == [0.5] * 3
 
 
 def test_merging_at_a_boundary_changes_no_feature_and_starts_in_the_null_space(settings):
     run = Run(Config.create(**settings("exact")), None)
     run.learn(run.stream.tasks[0])
     images = run.stream.tasks[0].evaluation
-    before, old = run.features(images), copy.deepcopy([(p.A.detach(), p.B.detach()) for p in run.pairs])
-    run.method.begin_task(run.stream.tasks[1])
-    assert torch.allclose(run.features(images), before, rtol=1e-4, atol=1e-5)
-    for pair, (A, _) in zip(lora.pairs(run.model), old):
-        V = run.history.basis[pair.input_key]
+    before, old = run.learner.features(images), copy.deepcopy([(p.A.detach(), p.B.detach()) for p in run.learner.pairs])
+    run.learner.method.begin_task(run.stream.tasks[1])
+    assert torch.allclose(run.learner.features(images), before, rtol=1e-4, atol=1e-5)
+    for pair, (A, _) in zip(lora.pairs(run.learner.model), old):
+        V = run.learner.history.basis[pair.input_key]
         assert torch.count_nonzero(pair.B) == 0 and not torch.allclose(pair.A, A) and V.shape[1] > 0
         assert torch.linalg.norm(pair.A.double() @ V.double()) <= 1e-6 * torch.linalg.norm(pair.A)
         bound = torch.linalg.norm(A)  # Kaiming's scale is kept

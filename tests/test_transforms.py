@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from toys import make_tiny_vit
 
-from janus import backbones, train, transforms
+from janus import backbones, learner, transforms
 from janus.backbones import PreprocessConfig, normalised
 from janus.config import Config, deciding
 from janus.errors import UsageError
@@ -186,7 +186,7 @@ def test_without_normalisation_a_backbone_sees_values_from_0_to_1():
 def test_the_run_prepares_its_inputs_as_its_config_says(monkeypatch):
     checkpoint = PreprocessConfig(8, (0.5,) * 3, (0.5,) * 3, "bilinear")
     monkeypatch.setattr(backbones, "create", lambda *_: (make_tiny_vit(), checkpoint))
-    found = {how: train.build_model(Config.create(normalise=how), seeded(0), torch.device("cpu"))[1]
+    found = {how: learner.build_model(Config.create(normalise=how), seeded(0), torch.device("cpu"))[1]
              for how in ("auto", "checkpoint", "none")}
     assert found["auto"] == found["checkpoint"] == checkpoint
     assert found["none"] == PreprocessConfig(8, (0.0,) * 3, (1.0,) * 3, "bilinear")

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import torch
 
+from ..device import pick_device
 from ..result import hardware, versions
-from ..train import pick_device
 from . import checks, speed
 from .place import Finding, Place, Planned, SkippedError, arithmetic
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from .. import checkpoint, lora, methods, metrics
 from ..config import Config
+from ..device import HALF, half_precision
 from ..errors import UsageError
 from ..history import History, SecondMoments, precise
 from ..rectify import RectifiedAdam, nullspace_start
 from ..result import hardware
-from ..train import CHECKPOINT, Run, execute, half_precision
+from ..train import CHECKPOINT, Run, execute
 from .cost import CLASSES, CPU, Case
 from .place import VIT_B, Finding, Place, Planned, SkippedError, arithmetic, config, threads
 
@@ -103,8 +104,7 @@ def watch(config: Config, state: dict[str, Any] | None = None, on: bool = False)
                 raise Stop
 
     run = Run(config, None, say)
-    loss = LastLoss(run.method.loss)
-    run.method.loss = loss
+    loss = run.learner.method.loss = LastLoss(run.learner.method.loss)
     if state:
         run.load_state(copy.deepcopy(state))
     with warnings.catch_warnings():
@@ -181,8 +181,7 @@ def taken(case: Case) -> tuple[float, list[Tensor]]:
 
 def autocast(place: Place) -> Planned:
     """Half precision against float32."""
-    for half in (torch.bfloat16, torch.float16):
-        name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[half]
+    for name, half in HALF.items():
 
         def look(half: torch.dtype = half) -> Finding:
             if half is torch.float16 and place.device.type != "cuda":

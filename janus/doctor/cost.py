@@ -171,6 +171,8 @@ def resident_peak() -> float:
 def _resident(case: Case, name: str) -> float:
     """In a process of its own: how far its resident memory rises over three steps, beyond what it was before the model."""
     torch.set_num_threads(case.threads)
+    if name == PEFT:
+        import peft  # noqa: F401 - the library itself is not counted
     x, y = case.example()
     before = resident_peak()
     made = case.variant(name)
@@ -194,9 +196,9 @@ def _on_card(case: Case, name: str) -> float:
     return (torch.cuda.max_memory_allocated(case.device) - before) / 1e6
 
 
-def megabytes(case: Case, name: str) -> float | None:
-    """The most that three steps of a variant take, model, images and optimiser included: on a CUDA device of its tensors, on
-    the CPU of what is resident. None for other devices, which do not tell."""
+def peak(case: Case, name: str) -> float | None:
+    """Megabytes at the peak of three steps of a variant, model, images and optimiser included: on a CUDA device of its
+    tensors, on the CPU of what is resident. None for other devices, which do not tell."""
     if case.device.type == "cuda":
         return _on_card(case, name)
     if case.device.type != "cpu":
@@ -205,19 +207,51 @@ def megabytes(case: Case, name: str) -> float | None:
         return pool.apply(_resident, (case, name))
 
 
-def measure(case: Case, names: Iterable[str], rounds: int, *, base: str, seconds: float | None = None, memory: bool = True,
+def counted(case: Case, name: str) -> float:
+    """Megabytes that a training step keeps, counted storage by storage: all tensors that live between steps (weights,
+    factors, gradients, optimiser, basis), and those that autograd saves for a backward pass. Not counted: workspaces,
+    fragmentation."""
+    before = set(_alive())
+    variant = case.variant(name)
+    x, y = case.example()
+    variant.step(x, y)  # from here on the optimisers' state is there
+    del x, y
+    lasting, saved = {place: size for place, size in _alive().items() if place not in before}, {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        store = tensor.untyped_storage()
+        if store.data_ptr() not in lasting:
+            saved[store.data_ptr()] = store.nbytes()
+        return tensor
+
+    with (torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+          torch.autocast(case.device.type, case.half, enabled=case.half is not None)):
+        loss = variant.loss(*case.example())  # alive until all is counted
+    del loss
+    return (sum(lasting.values()) + sum(saved.values())) / 1e6
+
+
+def _alive() -> dict[int, int]:
+    """Address → bytes of every storage that a tensor holds now."""
+    gc.collect()
+    stores = (t.untyped_storage() for t in gc.get_objects() if issubclass(type(t), Tensor))
+    return {store.data_ptr(): store.nbytes() for store in stores}
+
+
+def measure(case: Case, names: Iterable[str], rounds: int, *, base: str, seconds: float | None = None,
+            memory: Callable[[Case, str], float | None] = peak,
             tell: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
     """Name → what a step of the variant costs.
 
     Args:
         rounds: each takes one step of each variant on the same images; seconds: see `janus.timing.interleaved`.
-        base: the variant that ratios are taken to, round by round. memory: whether to measure that, too.
+        base: the variant that ratios are taken to, round by round. memory: `peak` or `counted`.
 
     Returns:
         ratio, low, high (median and quarter points over the rounds), ms, images_per_second, and megabytes (or None).
     """
     names = list(names)
-    memories = {name: megabytes(case, name) if memory else None for name in names}
+    memories = {name: memory(case, name) for name in names}
     steps = {name: case.variant(name).step for name in names}
     x, y = case.example()
     finish = getattr(torch, case.device.type).synchronize

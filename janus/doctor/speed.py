@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .. import datasets
-from ..train import half_precision
+from ..device import half_precision
 from . import cost
 from .cost import LORA, PEFT
 from .photographs import waiting, write_photographs
@@ -32,7 +32,7 @@ def _cost(place: Place, case: cost.Case) -> Planned:
     """The checks of one batch size and precision; what they tell is measured when the first of them asks."""
     precision = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}[case.half]
     names = [name for name in MEASURED if name != PEFT or importlib.util.find_spec("peft")]
-    memory = case.device.type == "cuda" or (case.device.type == "cpu" and not place.quick)
+    memory = cost.peak if case.device.type == "cuda" else cost.counted
 
     @cache
     def measured() -> dict[str, dict[str, Any]]:
@@ -74,7 +74,7 @@ def waits(place: Place) -> Planned:
             size = 224 if place.large else 64
             datasets.load(folder, size=size, cache="disk").train.batch(torch.arange(1))  # decodes all of them
             found = waiting(folder, images, **model, weights="random", epochs=epochs, device=place.device.type,
-                            amp=place.large)
+                            amp="auto" if place.large else "off")
         finally:
             os.environ.pop("JANUS_CACHE") if before is None else os.environ.update(JANUS_CACHE=before)
         return Finding(found, {"waiting_percent": 5.0})

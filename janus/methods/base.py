@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import heads
-from ..history import SecondMoments
+from .. import classifiers
+from ..history import History, SecondMoments
+from ..lora import Pair
+from ..parallel import Processes
 
 if TYPE_CHECKING:
     from ..config import Config
     from ..images import Images
     from ..stream import Task
-    from ..train import Run
 
 
 BASIS = "basis, at most"
@@ -57,8 +57,25 @@ class Sizes:
         return sum(n * max(0, n - 2 * self.config.rank) for n in {key: n for key, _, n in self.matrices}.values())
 
 
+class LearnerProtocol(classifiers.LearnerProtocol, Protocol):
+    """What a method sees of the learner (`janus.learner.Learner`) it is a part of."""
+
+    pairs: list[Pair]
+    history: History
+    processes: Processes
+    start_factors: list[tuple[Tensor, Tensor]]
+    classifier: classifiers.Linear
+
+    def generator(self, *purpose: Any) -> torch.Generator: ...
+    def energy(self, t: int) -> float: ...
+    def plain(self, images: Tensor) -> Tensor: ...
+    def forward(self, x: Tensor) -> Tensor: ...
+    def features(self, images: Images) -> Tensor: ...
+    def factors(self) -> list[tuple[Tensor, Tensor]]: ...
+
+
 class Method:
-    """Heads only: the hooks a method may override. `run` gives it the model, heads, history and config.
+    """Heads only: the hooks a method may override. `learner` gives it the model, heads, history and config.
 
     name: how it is called. paper: where it comes from. fixed: config values it implies. switches: which of
     `oe, gr, dml, adapter, init` may be set. defaults: config values unless given. joint: it sees all classes at once.
@@ -89,11 +106,11 @@ class Method:
         """What is wrong with the method's own settings together. config: the values of those that are known."""
         yield from ()
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, learner: LearnerProtocol) -> None:
+        self.learner = learner
 
     def begin_task(self, task: Task) -> None:
-        """Before the first batch of a task (not repeated on resume)."""
+        """Before the first batch of a task (not repeated on resume); the task's head is not there yet."""
 
     def factor_optimizer(self, task: Task) -> torch.optim.Optimizer | None:
         """The optimiser of the LoRA factors for this task; fresh each task."""
@@ -106,7 +123,7 @@ class Method:
         """features (b, d), logits over the current task's classes (b, c), labels (b,) in 0…c−1. Local cross-entropy.
 
         A mean over the batch. With several processes, over this one's part of it (b may be 0); what a method sums over images
-        besides is summed by `run.processes.sum`.
+        besides is summed by `learner.processes.sum`.
         """
         return F.cross_entropy(logits.float(), labels)
 
@@ -118,26 +135,16 @@ class Method:
         return {}
 
     @contextmanager
-    def besides_training(self) -> Iterator[None]:
-        """What a method does besides training steps counts as `seconds["oe"]`."""
-        start = time.perf_counter()
-        yield
-        self.run.seconds["oe"] += time.perf_counter() - start
-
-    @contextmanager
     def extra_pass(self, images: Images) -> Iterator[SecondMoments]:
-        """The layer inputs' second moments over `images` (test transform), from a forward pass of their own, whose time and that of
-        what is done with them counts as `seconds["oe"]`."""
-        run = self.run
-        moments = SecondMoments(run.pairs)
+        """The layer inputs' second moments over `images` (test transform), from a forward pass of their own."""
+        moments = SecondMoments(self.learner.pairs)
         moments.active = True
-        with self.besides_training():
-            try:
-                run.features(images)
-            finally:
-                moments.remove()
-            with moments.over(run.processes):
-                yield moments
+        try:
+            self.learner.features(images)
+        finally:
+            moments.remove()
+        with moments.over(self.learner.processes):
+            yield moments
 
     def state_dict(self) -> dict[str, Any]:
         """What the method itself keeps between tasks (tensors and JSON values)."""
@@ -147,12 +154,17 @@ class Method:
         """Take back what `state_dict` returned."""
 
     def scores(self, features: Tensor) -> Tensor:
-        """(N, d) → (N, classes seen): higher is likelier. No task identity is used. By default what the run's `head` finds."""
-        return self.run.classifier.scores(features)
+        """(N, d) → (N, classes seen): higher is likelier. No task identity is used. By default what the classifier finds."""
+        return self.learner.classifier.scores(features)
+
+    @classmethod
+    def keeps_basis(cls, config: Config) -> bool:
+        """Whether a basis of the past's inputs is kept for more than diagnosis."""
+        return False
 
     @classmethod
     def keeps_prototypes(cls, config: Config) -> bool:
-        """Whether the loss or the classifier needs the class means of old tasks (`run.prototypes`)."""
+        """Whether the loss or the classifier needs the class means of old tasks (`learner.prototypes`)."""
         return config.head == "ncm"
 
     @classmethod
@@ -172,7 +184,9 @@ class Method:
             parts["heads"] = 4 * s.classes * (s.width + 1)
         if cls.keeps_prototypes(s.config):
             parts["class means"] = 4 * s.classes * s.width
-        return parts | heads.KINDS[s.config.head].stored(s.config, s.width, s.classes)
+        if cls.keeps_basis(s.config):
+            parts[BASIS] = 4 * s.basis
+        return parts | classifiers.KINDS[s.config.head].stored(s.config, s.width, s.classes)
 
     @classmethod
     def trainable(cls, s: Sizes) -> dict[str, int]:

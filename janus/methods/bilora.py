@@ -11,8 +11,8 @@ from ..errors import UsageError
 from ..lora import merge, set_factors
 from ..reparam import ThroughFactors
 from ..stream import Task
-from .base import NO_SWITCHES, Sizes
-from .janus import Janus
+from .base import NO_SWITCHES, LearnerProtocol, Sizes
+from .lora import LoRAMethod
 
 
 def from_spectrum(coefficients: Tensor, positions: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -24,7 +24,7 @@ def from_spectrum(coefficients: Tensor, positions: Tensor, shape: tuple[int, int
     return torch.fft.ifft2(F.view(shape)).real
 
 
-class BiLoRA(Janus):
+class BiLoRA(LoRAMethod):
     """`W = W0 + Σ_{i≤t} s·Re(IFFT2(F_i))`; F_t has `bilora_coefficients` real numbers at random positions, all 0 at first, that
     are trained.
 
@@ -47,40 +47,46 @@ class BiLoRA(Janus):
     switches = ()
     defaults = {"scale": 300.0}
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
-        most = min(len(pair.B) * pair.A.shape[1] for pair in run.pairs)
-        self.count = run.config.bilora_coefficients
+    def __init__(self, learner: LearnerProtocol) -> None:
+        super().__init__(learner)
+        most = min(len(pair.B) * pair.A.shape[1] for pair in learner.pairs)
+        self.count = learner.config.bilora_coefficients
         if not 1 <= self.count <= most:
             raise UsageError(f"bilora_coefficients must be between 1 and {most}, the entries of a matrix; got {self.count}")
-        self.values = {pair.name: nn.Parameter(pair.B.new_zeros(self.count)) for pair in run.pairs}
+        self.values = {pair.name: nn.Parameter(pair.B.new_zeros(self.count)) for pair in learner.pairs}
+        self.training = False  # inside a task; between two, the weights hold all that was learned
 
     def positions(self, t: int, m: int, n: int) -> Tensor:
         """The flat positions (c,) of task t in an m x n matrix."""
-        return torch.randperm(m * n, generator=self.run.generator("frequencies", t, m, n))[: self.count]
+        return torch.randperm(m * n, generator=self.learner.generator("frequencies", t, m, n))[: self.count]
 
     def begin_task(self, task: Task) -> None:
         if task.index > 0:
-            merge(self.run.model)
-        for pair in self.run.pairs:
+            merge(self.learner.model)
+        for pair in self.learner.pairs:
             m, n = len(pair.B), pair.A.shape[1]
             set_factors(pair, torch.eye(n), torch.zeros(m, n))
             self.values[pair.name].data.zero_()
+        self.training = True
+
+    def end_task(self, task: Task) -> None:
+        self.training = False
 
     def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
         """Adam on the coefficients; A = I gets no gradient."""
-        run, places = self.run, {}
-        for pair in run.pairs:
+        learner, places = self.learner, {}
+        for pair in learner.pairs:
             pair.A.requires_grad_(False)
             shape = (len(pair.B), pair.A.shape[1])
             if shape not in places:
                 places[shape] = self.positions(task.index, *shape).to(pair.B.device)
 
         def compute() -> list[Tensor]:
-            return [from_spectrum(self.values[pair.name], places[tuple(pair.B.shape)], tuple(pair.B.shape)) for pair in run.pairs]
+            shapes = [(self.values[pair.name], tuple(pair.B.shape)) for pair in learner.pairs]
+            return [from_spectrum(values, places[shape], shape) for values, shape in shapes]
 
-        return ThroughFactors(list(self.values.values()), [pair.B for pair in run.pairs], compute, run.config.lr,
-                              run.config.weight_decay)
+        return ThroughFactors(list(self.values.values()), [pair.B for pair in learner.pairs], compute, learner.config.lr,
+                              learner.config.weight_decay)
 
     @classmethod
     def stored(cls, s: Sizes) -> dict[str, int]:
@@ -91,8 +97,9 @@ class BiLoRA(Janus):
         return {"coefficients": s.config.bilora_coefficients * len(s.matrices), "head": super().trainable(s)["head"]}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"values": dict(self.values)} if self.run.step else {}
+        return {"values": dict(self.values)} if self.training else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.training = "values" in state
         for name, value in state.get("values", {}).items():
             self.values[name].data.copy_(value)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..prompts import Prompted, drawn
 from ..stream import Task
-from .base import Sizes
+from .base import LearnerProtocol, Sizes
 
 
 class CODAPrompt(Prompted):
@@ -44,16 +44,16 @@ class CODAPrompt(Prompted):
         if config.keys() >= {"coda_components", "tasks"} and 1 <= config["coda_components"] < config["tasks"]:
             yield f"coda_components={config['coda_components']} are too few for tasks={config['tasks']}: each needs one at least"
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
-        c, d = run.config, run.model.num_features
+    def __init__(self, learner: LearnerProtocol) -> None:
+        super().__init__(learner)
+        c, d = learner.config, learner.model.num_features
         self.share, tasks = c.coda_components // c.tasks, c.tasks + len(c.extended)
         if self.share * tasks > d:
             raise UsageError(f"coda_components={c.coda_components} gives each of {tasks} tasks {self.share}: "
                              f"only {d}, the width of the features, can be orthogonal")
 
     def begin_task(self, task: Task) -> None:
-        c, d, generator = self.run.config, self.run.model.num_features, self.run.generator("prompts", task.index)
+        c, d, generator = self.learner.config, self.learner.model.num_features, self.learner.generator("prompts", task.index)
         shapes = {"P": (c.coda_length, self.width), "K": (d,), "A": (d,)}
         new = {name: drawn(generator, self.share, self.layers, *shape) for name, shape in shapes.items()}
         old = {name: self.rows(name).detach() if self.trained else rows[:0] for name, rows in new.items()}
@@ -71,7 +71,7 @@ class CODAPrompt(Prompted):
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         penalty = sum(overlap(self.rows(name)) for name in "PKA")
-        return super().loss(features, logits, labels) + self.run.config.coda_penalty * penalty
+        return super().loss(features, logits, labels) + self.learner.config.coda_penalty * penalty
 
 
 def weights(query: Tensor, K: Tensor, A: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..history import complement, extend_basis, project_out
 from ..lora import Pair, merge, reset, subtracted
-from ..rectify import RectifiedAdam, nullspace_start
+from ..rectify import RectifiedAdam
 from ..separation import augmented_triplet_loss
 from ..stream import Task
-from .base import BASIS, Sizes
-from .janus import Janus
+from .base import LearnerProtocol
+from .lora import LoRAMethod
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -40,7 +40,7 @@ class DriftResistantAdam(RectifiedAdam):
         return dA / k.sqrt(), dB / k.sqrt()
 
 
-class DRS(Janus):
+class DRS(LoRAMethod):
     """LoRA Subtraction for a Drift-Resistant Space. `W = W0 + Σ_{i≤t} B_i A_i`, the earlier pairs merged.
 
     Before task t > 1 one pass over its training images (test transform, counted in `seconds["oe"]`) goes through
@@ -72,35 +72,31 @@ class DRS(Janus):
     switches = ("gr", "init")
     defaults = {"gr": "none", "init": "free", "energy": 0.99}
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
+    def __init__(self, learner: LearnerProtocol) -> None:
+        super().__init__(learner)
         self.outside: dict[str, Tensor] = {}  # input_key → (n, n − k): the complement of U
-
-    def basis(self) -> dict[str, Tensor]:
-        return {}
 
     @torch.no_grad()
     def begin_task(self, task: Task) -> None:
-        run = self.run
+        learner = self.learner
         if task.index == 0:
             return
-        merge(run.model)
-        with subtracted(run.pairs), self.extra_pass(task.train) as moments:
+        merge(learner.model)
+        with subtracted(learner.pairs), self.extra_pass(task.train) as moments:
             for key, C in ((key, moments.mean(key)) for key in moments.sum):
-                U = extend_basis(C[:, :0], C, run.energy(task.index))
+                U = extend_basis(C[:, :0], C, learner.energy(task.index))
                 self.outside[key] = complement(U).float()
-        reset(run.model, run.generator("factors", task.index))
-        if run.config.init == "nullspace":
-            for pair in run.pairs:
-                pair.A.copy_(nullspace_start(pair.A, self.outside[pair.input_key]))
+        reset(learner.model, learner.generator("factors", task.index))
+        if learner.config.init == "nullspace":
+            self.start_off(self.outside)
 
     def factor_optimizer(self, task: Task) -> RectifiedAdam:
-        c, kind = self.run.config, DriftResistantAdam if task.index else RectifiedAdam
-        return kind(self.run.pairs, c.lr, gr=c.gr, basis=self.outside, weight_decay=c.weight_decay, cap=c.cap, ridge=c.ridge)
+        c, kind = self.learner.config, DriftResistantAdam if task.index else RectifiedAdam
+        return kind(self.learner.pairs, c.lr, gr=c.gr, basis=self.outside, weight_decay=c.weight_decay, cap=c.cap, ridge=c.ridge)
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        c = self.run.config
-        triplet = augmented_triplet_loss(features, labels, self.run.prototypes.old, c.drs_margin)
+        c = self.learner.config
+        triplet = augmented_triplet_loss(features, labels, self.learner.prototypes.old, c.drs_margin)
         return super().loss(features, logits, labels) + c.drs_penalty * triplet
 
     def end_task(self, task: Task) -> None:
@@ -110,13 +106,9 @@ class DRS(Janus):
     def keeps_prototypes(cls, config: Config) -> bool:
         return True
 
-    @classmethod
-    def stored(cls, s: Sizes) -> dict[str, int]:
-        return {part: size for part, size in super().stored(s).items() if part != BASIS}  # U is found anew before each task
-
     def state_dict(self) -> dict[str, Any]:
         return {"outside": self.outside}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.outside = {pair.input_key: state["outside"][pair.input_key].to(pair.A.device)
-                        for pair in self.run.pairs if pair.input_key in state["outside"]}
+                        for pair in self.learner.pairs if pair.input_key in state["outside"]}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..prompts import Prompted, cosines, drawn
 from ..stream import Task
-from .base import Sizes
+from .base import LearnerProtocol, Sizes
 
 
 class DualPrompt(Prompted):
@@ -27,16 +25,16 @@ class DualPrompt(Prompted):
     summary = "DualPrompt: a general prompt, and an expert prompt a task"
     paper = "Wang et al., DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning, ECCV 2022"
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
+    def __init__(self, learner: LearnerProtocol) -> None:
+        super().__init__(learner)
         self.general = general_blocks(self.layers)
 
     def begin_task(self, task: Task) -> None:
-        c, generator = self.run.config, self.run.generator("prompts", task.index)
+        c, generator = self.learner.config, self.learner.generator("prompts", task.index)
         if not self.trained:
             self.grow(general=drawn(generator, self.general, c.dualprompt_general, self.width))
         self.grow(experts=drawn(generator, 1, self.layers - self.general, c.dualprompt_expert, self.width),
-                  keys=drawn(generator, 1, self.run.model.num_features))
+                  keys=drawn(generator, 1, self.learner.model.num_features))
 
     def prompts(self, query: Tensor) -> list[Tensor]:
         similarity = cosines(query, self.rows("keys"))  # (b, tasks so far)
@@ -53,7 +51,7 @@ class DualPrompt(Prompted):
         return general * s.config.dualprompt_general * s.width + expert, (s.tasks - 1) * expert
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        return super().loss(features, logits, labels) + self.run.config.dualprompt_match * self.distance.mean()
+        return super().loss(features, logits, labels) + self.learner.config.dualprompt_match * self.distance.mean()
 
 
 def general_blocks(layers: int) -> int:

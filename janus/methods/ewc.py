@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ..prefetch import Prefetcher
 from ..stream import Task
-from .base import Sizes
-from .janus import Finetune
+from .base import NO_SWITCHES, LearnerProtocol, Sizes
+from .lora import LoRAMethod
 
 
-class EWC(Finetune):
+class EWC(LoRAMethod):
     """Online EWC on the LoRA factors θ = (A, B) of all layers: `L = CE + λ/2 Σ_i F_i (θ_i − θ*_i)²`.
 
     After a task `F ← γF + mean_n (∂ log p(y_n | x_n) / ∂θ)²` and θ* = θ: one anchor for all tasks (Schwarz et al., ICML 2018), so
@@ -31,41 +31,42 @@ class EWC(Finetune):
     paper = "Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, PNAS 2017"
     family = "classic"
     passes = {"after": "ewc_samples"}
+    fixed = NO_SWITCHES
+    switches = ()
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
-        self.factors: list[nn.Parameter] = [factor for pair in run.pairs for factor in (pair.A, pair.B)]
+    def __init__(self, learner: LearnerProtocol) -> None:
+        super().__init__(learner)
+        self.factors: list[nn.Parameter] = [factor for pair in learner.pairs for factor in (pair.A, pair.B)]
         self.fisher: list[Tensor] = [torch.zeros_like(factor) for factor in self.factors]
         self.anchor: list[Tensor] = [factor.detach().clone() for factor in self.factors]
 
     def penalty(self) -> Tensor:
         """`λ/2 Σ_i F_i (θ_i − θ*_i)²`, a scalar."""
         terms = [(f * (now - then) ** 2).sum() for f, now, then in zip(self.fisher, self.factors, self.anchor)]
-        return self.run.config.ewc_lambda / 2 * torch.stack(terms).sum()
+        return self.learner.config.ewc_lambda / 2 * torch.stack(terms).sum()
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         return super().loss(features, logits, labels) + self.penalty()
 
     def end_task(self, task: Task) -> None:
-        with self.besides_training():
-            new, decay = self.information(task), self.run.config.ewc_decay
-            self.fisher = [decay * f + g for f, g in zip(self.fisher, new)]
-            self.anchor = [factor.detach().clone() for factor in self.factors]
+        new, decay = self.information(task), self.learner.config.ewc_decay
+        self.fisher = [decay * f + g for f, g in zip(self.fisher, new)]
+        self.anchor = [factor.detach().clone() for factor in self.factors]
 
     def information(self, task: Task) -> list[Tensor]:
         """The diagonal of a task's empirical Fisher information, in the shapes of `factors`: the mean of the squared gradients of
         single images' log-likelihoods. Several processes take their part of the images each."""
-        run = self.run
-        chosen = torch.randperm(len(task.train), generator=run.generator("fisher", task.index))[: run.config.ewc_samples]
-        mine, squares = chosen[run.processes.part(len(chosen))], [torch.zeros_like(f) for f in self.fisher]
-        with Prefetcher(task.train, mine[:, None], run.device) as images:  # one by one
+        learner = self.learner
+        chosen = torch.randperm(len(task.train), generator=learner.generator("fisher", task.index))[: learner.config.ewc_samples]
+        mine, squares = chosen[learner.processes.part(len(chosen))], [torch.zeros_like(f) for f in self.fisher]
+        with Prefetcher(task.train, mine[:, None], learner.device) as images:  # one by one
             for index, image in images:
-                logits = run.heads[task.index](run.forward(run.plain(image)).float())
-                label = (task.train.labels[index] - task.positions.start).to(run.device)
+                logits = learner.heads[task.index](learner.forward(learner.plain(image)).float())
+                label = (task.train.labels[index] - task.positions.start).to(learner.device)
                 gradients = torch.autograd.grad(F.cross_entropy(logits, label), self.factors)
                 for total, gradient in zip(squares, gradients):
                     total += gradient**2
-        run.processes.sum(squares)
+        learner.processes.sum(squares)
         return [total / max(1, len(chosen)) for total in squares]
 
     @classmethod
@@ -76,4 +77,4 @@ class EWC(Finetune):
         return {"fisher": self.fisher, "anchor": self.anchor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.fisher, self.anchor = ([t.to(self.run.device) for t in state[key]] for key in ("fisher", "anchor"))
+        self.fisher, self.anchor = ([t.to(self.learner.device) for t in state[key]] for key in ("fisher", "anchor"))

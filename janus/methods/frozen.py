@@ -16,7 +16,7 @@ class Frozen(Method):
 
 
 class NearestClassMean(Method):
-    """The nearest class mean of frozen features, by cosine (`janus.heads`). Nothing is trained."""
+    """The nearest class mean of frozen features, by cosine (`janus.classifiers`). Nothing is trained."""
 
     name = "ncm"
     summary = "nearest class mean on the frozen backbone"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..history import History
 from ..stream import Task
-from .janus import Janus
+from .base import LearnerProtocol
+from .lora import LoRAMethod
+
+if TYPE_CHECKING:
+    from ..config import Config
 
 
-class GPM(Janus):
+class GPM(LoRAMethod):
     """Gradient Projection Memory on LoRA: `ΔA ← ΔA (I − VVᵀ)`; B is not protected. `gr` may be put on top (plug-in).
 
     No public code of "LoRA-GPM" exists; this is its natural specification. After each task one extra forward pass over
@@ -26,16 +30,20 @@ class GPM(Janus):
     defaults = {"gr": "none", "adapter": "shared", "init": "free"}
     power: ClassVar[int] = 1  # of λ in the energy rule
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
-        self.memory = History(run.pairs, run.config.rank, self.power)
+    def __init__(self, learner: LearnerProtocol) -> None:
+        super().__init__(learner)
+        self.memory = History(learner.pairs, learner.config.rank, self.power)
+
+    @classmethod
+    def keeps_basis(cls, config: Config) -> bool:
+        return True
 
     def basis(self) -> dict[str, Any]:
         return self.memory.basis
 
     def end_task(self, task: Task) -> None:
         with self.extra_pass(task.train) as moments:
-            self.memory.end_task(moments, self.run.energy(task.index))
+            self.memory.end_task(moments, self.learner.energy(task.index))
 
     def state_dict(self) -> dict[str, Any]:
         """The basis; the mean second moment is for diagnosis, and the run has its own."""

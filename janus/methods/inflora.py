@@ -61,20 +61,20 @@ class InfLoRA(GPM):
 
     @torch.no_grad()
     def begin_task(self, task: Task) -> None:
-        run = self.run
+        learner = self.learner
         if task.index > 0:
-            merge(run.model)  # B = 0 afterwards
+            merge(learner.model)  # B = 0 afterwards
         with self.extra_pass(task.train) as moments:
-            designed = {key: designed_A(moments.mean(key), M, run.config.rank) for key, M in self.basis().items()}
-            for pair in run.pairs:
+            designed = {key: designed_A(moments.mean(key), M, learner.config.rank) for key, M in self.basis().items()}
+            for pair in learner.pairs:
                 pair.A.copy_(designed[pair.input_key])
 
     def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
         """Adam on B; A gets no gradient."""
-        for pair in self.run.pairs:
+        for pair in self.learner.pairs:
             pair.A.requires_grad_(False)
-        c = self.run.config
-        return torch.optim.AdamW([pair.B for pair in self.run.pairs], lr=c.lr, weight_decay=c.weight_decay)
+        c = self.learner.config
+        return torch.optim.AdamW([pair.B for pair in self.learner.pairs], lr=c.lr, weight_decay=c.weight_decay)
 
     @classmethod
     def trainable(cls, s: Sizes) -> dict[str, int]:

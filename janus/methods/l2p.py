@@ -39,12 +39,12 @@ class L2P(Prompted):
 
     def begin_task(self, task: Task) -> None:
         if not self.trained:
-            c, generator = self.run.config, self.run.generator("prompts")
+            c, generator = self.learner.config, self.learner.generator("prompts")
             self.grow(prompts=drawn(generator, c.l2p_pool, c.l2p_length, self.width),
-                      keys=drawn(generator, c.l2p_pool, self.run.model.num_features))
+                      keys=drawn(generator, c.l2p_pool, self.learner.model.num_features))
 
     def prompts(self, query: Tensor) -> list[Tensor]:
-        nearest, chosen = cosines(query, self.trained["keys"]).topk(self.run.config.l2p_top, dim=1)  # (b, top)
+        nearest, chosen = cosines(query, self.trained["keys"]).topk(self.learner.config.l2p_top, dim=1)  # (b, top)
         self.distance = (1 - nearest).sum(dim=1)
         return [self.trained["prompts"][chosen]]  # (b, top, l, d)
 
@@ -53,4 +53,4 @@ class L2P(Prompted):
         return s.config.l2p_pool * (s.config.l2p_length + 1) * s.width, 0
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        return super().loss(features, logits, labels) + self.run.config.l2p_pull * self.distance.mean()
+        return super().loss(features, logits, labels) + self.learner.config.l2p_pull * self.distance.mean()

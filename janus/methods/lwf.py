@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .janus import Finetune
+from .base import NO_SWITCHES
+from .lora import LoRAMethod
 
 
-class LwF(Finetune):
+class LwF(LoRAMethod):
     """Learning without Forgetting on LoRA: `L = CE + λ Σ_{j<t} T² KL(softmax(o_j / T) ‖ softmax(n_j / T))`, mean over the batch.
 
     o_j (b, classes of task j): logits of old head j by the model as it was when the task began, on the new task's (augmented)
@@ -17,7 +18,7 @@ class LwF(Finetune):
     λ_o = 1), `lwf_temperature` is T (2, the paper's). Two things differ from the paper, where the gradient of the term does not
     carry Hinton's T² and old heads are trained along: here a head is not touched after its task.
 
-    Keeps nothing between tasks; within one, the factors it began with (`run.start_factors`). No image.
+    Keeps nothing between tasks; within one, the factors it began with (`learner.start_factors`). No image.
     """
 
     name = "lwf"
@@ -25,25 +26,27 @@ class LwF(Finetune):
     paper = "Li & Hoiem, Learning without Forgetting, ECCV 2016"
     family = "classic"
     passes = {"with each training pass, from task 2": 1}
+    fixed = NO_SWITCHES
+    switches = ()
 
     @torch.no_grad()
     def begin_step(self, images: Tensor) -> None:
-        run = self.run
-        if run.task == 0:
+        learner = self.learner
+        if len(learner.heads) == 1:  # task 1
             return
-        now = run.factors()
-        self._set(run.start_factors)
-        self.before = run.forward(images).float()  # (b, d): what the features were when the task began
+        now = learner.factors()
+        self._set(learner.start_factors)
+        self.before = learner.forward(images).float()  # (b, d): what the features were when the task began
         self._set(now)
 
     def _set(self, factors: list[tuple[Tensor, Tensor]]) -> None:
-        for pair, (A, B) in zip(self.run.pairs, factors):
+        for pair, (A, B) in zip(self.learner.pairs, factors):
             pair.A.copy_(A)
             pair.B.copy_(B)
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        loss, c = super().loss(features, logits, labels), self.run.config
-        for head in self.run.heads[: self.run.task]:
+        loss, c = super().loss(features, logits, labels), self.learner.config
+        for head in self.learner.heads[:-1]:
             loss = loss + c.lwf_weight * distillation(head(self.before), head(features.float()), c.lwf_temperature)
         return loss
 

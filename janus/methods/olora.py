@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..stream import Task
-from .base import NO_SWITCHES, Sizes
-from .janus import Janus
+from .base import NO_SWITCHES, LearnerProtocol, Sizes
+from .lora import LoRAMethod
 
 
 def overlap(A: Tensor, old: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def overlap(A: Tensor, old: Tensor) -> Tensor:
     return (old @ A.mT).abs().sum()
 
 
-class OLoRA(Janus):
+class OLoRA(LoRAMethod):
     """`W = W0 + Σ_{i≤t} B_i A_i`, the earlier pairs frozen; the loss is the cross-entropy plus
     `olora_penalty · Σ_layers Σ_{i<t} Σ_{jk} |A_i A_tᵀ|_{jk}`.
 
@@ -34,16 +34,16 @@ class OLoRA(Janus):
     fixed = NO_SWITCHES | {"adapter": "merged"}
     switches = ()
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
-        self.old = {pair.name: pair.A.detach()[:0] for pair in run.pairs}  # the rows of all A_i, i < t
+    def __init__(self, learner: LearnerProtocol) -> None:
+        super().__init__(learner)
+        self.old = {pair.name: pair.A.detach()[:0] for pair in learner.pairs}  # the rows of all A_i, i < t
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        penalty = sum(overlap(pair.A, self.old[pair.name]) for pair in self.run.pairs)
-        return super().loss(features, logits, labels) + self.run.config.olora_penalty * penalty
+        penalty = sum(overlap(pair.A, self.old[pair.name]) for pair in self.learner.pairs)
+        return super().loss(features, logits, labels) + self.learner.config.olora_penalty * penalty
 
     def end_task(self, task: Task) -> None:
-        for pair in self.run.pairs:
+        for pair in self.learner.pairs:
             self.old[pair.name] = torch.cat([self.old[pair.name], pair.A.detach()])
 
     @classmethod

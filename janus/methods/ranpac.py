@@ -1,4 +1,4 @@
-"""RanPAC on a backbone that is never adapted: the head alone, `janus.heads.RanPAC`, as a method."""
+"""RanPAC on a backbone that is never adapted: the head alone, `janus.classifiers.RanPAC`, as a method."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class RanPAC(NearestClassMean):
     """Ridge regression on random features of the frozen backbone. Nothing is trained.
 
     The paper also adapts the backbone in task 1 ("phase 1"); this is its row without. Adapted features: `head=ranpac` with
-    another method. Between tasks: see `janus.heads.RanPAC`.
+    another method. Between tasks: see `janus.classifiers.RanPAC`.
     """
 
     name = "ranpac"

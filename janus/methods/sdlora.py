@@ -11,14 +11,14 @@ from ..errors import JanusError
 from ..lora import kaiming_A, set_factors
 from ..reparam import ThroughFactors
 from ..stream import Task
-from .base import NO_SWITCHES, Sizes
-from .janus import Janus
+from .base import NO_SWITCHES, LearnerProtocol, Sizes
+from .lora import LoRAMethod
 
 START = 0.8  # of every magnitude, in every task
 TRAINED = ("A", "B")
 
 
-class SDLoRA(Janus):
+class SDLoRA(LoRAMethod):
     """`W = W0 + Σ_{i<t} α_i B̂_i Â_i + α_t B_t A_t`: the old pairs, each factor divided by its Frobenius norm, are frozen
     directions; all magnitudes α_1 … α_t and the new pair are trained. Nothing else protects the past.
 
@@ -38,23 +38,23 @@ class SDLoRA(Janus):
     fixed = NO_SWITCHES | {"adapter": "merged"}
     switches = ()
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
+    def __init__(self, learner: LearnerProtocol) -> None:
+        super().__init__(learner)
         self.parts: dict[str, dict[str, Tensor]] = {}  # matrix → Â (k, n), B̂ (m, k) of old tasks; A, B: trained
         self.magnitudes = nn.Parameter(torch.zeros(0))  # (t,)
 
     @torch.no_grad()
     def begin_task(self, task: Task) -> None:
-        run = self.run
-        generator = run.generator("factors", task.index)
-        self.magnitudes = nn.Parameter(run.pairs[0].A.new_full((task.index + 1,), START))
-        for pair in run.pairs:
+        learner = self.learner
+        generator = learner.generator("factors", task.index)
+        self.magnitudes = nn.Parameter(learner.pairs[0].A.new_full((task.index + 1,), START))
+        for pair in learner.pairs:
             n = pair.A.shape[1]
             if task.index == 0:
                 old, A = {"A_old": pair.A[:0].clone(), "B_old": pair.B[:, :0].clone()}, pair.A
             else:
                 old = self.joined(self.parts[pair.name])
-                A = kaiming_A(run.config.rank, n, generator, pair.A.device, pair.A.dtype)
+                A = kaiming_A(learner.config.rank, n, generator, pair.A.device, pair.A.dtype)
             self.parts[pair.name] = old | {"A": nn.Parameter(A.clone()), "B": nn.Parameter(A.new_zeros(len(pair.B), len(A)))}
             set_factors(pair, *self.factors(self.parts[pair.name]))
 
@@ -70,7 +70,7 @@ class SDLoRA(Janus):
         return torch.cat([part["A_old"], part["A"]]), B * self.magnitudes.repeat_interleave(len(part["A"]))
 
     def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
-        c, pairs = self.run.config, self.run.pairs
+        c, pairs = self.learner.config, self.learner.pairs
         parts = [self.parts[pair.name] for pair in pairs]
         values = [self.magnitudes, *(part[key] for part in parts for key in TRAINED)]
         return ThroughFactors(values, [p for pair in pairs for p in (pair.A, pair.B)],
@@ -93,7 +93,7 @@ class SDLoRA(Janus):
         if "magnitudes" not in state:
             raise JanusError("this run was begun when sdlora had a magnitude for each matrix; it cannot go on with one for all: "
                              "train it anew in another folder")
-        device = {pair.name: pair.A.device for pair in self.run.pairs}
+        device = {pair.name: pair.A.device for pair in self.learner.pairs}
         self.parts = {name: {key: nn.Parameter(t.to(device[name])) if key in TRAINED else t.to(device[name])
                              for key, t in part.items()} for name, part in state["parts"].items()}
-        self.magnitudes = nn.Parameter(state["magnitudes"].to(self.run.device))
+        self.magnitudes = nn.Parameter(state["magnitudes"].to(self.learner.device))

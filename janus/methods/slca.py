@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..stream import Task
-from .base import Sizes
-from .janus import Finetune
+from .base import NO_SWITCHES, LearnerProtocol, Sizes
+from .lora import LoRAMethod
 
 
-class SLCA(Finetune):
+class SLCA(LoRAMethod):
     """Slow Learner with Classifier Alignment, on LoRA.
 
     Slow learner: the factors' rate is by default a fiftieth of the heads' (the paper, which trains the whole backbone: a
@@ -35,26 +35,27 @@ class SLCA(Finetune):
     paper = "Zhang et al., SLCA, ICCV 2023"
     family = "classic"
     passes = {"after": 1}
+    fixed = NO_SWITCHES
+    switches = ()
     defaults = {"lr": 1e-4}
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
-        d = run.model.num_features
-        self.mean, self.root = torch.zeros(0, d, device=run.device), torch.zeros(0, d, d, device=run.device)
+    def __init__(self, learner: LearnerProtocol) -> None:
+        super().__init__(learner)
+        d = learner.model.num_features
+        self.mean, self.root = torch.zeros(0, d, device=learner.device), torch.zeros(0, d, d, device=learner.device)
 
     def end_task(self, task: Task) -> None:
         labels = task.train.labels - task.positions.start
-        with self.besides_training():
-            mean, root = gaussians(self.run.features(task.train), labels, len(task.positions))
-            self.mean, self.root = (torch.cat([old, new.to(old)]) for old, new in ((self.mean, mean), (self.root, root)))
-            if task.index > 0:
-                self.align(task)
+        mean, root = gaussians(self.learner.features(task.train), labels, len(task.positions))
+        self.mean, self.root = (torch.cat([old, new.to(old)]) for old, new in ((self.mean, mean), (self.root, root)))
+        if task.index > 0:
+            self.align(task)
 
     def align(self, task: Task) -> None:
         """Train all heads on samples of all classes seen. Every process does the same."""
-        c, (classes, d) = self.run.config, self.mean.shape
-        optimizer = torch.optim.SGD(self.run.heads.parameters(), lr=c.slca_lr, momentum=0.9, weight_decay=5e-4)
-        generator = self.run.generator("slca", task.index)
+        c, (classes, d) = self.learner.config, self.mean.shape
+        optimizer = torch.optim.SGD(self.learner.heads.parameters(), lr=c.slca_lr, momentum=0.9, weight_decay=5e-4)
+        generator = self.learner.generator("slca", task.index)
         labels = torch.arange(classes, device=self.mean.device).repeat_interleave(c.slca_samples)
         for epoch in range(c.slca_epochs):
             optimizer.param_groups[0]["lr"] = c.slca_lr * 0.5 * (1 + math.cos(math.pi * epoch / c.slca_epochs))
@@ -62,7 +63,7 @@ class SLCA(Finetune):
             samples = (self.mean[:, None] + noise @ self.root.mT).flatten(0, 1)  # (classes · samples, d): μ + L ε
             for index in torch.randperm(len(labels), generator=generator).split(c.slca_samples):
                 optimizer.zero_grad()
-                aligned(self.run.heads, samples[index], labels[index], c.slca_temperature).backward()
+                aligned(self.learner.heads, samples[index], labels[index], c.slca_temperature).backward()
                 optimizer.step()
 
     @classmethod
@@ -78,7 +79,7 @@ class SLCA(Finetune):
         return {"mean": self.mean, "root": self.root}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.mean, self.root = (state[key].to(self.run.device) for key in ("mean", "root"))
+        self.mean, self.root = (state[key].to(self.learner.device) for key in ("mean", "root"))
 
 
 def gaussians(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

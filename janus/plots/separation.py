@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
 import torch
@@ -13,10 +13,6 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from .figure import COLOURS, WIDE, Figure
-
-if TYPE_CHECKING:
-    from ..images import Images
-    from ..predict import Predictor
 
 DANGER, IDEAL = 0.5, 0.7  # the paper's zones: danger x > 0.5; ideal y > 0.7 and x < 0.5
 NEW, OLD, OWN = COLOURS[0], COLOURS[1], COLOURS[2]
@@ -30,14 +26,6 @@ Points = Sequence[tuple[float, float]]
 
 
 # ── what the figures are made of ────────────────────────────────────────────────────────────────────────────────────────
-
-
-@torch.no_grad()
-def features(predictor: Predictor, images: Images, batch: int = 128) -> Tensor:
-    """(N, d) features of a finished run's backbone under its test transform, on the CPU."""
-    parts = [predictor.model(predictor.plain(images.batch(index).to(predictor.device))).float().cpu()
-             for index in torch.arange(len(images)).split(batch)]
-    return torch.cat(parts)
 
 
 def cosines(z: Tensor, labels: Tensor, old: Tensor, own: Tensor) -> Points:

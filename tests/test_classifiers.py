@@ -14,7 +14,7 @@ from test_parallel import two_processes
 from test_train import _toy_backbone, broken_run, numbers, same_state, settings  # noqa: F401
 from toys import toy_backbone, write_image_folder
 
-from janus import backbones, checkpoint, heads, predict, train
+from janus import backbones, checkpoint, classifiers, predict, train
 from janus.config import Config, deciding
 from janus.errors import JanusError, UsageError
 from janus.result import Result
@@ -28,10 +28,10 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def ranpac(d: int = 6, M: int = 40, seed: int = 1) -> heads.RanPAC:
+def ranpac(d: int = 6, M: int = 40, seed: int = 1) -> classifiers.RanPAC:
     run = SimpleNamespace(device=torch.device("cpu"), model=SimpleNamespace(num_features=d),
                           config=SimpleNamespace(ranpac_dim=M))
-    return heads.RanPAC(run, generator(seed))
+    return classifiers.RanPAC(run, generator(seed))
 
 
 def examples(classes: int = 6, each: int = 25, d: int = 6, seed: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,7 +47,7 @@ def examples(classes: int = 6, each: int = 25, d: int = 6, seed: int = 2) -> tup
 def test_ncm_by_hand():
     features = torch.tensor([[3.0, 4.0], [0.0, 2.0], [5.0, 0.0]])
     means = class_means(features, torch.tensor([0, 0, 1]), 2)  # of (.6, .8) and (0, 1): (.3, .9); of (1, 0)
-    head = heads.NearestClassMean(SimpleNamespace(prototypes=SimpleNamespace(old=means)), generator(0))
+    head = classifiers.NearestClassMean(SimpleNamespace(prototypes=SimpleNamespace(old=means)), generator(0))
     scores = head.scores(torch.tensor([[0.0, 7.0], [2.0, 2.0]]))
     root = np.sqrt([0.9, 2.0])
     assert scores.numpy() == pytest.approx(np.array([[0.9 / root[0], 0.0], [1.2 / (root[0] * root[1]), 1 / root[1]]]), abs=1e-6)
@@ -61,13 +61,13 @@ def test_ncm_takes_each_class_mean_when_its_task_ends(name, settings):  # noqa: 
     for task in run.stream.tasks:
         run.learn(task)
         for label in task.positions:
-            f = run.features(task.train)[task.train.labels == label].double().numpy()
+            f = run.learner.features(task.train)[task.train.labels == label].double().numpy()
             means.append((f / np.linalg.norm(f, axis=1, keepdims=True)).mean(0))
     M = np.array(means) / np.linalg.norm(means, axis=1, keepdims=True)
     for i, task in enumerate(run.stream.tasks):
-        guess = (run.features(task.evaluation).double().numpy() @ M.T).argmax(1)
+        guess = (run.learner.features(task.evaluation).double().numpy() @ M.T).argmax(1)
         right = (guess == task.evaluation.labels.numpy()).mean()
-        assert run.records["accuracy"][-1][i] == pytest.approx(100 * right)
+        assert run.evaluation.records["accuracy"][-1][i] == pytest.approx(100 * right)
 
 
 # ── RanPAC ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -86,7 +86,7 @@ def test_ranpac_is_ridge_regression_on_all_data_at_once_whatever_the_tasks(sizes
         Y = np.eye(start)[labels[seen].numpy()]
         assert np.allclose(head.G, H.T @ H, rtol=1e-12) and np.allclose(head.C, H.T @ Y, rtol=1e-12)
         W = np.linalg.solve(H.T @ H + head.ridge * np.eye(40), H.T @ Y)
-        assert head.W.dtype == torch.float64 and head.W.shape == (40, start) and head.ridge in heads.RIDGES
+        assert head.W.dtype == torch.float64 and head.W.shape == (40, start) and head.ridge in classifiers.RIDGES
         assert np.allclose(head.W, W, rtol=1e-6, atol=1e-9)
     probe = torch.randn(9, 6, generator=generator(3))
     expected = np.maximum(probe.double().numpy() @ head.P.numpy(), 0) @ W
@@ -97,7 +97,7 @@ def test_ranpac_is_ridge_regression_on_all_data_at_once_whatever_the_tasks(sizes
 def test_the_ridge_is_chosen_on_a_fifth_of_the_task_that_is_held_out(monkeypatch):
     features, labels = examples()
     head, asked = ranpac(), []
-    monkeypatch.setattr(heads, "choose_ridge", lambda *given: asked.append(given) or 10.0)
+    monkeypatch.setattr(classifiers, "choose_ridge", lambda *given: asked.append(given) or 10.0)
     for t, (first, last) in enumerate(((0, 2), (2, 6))):
         mine = (labels >= first) & (labels < last)
         head.end_task(features[mine], labels[mine], last, generator(t))
@@ -116,9 +116,10 @@ def test_the_ridge_has_the_least_error_of_all(noise, N):
     y = h @ torch.randn(20, 3, generator=g, dtype=torch.float64) + noise * torch.randn(N + 30, 3, generator=g).double()
     G, C = h[:N].T @ h[:N], h[:N].T @ y[:N]
     held, truth = h[N:].numpy(), y[N:].numpy()
-    errors = [((held @ np.linalg.solve(G.numpy() + ridge * np.eye(20), C.numpy()) - truth) ** 2).mean() for ridge in heads.RIDGES]
-    found = heads.choose_ridge(G, C, h[N:], y[N:])
-    assert found == heads.RIDGES[int(np.argmin(errors))]
+    errors = [((held @ np.linalg.solve(G.numpy() + ridge * np.eye(20), C.numpy()) - truth) ** 2).mean()
+              for ridge in classifiers.RIDGES]
+    found = classifiers.choose_ridge(G, C, h[N:], y[N:])
+    assert found == classifiers.RIDGES[int(np.argmin(errors))]
     assert 1e-8 < found < 1e8 or noise == 0.1
 
 
@@ -141,8 +142,8 @@ def test_one_image_is_enough():
 @pytest.mark.parametrize("name", ["exact", "gpm", "joint"])
 def test_training_does_not_know_of_the_head(name, settings, tmp_path):  # noqa: F811
     results = {head: train.run(tmp_path / head, **settings(name, head=head, **(SMALL if head == "ranpac" else {})))
-               for head in heads.KINDS}
-    states = {head: checkpoint.load(tmp_path / head / CHECKPOINT) for head in heads.KINDS}
+               for head in classifiers.KINDS}
+    states = {head: checkpoint.load(tmp_path / head / CHECKPOINT) for head in classifiers.KINDS}
     linear = results["linear"].to_dict()
     for head in ("ncm", "ranpac"):
         found = results[head].to_dict()
@@ -228,7 +229,7 @@ def test_two_processes_find_what_one_finds(settings, image_folder, tmp_path):  #
 
 
 def test_every_kind_of_the_setting_has_its_head():
-    assert get_type_hints(Config)["head"].__args__ == tuple(heads.KINDS)
+    assert get_type_hints(Config)["head"].__args__ == tuple(classifiers.KINDS)
 
 
 def test_the_hash_of_older_runs_stays_and_heads_have_their_own():

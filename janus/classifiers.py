@@ -1,4 +1,4 @@
-"""Classifier heads: how the classes seen so far are scored from a method's final features. Training is the same for all.
+"""Classifiers: how the classes seen so far are scored from a method's final features. Training is the same for all.
 
 Each takes in a task once, when it ends, by the features its training images have then (test transform, not normalised); no
 image is kept, and features that drift later are not followed.
@@ -7,20 +7,29 @@ image is kept, and features that drift later are not followed.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import JanusError
+from .separation import Prototypes
 
 if TYPE_CHECKING:
     from .config import Config
-    from .predict import Predictor
-    from .train import Run
 
 RIDGES = tuple(10.0**power for power in range(-8, 9))  # the paper's 17 candidates
+
+
+class LearnerProtocol(Protocol):
+    """What a classifier sees of the learner (`janus.learner.Learner`) it is a part of."""
+
+    config: Config
+    device: torch.device
+    model: nn.Module
+    heads: nn.ModuleList
+    prototypes: Prototypes
 
 
 class Linear:
@@ -28,15 +37,15 @@ class Linear:
 
     score: ClassVar[str] = "probability"  # what `janus.predict.Predictor` makes of the scores
 
-    def __init__(self, run: Run | Predictor, generator: torch.Generator) -> None:
-        self.run = run
+    def __init__(self, learner: LearnerProtocol, generator: torch.Generator) -> None:
+        self.learner = learner
 
     def end_task(self, features: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> None:
         """Take in a task: features (N, d) of all its images, labels (N,) in 0…classes−1; `classes` have been seen so far."""
 
     def scores(self, features: Tensor) -> Tensor:
         """(N, d) → (N, classes seen) float32: higher is likelier. No task identity is used."""
-        return torch.cat([head(features) for head in self.run.heads], dim=1)
+        return torch.cat([head(features) for head in self.learner.heads], dim=1)
 
     @staticmethod
     def stored(config: Config, width: int, classes: int) -> dict[str, int]:
@@ -51,12 +60,12 @@ class Linear:
 
 
 class NearestClassMean(Linear):
-    """Cosine to the mean of each class's L2-normalised features (Mensink et al., TPAMI 2013): `run.prototypes`, one a class."""
+    """Cosine to the mean of each class's L2-normalised features (Mensink et al., TPAMI 2013): `learner.prototypes`, one a class."""
 
     score = "cosine"
 
     def scores(self, features: Tensor) -> Tensor:
-        return F.normalize(features.float(), dim=1) @ F.normalize(self.run.prototypes.old, dim=1).T
+        return F.normalize(features.float(), dim=1) @ F.normalize(self.learner.prototypes.old, dim=1).T
 
 
 class RanPAC(Linear):
@@ -71,10 +80,10 @@ class RanPAC(Linear):
 
     score = "regression"
 
-    def __init__(self, run: Run | Predictor, generator: torch.Generator) -> None:
-        super().__init__(run, generator)
-        self.device = torch.device("cpu") if run.device.type == "mps" else run.device
-        d, M, self.ridge = run.model.num_features, run.config.ranpac_dim, 0.0
+    def __init__(self, learner: LearnerProtocol, generator: torch.Generator) -> None:
+        super().__init__(learner, generator)
+        self.device = torch.device("cpu") if learner.device.type == "mps" else learner.device
+        d, M, self.ridge = learner.model.num_features, learner.config.ranpac_dim, 0.0
         self.P = torch.randn(d, M, generator=generator, dtype=torch.float64).to(self.device)
         self.G, self.C, self.W = (self.P.new_zeros(M, n) for n in (M, 0, 0))
 

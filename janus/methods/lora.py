@@ -1,0 +1,68 @@
+"""What all methods that train LoRA factors share, and the two that are nothing else: sequential LoRA and its upper bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..lora import merge, reset
+from ..rectify import RectifiedAdam, nullspace_start
+from ..stream import Task
+from .base import NO_SWITCHES, Method
+
+
+class LoRAMethod(Method):
+    """LoRA on chosen matrices. Between tasks it keeps factors, merged weights and heads. No image.
+
+    What a method that builds on it may change: `basis`, what its updates are kept off; `factor_optimizer`; the loss.
+    Settings: `gr` is how factor updates are made safe (`janus.rectify`), `cap` and `ridge` belong to it. `adapter`: one pair of
+    factors for the whole stream ("shared"), or merge at each task boundary and start afresh ("merged"); `init`: where A starts
+    then, anywhere ("free") or off the basis ("nullspace").
+    """
+
+    trains_factors = True
+    inference = "nothing after merging"
+
+    def begin_task(self, task: Task) -> None:
+        c, learner = self.learner.config, self.learner
+        if c.adapter == "merged" and task.index > 0:
+            merge(learner.model)
+            reset(learner.model, learner.generator("factors", task.index))
+            if c.init == "nullspace":
+                self.start_off(self.basis())
+
+    @torch.no_grad()
+    def start_off(self, bases: Mapping[str, Tensor]) -> None:
+        """Move each fresh A off what is protected: `A V = 0`, B being 0. bases: input_key → V (n, k)."""
+        for pair in self.learner.pairs:
+            pair.A.copy_(nullspace_start(pair.A, bases.get(pair.input_key)))
+
+    def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
+        c = self.learner.config
+        return RectifiedAdam(self.learner.pairs, c.lr, gr=c.gr, basis=self.basis(), weight_decay=c.weight_decay,
+                             cap=c.cap, ridge=c.ridge)
+
+
+class Finetune(LoRAMethod):
+    """Sequential LoRA: the same factors trained task after task, nothing protected."""
+
+    name = "finetune"
+    summary = "sequential LoRA, nothing protected"
+    paper = "Hu et al., LoRA, ICLR 2022"
+    family = "bound"
+    fixed = NO_SWITCHES
+    switches = ()
+
+
+class Joint(LoRAMethod):
+    """LoRA and one head trained on all classes together: the upper bound of the stream."""
+
+    name = "joint"
+    summary = "LoRA on all classes at once (upper bound)"
+    paper = "Hu et al., LoRA, ICLR 2022"
+    joint = True
+    family = "bound"
+    fixed = NO_SWITCHES
+    switches = ()

@@ -1,0 +1,110 @@
+"""The setting `amp`: what it means on a device, that a run keeps it, and that it is hashed as what it means."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toys import toy_backbone
+
+import janus
+from janus import backbones, checkpoint, device
+from janus.config import Config, from_text
+from janus.errors import UsageError
+from janus.train import CHECKPOINT, RESULT
+
+CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
+
+
+@pytest.fixture(autouse=True)
+def _toy_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "create", toy_backbone)
+
+
+def able(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
+    """A CPU that can do `flags`."""
+    monkeypatch.setattr(device, "cpu_flags", lambda: frozenset(flags))
+
+
+@pytest.fixture
+def settings(image_folder: Path) -> dict[str, Any]:
+    return {"dataset": str(image_folder), "tasks": 2, "epochs": 2, "rank": 2, "augment": "icons", "device": "cpu", "save_every": 0}
+
+
+@pytest.mark.parametrize("flags, native", [((), False), (("avx512f", "amx_tile"), False), (("avx512_bf16",), True),
+                                           (("amx_bf16", "sse"), True), (("asimd", "bf16"), True)])
+def test_auto_is_bf16_on_a_cpu_that_has_it_else_off(flags: tuple[str, ...], native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    able(monkeypatch, *flags)
+    assert device.native_bf16(CPU) == native and device.resolve("auto", CPU) == ("bf16" if native else "off")
+    assert device.resolve("auto", MPS) == "off"
+    for said in ("off", "bf16", "fp16"):
+        assert device.resolve(said, CPU) == device.resolve(said, CUDA) == said
+    assert device.half_precision(CPU) is torch.bfloat16  # what is measured as half precision, whatever the CPU
+
+
+@pytest.mark.parametrize("native, meant, dtype", [(True, "bf16", torch.bfloat16), (False, "fp16", torch.float16)])
+def test_auto_is_fp16_where_a_card_emulates_bf16(native: bool, meant: str, dtype: torch.dtype, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert device.resolve("auto", CUDA) == meant and device.half_precision(CUDA) is dtype
+
+
+def test_this_cpus_flags_are_read() -> None:
+    flags = device.cpu_flags()
+    assert all(flag and " " not in flag for flag in flags)
+    if Path("/proc/cpuinfo").exists() and any(line.startswith("flags") for line in Path("/proc/cpuinfo").read_text().splitlines()):
+        assert "sse2" in flags  # every x86-64
+
+
+@pytest.mark.parametrize("amp, dtype", [("off", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_autocast_computes_in_what_it_says(amp: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.ones(2, 2)
+    with device.autocast(amp, CPU):
+        assert (x @ x).dtype is dtype
+    able(monkeypatch, *(["amx_bf16"] if amp == "bf16" else []))
+    with device.autocast("auto", CPU):
+        assert (x @ x).dtype is (torch.bfloat16 if amp == "bf16" else torch.float32)
+
+
+def test_true_is_auto_and_false_is_off() -> None:
+    for yes, no in ((True, False), ("true", "False")):
+        assert Config.create(amp=yes).amp == "auto" and Config.create(amp=no).amp == "off"
+    assert Config.create(**from_text(["amp=bf16"])).amp == "bf16" and Config.create().amp == "off"
+    with pytest.raises(UsageError, match="amp.*'bf17'.*did you mean 'bf16'"):
+        Config.create(amp="bf17")
+
+
+def test_auto_is_hashed_as_what_it_means_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    able(monkeypatch, "avx512_bf16")
+    assert Config.create(amp="auto", device="cpu").hash() == Config.create(amp="bf16").hash() != Config.create().hash()
+    able(monkeypatch)
+    assert Config.create(amp="auto", device="cpu").hash() == Config.create(amp="off").hash() == Config.create().hash()
+    assert Config.create(amp="fp16").hash() not in (Config.create().hash(), Config.create(amp="bf16").hash())
+
+
+def test_a_run_keeps_what_auto_meant_when_it_began(settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken off on a CPU with bf16, taken up on one without it, and the other way round; then read back, and used."""
+    def stop(line: str) -> None:
+        if line.startswith("task 2/2 epoch 1"):
+            raise KeyboardInterrupt
+
+    for began, ended in (("bf16", ()), ("off", ("amx_bf16",))):
+        out = tmp_path / began
+        able(monkeypatch, *(["amx_bf16"] if began == "bf16" else []))
+        with pytest.raises(KeyboardInterrupt):
+            janus.run(out, amp="auto", progress=stop, **settings)
+        assert checkpoint.load(out / CHECKPOINT)["config"]["amp"] == began
+        able(monkeypatch, *ended)
+        result = janus.run(out, amp="auto", **settings)
+        whole = janus.run(amp=began, **settings)
+        assert result.config["amp"] == began and result.hash == whole.hash
+        assert (result.drift, result.accuracy, result.violation) == (whole.drift, whole.accuracy, whole.violation)
+        assert json.loads((out / RESULT).read_text())["config"]["amp"] == began
+        lines: list[str] = []
+        assert janus.run(out, amp="auto", progress=lines.append, **settings) == result and "nothing was trained" in lines[0]
+        assert janus.load(out, device="cpu").config.amp == began
+        with pytest.raises(UsageError, match=r"another run \(it differs in amp\)"):
+            janus.run(out, amp="fp16", **settings)
+    assert janus.run(amp="bf16", **settings).drift != janus.run(amp="off", **settings).drift
