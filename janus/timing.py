@@ -67,14 +67,14 @@ def clock(seconds: float) -> str:
 
 
 def interleaved(work: Mapping[str, Callable[[], float]], rounds: int, warm_up: int, seconds: float | None = None,
-                tell: Callable[[str], None] = print) -> dict[str, list[float]]:
+                tell: Callable[[str], None] | None = print) -> dict[str, list[float]]:
     """Time several things in turns in one process, so that what else the machine does meets them all.
 
     Args:
         work: name → a call that does it once and says how many seconds it took.
         rounds: how often each is done after `warm_up` rounds; each round begins with another one.
         seconds: no round begins after so many, but two at least are made.
-        tell: gets a line a round.
+        tell: gets a line a round; None: nobody does.
 
     Returns:
         Name → the seconds of each round.
@@ -85,7 +85,8 @@ def interleaved(work: Mapping[str, Callable[[], float]], rounds: int, warm_up: i
             break
         for name in names[r % len(names):] + names[: r % len(names)]:
             taken[name].append(work[name]())
-        tell(f"round {r + 1} of {warm_up + rounds}")
+        if tell:
+            tell(f"round {r + 1} of {warm_up + rounds}")
     return {name: found[warm_up:] for name, found in taken.items()}
 
 

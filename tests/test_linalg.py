@@ -13,6 +13,7 @@ from janus.linalg import full_float32
 from janus.rectify import RectifiedAdam, nullspace_start
 
 CPU = torch.device("cpu")
+NEWER = hasattr(torch.backends.cuda.matmul, "fp32_precision")
 
 
 @pytest.fixture(autouse=True)
@@ -30,15 +31,15 @@ def test_inside_nothing_is_shortened_and_afterwards_all_is_as_it_was(allowed: st
     exact = a.double() @ b.double()
     with pytest.raises(KeyError), torch.autocast("cpu", torch.bfloat16), full_float32(CPU):
         matmul = torch.backends.cuda.matmul
-        assert (matmul.fp32_precision == "ieee") if hasattr(matmul, "fp32_precision") else not matmul.allow_tf32
+        assert matmul.fp32_precision == "ieee" if NEWER else not matmul.allow_tf32
         assert torch.linalg.norm((a @ b).double() - exact) <= 1e-6 * torch.linalg.norm(exact)
         raise KeyError("an error inside")
     assert torch.get_float32_matmul_precision() == allowed and torch.backends.cuda.matmul.allow_tf32 is tf32
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch ≥ 2.9 has the newer setting")
+@pytest.mark.skipif(not NEWER, reason="torch ≥ 2.9 has the newer setting")
 def test_the_newer_setting_of_torch_is_known_too() -> None:
-    torch.backends.cuda.matmul.fp32_precision = "tf32"  # torch refuses to be asked by the older one from here on
+    torch.backends.cuda.matmul.fp32_precision = "tf32"  # the older one cannot be asked any more
     try:
         with full_float32(CPU):
             assert torch.backends.cuda.matmul.fp32_precision == "ieee"

@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,8 +30,11 @@ LIMITS = {"cuda": 240.0, "other": 180.0, "quick": 45.0}  # seconds after which n
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. value: what was seen, by name, with `bounds` on some of it; the `reason` of a skipped
-    check, the `error` of one that could not be finished."""
+    """One thing that was looked at.
+
+    value: what was seen, by name, with `bounds` on some of it; the `reason` of a skipped check, the `error`
+    of one that could not be finished.
+    """
 
     name: str
     verdict: Literal["pass", "fail", "skipped"]
@@ -43,8 +47,9 @@ class Check:
         for key, value in self.value.items():
             if key == "bounds":
                 continue
-            text = value if isinstance(value, str) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-            limit = f" (at most {bounds[key]:.3g})" if key in bounds and self.verdict == "fail" else ""
+            text = value if isinstance(value, str) else f"{value:.0f}" if value > 1000 else f"{value:.3g}"
+            limit = f" ≤ {bounds[key]:.3g}" if key in bounds else ""
+            limit = limit.replace("≤", "> the bound") if limit and not value <= bounds[key] else limit
             parts.append(f"{key.replace('_', ' ')} {text}{limit}" if key not in ("reason", "error") else text)
         return ", ".join(parts)
 
@@ -71,11 +76,12 @@ class Report:
     def table(self) -> str:
         """A line a check, and how many there are of each verdict."""
         width = max((len(check.name) for check in self.checks), default=0)
-        lines = [f"{check.name:{width}s}  {check.verdict:7s}  {check.line()}".rstrip() for check in self.checks]
-        counts = {verdict: sum(check.verdict == verdict for check in self.checks) for verdict in ("pass", "fail", "skipped")}
+        lines = [f"{check.name:{width}s}  {check.verdict:7s}  {check.line()}" for check in self.checks]
+        n = Counter(check.verdict for check in self.checks)
         where = self.hardware["card"] or f"{self.hardware['cpu']}, {self.hardware['threads']} threads"
-        return "\n".join([*lines, "", f"{counts['pass']} passed, {counts['fail']} failed, {counts['skipped']} skipped on "
-                                      f"{where} (torch {self.versions['torch']}) in {self.seconds:.0f} s"])
+        lines += ["", f"{n['pass']} passed, {n['fail']} failed, {n['skipped']} skipped on {where} "
+                      f"(torch {self.versions['torch']}) in {self.seconds:.0f} s"]
+        return "\n".join(lines)
 
 
 def examine(device: str = "auto", quick: bool = False, tell: Callable[[str], None] = lambda line: None,
@@ -83,8 +89,9 @@ def examine(device: str = "auto", quick: bool = False, tell: Callable[[str], Non
     """Look at everything, or at the `parts` (of `PARTS`) that are named.
 
     Args:
-        device: auto, cpu, cuda, mps. quick: less of it, in 45 s on two CPU cores.
-        tell: gets a line before each check. methods: whose training step is compared (names in `checks.STEPS`; None: all).
+        device: auto, cpu, cuda, mps. quick: less of it, in 45 s on two CPU cores. tell: gets a line before
+            each check.
+        methods: whose training step is compared (names in `checks.STEPS`; None: all).
 
     Raises:
         UsageError: the device is not there.
@@ -94,7 +101,7 @@ def examine(device: str = "auto", quick: bool = False, tell: Callable[[str], Non
     found: list[Check] = []
     with tempfile.TemporaryDirectory() as folder, arithmetic("highest"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what small runs on made images lead to
-        place = Place(chosen, quick, Path(folder), tell, methods)
+        place = Place(chosen, quick, Path(folder), methods)
         for name, work in (planned for part in parts for planned in PARTS[part](place)):
             gone = time.monotonic() - began
             tell(f"{gone:4.0f} s  {name}")
@@ -117,9 +124,9 @@ def _checked(name: str, work: Callable[[], Finding]) -> Check:
         text = (str(error).strip().splitlines() or ["no message"])[0]
         return Check(name, "fail", {"error": f"{type(error).__name__}: {text}"})
     numbers = [value for value in finding.values.values() if isinstance(value, float)]
-    good = all(map(math.isfinite, numbers)) and all(finding.values[k] <= limit for k, limit in finding.bounds.items())
-    bounds = {"bounds": finding.bounds} if finding.bounds else {}
-    return Check(name, "pass" if good else "fail", finding.values | bounds)
+    within = all(finding.values[key] <= limit for key, limit in finding.bounds.items())
+    verdict = "pass" if within and all(map(math.isfinite, numbers)) else "fail"
+    return Check(name, verdict, finding.values | ({"bounds": finding.bounds} if finding.bounds else {}))
 
 
 def _finite(value: Any) -> Any:

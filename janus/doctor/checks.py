@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import warnings
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import checkpoint, lora, methods, metrics
 from ..config import Config
-from ..device import HALF, half_precision
+from ..device import HALF, resolve
 from ..errors import UsageError
 from ..history import History, SecondMoments, precise
 from ..rectify import RectifiedAdam, nullspace_start
@@ -48,7 +47,7 @@ def apart(mine: list[Tensor], theirs: list[Tensor], start: list[Tensor] | None =
     return difference / size if size else float(difference > 0)
 
 
-# ── the machine ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the machine ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def machine(place: Place) -> Planned:
@@ -59,9 +58,8 @@ def machine(place: Place) -> Planned:
         a, b = torch.randn(512, 768, generator=generator), torch.randn(768, 512, generator=generator)
         product = a.double() @ b.double()
         found: dict[str, Any] = {"product": apart([(a.to(device) @ b.to(device)).cpu().double()], [product])}
-        found |= {"python": platform.python_version(), "half_precision": str(half_precision(device)).partition(".")[2]}
-        known = hardware(device)
-        found |= {"card": known["card"], "cpu": known["cpu"], "threads": known["threads"]}
+        found |= {"python": platform.python_version(), "amp": resolve("auto", device)}
+        found |= {key: hardware(device)[key] for key in ("card", "cpu", "threads")}
         if device.type == "cuda" and torch.cuda.is_initialized():
             p = torch.cuda.get_device_properties(device)
             found |= {"card_gigabytes": p.total_memory / 1e9, "capability": f"{p.major}.{p.minor}",
@@ -71,7 +69,7 @@ def machine(place: Place) -> Planned:
     yield "machine", look
 
 
-# ── one training step ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── one training step ───────────────────────────────────────────────────────────────────────────────────────
 
 
 class Stop(Exception):
@@ -91,14 +89,14 @@ def watch(config: Config, state: dict[str, Any] | None = None, on: bool = False)
     """A run up to the second step of its second task (of `joint`, which has one task: of that).
 
     Args:
-        state: of a run after the first step of that task, which is resumed. None: the run begins at its beginning.
+        state: of a run after the first step of that task, which is resumed. None: the run starts afresh.
         on: afterwards it goes on to its end.
     """
     losses, states = [], [state] if state else []
 
     def say(line: str) -> None:
         if run.task + 1 == min(2, len(run.stream)) and len(states) < 2 and run.step:
-            states.append(copy.deepcopy(run.state()))
+            states.append(kept(run.state()))
             losses.append(float(loss.last))
             if len(states) == 2 and not on:
                 raise Stop
@@ -106,7 +104,7 @@ def watch(config: Config, state: dict[str, Any] | None = None, on: bool = False)
     run = Run(config, None, say)
     loss = run.learner.method.loss = LastLoss(run.learner.method.loss)
     if state:
-        run.load_state(copy.deepcopy(state))
+        run.load_state(kept(state))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that so small a task uses up the null space, say
         try:
@@ -114,6 +112,15 @@ def watch(config: Config, state: dict[str, Any] | None = None, on: bool = False)
         except Stop:
             pass
     return Seen(states[0], losses[-1], states[1])
+
+
+def kept(value: Any) -> Any:
+    """A copy of a nested value, its tensors on the CPU, as in a checkpoint."""
+    if isinstance(value, dict):
+        return {key: kept(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [kept(item) for item in value]
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else value
 
 
 class LastLoss:
@@ -128,12 +135,16 @@ class LastLoss:
         return found
 
 
-TRAINED = {"factors": "model", "heads": "heads", "own": "method"}  # what is compared → where it is in a run's state
+TRAINED = {"factors": "model", "heads": "heads", "own": "method"}  # in a run's state
 
 
 def compared(place: Place, settings: dict[str, Any]) -> Finding:
-    """One training step from the same state on the same batch, on the device and on the CPU. What a step moves is compared,
-    relative to how far it moves it; `own` is what a method trains besides (prompts, coefficients)."""
+    """One training step from the same state on the same batch, on the device and on the CPU.
+
+    What a step moves is compared, relative to how far it moves it; `own` is what a method trains besides
+    (prompts, coefficients). On the CPU itself the reference is computed by one thread. On another device the
+    run then goes on to its end.
+    """
     if not methods.get(settings["method"]).trains_heads:
         raise SkippedError("it takes no training step")
     try:
@@ -145,7 +156,8 @@ def compared(place: Place, settings: dict[str, Any]) -> Finding:
         raise SkippedError(str(error)) from None
     found = {"loss": abs(seen.loss - reference.loss) / abs(reference.loss)}
     for name, key in TRAINED.items():
-        start, mine, theirs = (tensors(state[key]) for state in (reference.before, seen.after, reference.after))
+        states = (reference.before, seen.after, reference.after)
+        start, mine, theirs = (tensors(state[key]) for state in states)
         if norm([a - b for a, b in zip(theirs, start, strict=True)]):
             found[name] = apart(mine, theirs, start)
     return Finding(found, {"loss": 1e-4} | dict.fromkeys(found.keys() & TRAINED, 2e-2))
@@ -153,20 +165,21 @@ def compared(place: Place, settings: dict[str, Any]) -> Finding:
 
 def steps(place: Place) -> Planned:
     """One training step of every method; on a GPU also of ViT-B/16."""
-    cases = {name: settings for name, settings in STEPS.items() if place.methods is None or name in place.methods}
-    for name, settings in cases.items():
-        yield f"step: {name}", lambda settings=settings: compared(place, settings)
+    for name, settings in STEPS.items():
+        if place.methods is None or name in place.methods:
+            yield f"step: {name}", lambda settings=settings: compared(place, settings)
     if place.large:
         for name, settings in {"exact": METHODS["janus"], "tangent": TANGENT}.items():
             settings = settings | {"model": VIT_B, "weights": "random"}
             yield f"step: {name}, ViT-B/16", lambda settings=settings: compared(place, settings)
 
 
-# ── half precision ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── half precision ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def taken(case: Case) -> tuple[float, list[Tensor]]:
-    """The first step of `exact` with everything on: its loss, and the gradients of the factors, in float64 on the CPU."""
+    """The first step of `exact` with everything on: its loss, and the factors' gradients in float64 on the
+    CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # of the head
         variant = case.variant("exact + OE + DML")
@@ -174,8 +187,8 @@ def taken(case: Case) -> tuple[float, list[Tensor]]:
     for _ in range(20):
         scale = variant.scaler.get_scale()
         loss = float(variant.step(x, y))
-        if variant.scaler.get_scale() >= scale:  # else the gradient overflowed fp16: no step was taken, and the scale is lower
-            break
+        if variant.scaler.get_scale() >= scale:
+            break  # else the gradient overflowed fp16: no step was taken, and the scale is lower now
     return loss, [p.grad.cpu().double() for pair in lora.pairs(variant.model) for p in (pair.A, pair.B)]
 
 
@@ -194,7 +207,7 @@ def autocast(place: Place) -> Planned:
         yield f"autocast {name}", look
 
 
-# ── resume ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── resume ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def resume(place: Place) -> Planned:
@@ -205,7 +218,8 @@ def resume(place: Place) -> Planned:
             raise Stop
 
     def look() -> Finding:
-        described, folders = config(place, place.device, tasks=2), [place.folder / "whole", place.folder / "broken"]
+        described = config(place, place.device, tasks=2)
+        folders = [place.folder / "whole", place.folder / "broken"]
         whole = execute(described, folders[0])
         try:
             execute(described, folders[1], interrupt)
@@ -215,20 +229,24 @@ def resume(place: Place) -> Planned:
         states = [checkpoint.load(folder / CHECKPOINT) for folder in folders]
         found = {name: apart(tensors(states[1][TRAINED[name]]), tensors(states[0][TRAINED[name]]))
                  for name in ("factors", "heads")}
-        found["accuracy"] = max(abs(a - b) for rows in zip(whole.accuracy, again.accuracy) for a, b in zip(*rows))
-        exact = place.device.type == "cpu"
-        bounds = {"accuracy": 0.0 if exact else 13.0}  # of 32 images: on a GPU four may be decided by rounding
-        return Finding(found, bounds | dict.fromkeys(("factors", "heads"), 0.0 if exact else 1e-3))
+        found["accuracy"] = abs(whole.acc - again.acc)
+        if place.device.type == "cpu":
+            return Finding(found, dict.fromkeys(found, 0.0))
+        return Finding(found, {"factors": 1e-3, "heads": 1e-3})  # sums of a GPU differ in their order
 
     yield "resume", look
 
 
-# ── the guarantee ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the guarantee ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def guarantee(case: Case, count: int = 20) -> dict[str, float]:
-    """Two tasks of `exact` by hand, the second of `count` steps: the largest over all matrices of ‖A V‖ / ‖A‖, of the factors'
-    displacement on the past, ‖ΔW V‖ / ‖ΔW‖, and of what a merge adds to the weights, in float64."""
+    """`count` steps of `exact` by hand after a task whose inputs are protected.
+
+    Returns:
+        The largest over all matrices, in float64: AV: ‖A V‖ / ‖A‖. violation: ‖ΔW V‖ / ‖ΔW‖ of the factors'
+        displacement. merged: the same of what a merge adds to the weights.
+    """
     generator = torch.Generator().manual_seed(0)
     model = lora.adapt(case.build(), case.rank).to(case.device)
     pairs = lora.pairs(model)
@@ -272,7 +290,7 @@ def guarantee(case: Case, count: int = 20) -> dict[str, float]:
 
 def projection(place: Place) -> Planned:
     """A V = 0 in each arithmetic that a user may choose."""
-    bounds = {"AV": 5e-6, "violation": 5e-6, "merged": 1e-3}
+    bounds = {"AV": 5e-6, "violation": 5e-6, "merged": 2e-5}
 
     def look(precision: str = "highest", half: torch.dtype | None = None) -> Finding:
         with arithmetic(precision):

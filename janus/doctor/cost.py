@@ -35,9 +35,10 @@ PEFT, LORA = "peft LoRA on qkv", "janus LoRA on k, v"
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to take a training step: the loss of images (B, 3, S, S) and labels (B,), and what steps after its backward pass.
+    """One way to take a training step.
 
-    model: the adapted backbone. half: the forward pass autocasts to it; with fp16 the loss is scaled.
+    model: the adapted backbone. loss: of images (B, 3, S, S) and labels (B,). optimizers: step after its
+    backward pass. half: the forward pass autocasts to it; with fp16 the loss is scaled.
     """
 
     model: nn.Module
@@ -67,8 +68,8 @@ class Variant:
 class Case:
     """What is measured, and where.
 
-    model: icons-vit or a timm ViT, with random weights; size: its images' side in pixels, None: as the model says.
-    batch: images a step. basis: protected directions a layer. half: see `Variant`.
+    model: icons-vit or a timm ViT, with random weights. size: its images' side in pixels; None: as the model
+    says. batch: images a step. basis: protected directions a layer. half: see `Variant`.
     """
 
     model: str
@@ -110,12 +111,16 @@ def peft_variant(case: Case) -> Variant:
     model = get_peft_model(model, config).eval()
     trained = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
-    return Variant(model, lambda x, y: F.cross_entropy(head(model(x)), y), (optimizer,), case.device, case.half)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(head(model(x)), y)
+
+    return Variant(model, loss, (optimizer,), case.device, case.half)
 
 
 def janus_variant(case: Case, *, gr: str, oe: bool, dml: bool) -> Variant:
-    """The same step with this package's LoRA on K and V, and the parts asked for, as in the middle of a stream: past inputs
-    are protected, and with `dml` there are 20 old prototypes."""
+    """The same step with this package's LoRA on K and V, and the parts asked for, as in the middle of a
+    stream: past inputs are protected, and with `dml` there are 20 old prototypes."""
     generator, device = torch.Generator().manual_seed(0), case.device
     model = lora.adapt(case.build(), case.rank).to(device)
     head = nn.Linear(model.num_features, CLASSES).to(device)
@@ -156,8 +161,8 @@ VARIANTS: dict[str, Callable[[Case], Variant]] = {
 
 
 def resident_peak() -> float:
-    """Megabytes: the most that was ever resident of this process. Linux's `ru_maxrss` will not do: a process that is spawned
-    begins with its parent's."""
+    """Megabytes: the most that was ever resident of this process. Linux's `ru_maxrss` will not do: a process
+    that is spawned begins with its parent's."""
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:
@@ -169,7 +174,8 @@ def resident_peak() -> float:
 
 
 def _resident(case: Case, name: str) -> float:
-    """In a process of its own: how far its resident memory rises over three steps, beyond what it was before the model."""
+    """In a process of its own: how far its resident memory rises over three steps, beyond what it was before
+    the model."""
     torch.set_num_threads(case.threads)
     if name == PEFT:
         import peft  # noqa: F401 - the library itself is not counted
@@ -197,26 +203,27 @@ def _on_card(case: Case, name: str) -> float:
 
 
 def peak(case: Case, name: str) -> float | None:
-    """Megabytes at the peak of three steps of a variant, model, images and optimiser included: on a CUDA device of its
-    tensors, on the CPU of what is resident. None for other devices, which do not tell."""
+    """Megabytes at the peak of three steps of a variant, model, images and optimiser included: on a CUDA
+    device of its tensors, on the CPU of what is resident. None for other devices, which do not tell."""
     if case.device.type == "cuda":
         return _on_card(case, name)
     if case.device.type != "cpu":
         return None
-    with multiprocessing.get_context("spawn").Pool(1) as pool:  # memory that was freed is not always given back
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # freed memory is not always given back
         return pool.apply(_resident, (case, name))
 
 
 def counted(case: Case, name: str) -> float:
-    """Megabytes that a training step keeps, counted storage by storage: all tensors that live between steps (weights,
-    factors, gradients, optimiser, basis), and those that autograd saves for a backward pass. Not counted: workspaces,
-    fragmentation."""
+    """Megabytes that a training step keeps, counted storage by storage: all tensors that live between steps
+    (weights, factors, gradients, optimiser, basis), and those that autograd saves for a backward pass. Not
+    counted: workspaces, fragmentation."""
     before = set(_alive())
     variant = case.variant(name)
     x, y = case.example()
     variant.step(x, y)  # from here on the optimisers' state is there
     del x, y
-    lasting, saved = {place: size for place, size in _alive().items() if place not in before}, {}
+    lasting = {place: size for place, size in _alive().items() if place not in before}
+    saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         store = tensor.untyped_storage()
@@ -240,15 +247,16 @@ def _alive() -> dict[int, int]:
 
 def measure(case: Case, names: Iterable[str], rounds: int, *, base: str, seconds: float | None = None,
             memory: Callable[[Case, str], float | None] = peak,
-            tell: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
+            tell: Callable[[str], None] | None = print) -> dict[str, dict[str, Any]]:
     """Name → what a step of the variant costs.
 
     Args:
-        rounds: each takes one step of each variant on the same images; seconds: see `janus.timing.interleaved`.
+        rounds: each takes one step of each variant on the same images. seconds: see
+            `janus.timing.interleaved`.
         base: the variant that ratios are taken to, round by round. memory: `peak` or `counted`.
 
     Returns:
-        ratio, low, high (median and quarter points over the rounds), ms, images_per_second, and megabytes (or None).
+        ratio, low, high (median and quarter points over the rounds), ms, images_per_second, megabytes.
     """
     names = list(names)
     memories = {name: memory(case, name) for name in names}
@@ -263,7 +271,8 @@ def measure(case: Case, names: Iterable[str], rounds: int, *, base: str, seconds
         finish()
         return time.perf_counter() - start
 
-    taken = interleaved({name: partial(once, name) for name in names}, rounds, warm_up=2, seconds=seconds, tell=tell)
+    work = {name: partial(once, name) for name in names}
+    taken = interleaved(work, rounds, warm_up=2, seconds=seconds, tell=tell)
     report = ratios(taken, base)
     for name, found in report.items():
         middle = statistics.median(taken[name])

@@ -25,8 +25,10 @@ def photograph(rng: np.random.Generator, width: int = WIDTH, height: int = HEIGH
     return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
-def write_photographs(root: Path, count: int, classes: int = CLASSES, width: int = WIDTH, height: int = HEIGHT) -> int:
-    """`count` files `root/train/<class>/<n>.jpg`, and one image a class to test; returns the bytes of the training images."""
+def write_photographs(root: Path, count: int, classes: int = CLASSES, width: int = WIDTH,
+                      height: int = HEIGHT) -> int:
+    """`count` files `root/train/<class>/<n>.jpg`, and one image a class to test; returns the bytes of those
+    in train."""
     rng = np.random.default_rng(0)
     for i in range(count + classes):
         file = root / ("train" if i < count else "test") / f"class{i % classes}" / f"{i:05}.jpg"
@@ -36,11 +38,9 @@ def write_photographs(root: Path, count: int, classes: int = CLASSES, width: int
 
 
 def waiting(folder: Path, images: int, **settings: Any) -> dict[str, float]:
-    """A run of two tasks on the photographs in a folder: images a second of its training loop, and the share of that loop's
-    time in which it waited for a batch, in per cent (the first batch of each task included).
-
-    images: in train. settings: of the run; `epochs` among them.
-    """
+    """A run of two tasks on the photographs in a folder, of which `images` are in train: images a second of
+    its training loop, and the share of that loop's time in which it waited for a batch, in per cent (the
+    first batch of each task included). settings: of the run; `epochs` among them."""
     fixed = {"dataset": str(folder), "data": {"cache": "disk"}, "tasks": 2, "augment": "photo"}
     seconds = train.run(**settings | fixed).seconds
     return {"images_per_second": settings["epochs"] * images / seconds["train"],

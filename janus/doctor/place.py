@@ -31,13 +31,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the checks are made. folder: a temporary one, for images and runs. methods: those whose step is compared (names
-    in `STEPS`; None: all). tell: gets lines of progress."""
+    """Where the checks are made.
+
+    folder: a temporary one, for images and runs. methods: those whose step is compared (names in `STEPS`;
+    None: all).
+    """
 
     device: torch.device
     quick: bool
     folder: Path
-    tell: Callable[[str], None] = lambda line: None
     methods: tuple[str, ...] | None = None
 
     @property
@@ -46,9 +48,11 @@ class Place:
         return self.device.type == "cuda" and not self.quick
 
     def case(self, batch: int | None = None, half: torch.dtype | None = None) -> Case:
-        """What steps are measured on: ViT-B/16, batch 32, where there is a GPU, else a ViT-Ti at 64 px, batch 16."""
-        model, size, images = (VIT_B, None, 32) if self.large else (VIT_TI, 64, 16)
-        return Case(model, batch or images, 8, 256 if self.large else 64, torch.get_num_threads(), self.device, half, size)
+        """What steps are measured on: ViT-B/16, batch 32, where there is a GPU, else a ViT-Ti at 64 px, batch
+        16 (8)."""
+        small = (VIT_TI, 64, 8 if self.quick else 16, 64)
+        model, size, images, basis = (VIT_B, None, 32, 256) if self.large else small
+        return Case(model, batch or images, 8, basis, torch.get_num_threads(), self.device, half, size)
 
 
 Planned = Iterator[tuple[str, Callable[[], Finding]]]
@@ -59,14 +63,15 @@ def config(place: Place, device: torch.device, **settings: Any) -> Config:
     folder, batch = place.folder / "images", 16 if place.device.type == "cuda" else 8
     if not folder.exists():
         write_photographs(folder, 6 * batch, classes=6, width=64, height=48)
-    fixed = {"dataset": str(folder), "tasks": 3, "epochs": 1, "batch_size": batch, "augment": "none", "save_every": 0.0,
-             "amp": "off"}
+    fixed = {"dataset": str(folder), "tasks": 3, "epochs": 1, "batch_size": batch, "augment": "none",
+             "amp": "off", "save_every": 0.0}
     return Config.create(**fixed | settings, device=str(device))
 
 
 @contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
-    """Inside, float32 products are computed as `torch.set_float32_matmul_precision` says; "highest": convolutions, too."""
+    """Inside, float32 products are as precise as `torch.set_float32_matmul_precision` says; convolutions,
+    too."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision(precision)
     torch.backends.cudnn.allow_tf32 = precision != "highest"
