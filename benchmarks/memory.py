@@ -26,7 +26,7 @@ def count(model: str, name: str, rank: int, directions: int) -> dict[str, dict[s
     """Precision → megabytes that do not depend on the batch, and megabytes an image: from steps of one and of two images."""
     case, found = Case(model, 1, rank, directions, torch.get_num_threads()), {}
     for precision, half in (("float32", None), ("half precision", torch.bfloat16)):
-        one, two = (counted(replace(case, batch=batch, half=half), name) for batch in (1, 2))
+        one, two = (counted(replace(case, batch=batch, half=half), name)[0] for batch in (1, 2))
         found[precision] = {"fixed": 2 * one - two, "image": two - one}
     return found
 

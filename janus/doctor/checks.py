@@ -170,7 +170,7 @@ def steps(place: Place) -> Planned:
             yield f"step: {name}", lambda settings=settings: compared(place, settings)
     if place.large:
         for name, settings in {"exact": METHODS["janus"], "tangent": TANGENT}.items():
-            settings = settings | {"model": VIT_B, "weights": "random"}
+            settings = settings | {"model": VIT_B, "weights": "random", "per_class": 8, "batch_size": 8}
             yield f"step: {name}, ViT-B/16", lambda settings=settings: compared(place, settings)
 
 

@@ -187,8 +187,12 @@ def _resident(case: Case, name: str) -> float:
     return resident_peak() - before
 
 
-def _on_card(case: Case, name: str) -> float:
-    """How far the tensors on a CUDA device rise over three steps."""
+def peak(case: Case, name: str) -> tuple[float, Variant]:
+    """Megabytes at the peak of three steps of a variant, model, images and optimiser included, and the variant.
+    On a CUDA device: how far its tensors rise, whatever else is there; on the CPU: what is resident."""
+    if case.device.type != "cuda":
+        with multiprocessing.get_context("spawn").Pool(1) as pool:  # freed memory is not always given back
+            return pool.apply(_resident, (case, name)), case.variant(name)
     gc.collect()
     torch.cuda.empty_cache()
     one = torch.ones(16, 16, device=case.device)
@@ -199,29 +203,16 @@ def _on_card(case: Case, name: str) -> float:
     made = case.variant(name)
     for _ in range(3):
         made.step(x, y)
-    return (torch.cuda.max_memory_allocated(case.device) - before) / 1e6
+    return (torch.cuda.max_memory_allocated(case.device) - before) / 1e6, made
 
 
-def peak(case: Case, name: str) -> float | None:
-    """Megabytes at the peak of three steps of a variant, model, images and optimiser included: on a CUDA
-    device of its tensors, on the CPU of what is resident. None for other devices, which do not tell."""
-    if case.device.type == "cuda":
-        return _on_card(case, name)
-    if case.device.type != "cpu":
-        return None
-    with multiprocessing.get_context("spawn").Pool(1) as pool:  # freed memory is not always given back
-        return pool.apply(_resident, (case, name))
-
-
-def counted(case: Case, name: str) -> float:
-    """Megabytes that a training step keeps, counted storage by storage: all tensors that live between steps
-    (weights, factors, gradients, optimiser, basis), and those that autograd saves for a backward pass. Not
-    counted: workspaces, fragmentation."""
+def counted(case: Case, name: str) -> tuple[float, Variant]:
+    """Megabytes that a training step of a variant keeps, and the variant. Counted, storage by storage: all
+    tensors that live between steps (weights, factors, gradients, optimiser, basis), and those that autograd
+    saves for a backward pass. Not counted: workspaces, fragmentation."""
     before = set(_alive())
     variant = case.variant(name)
-    x, y = case.example()
-    variant.step(x, y)  # from here on the optimisers' state is there
-    del x, y
+    variant.step(*case.example())  # from here on the optimisers' state is there
     lasting = {place: size for place, size in _alive().items() if place not in before}
     saved: dict[int, int] = {}
 
@@ -235,7 +226,7 @@ def counted(case: Case, name: str) -> float:
           torch.autocast(case.device.type, case.half, enabled=case.half is not None)):
         loss = variant.loss(*case.example())  # alive until all is counted
     del loss
-    return (sum(lasting.values()) + sum(saved.values())) / 1e6
+    return (sum(lasting.values()) + sum(saved.values())) / 1e6, variant
 
 
 def _alive() -> dict[int, int]:
@@ -246,7 +237,7 @@ def _alive() -> dict[int, int]:
 
 
 def measure(case: Case, names: Iterable[str], rounds: int, *, base: str, seconds: float | None = None,
-            memory: Callable[[Case, str], float | None] = peak,
+            memory: Callable[[Case, str], tuple[float, Variant]] = peak,
             tell: Callable[[str], None] | None = print) -> dict[str, dict[str, Any]]:
     """Name → what a step of the variant costs.
 
@@ -260,14 +251,13 @@ def measure(case: Case, names: Iterable[str], rounds: int, *, base: str, seconds
     """
     names = list(names)
     memories = {name: memory(case, name) for name in names}
-    steps = {name: case.variant(name).step for name in names}
     x, y = case.example()
     finish = getattr(torch, case.device.type).synchronize
 
     def once(name: str) -> float:
         finish()
         start = time.perf_counter()
-        steps[name](x, y)
+        memories[name][1].step(x, y)
         finish()
         return time.perf_counter() - start
 
@@ -276,5 +266,5 @@ def measure(case: Case, names: Iterable[str], rounds: int, *, base: str, seconds
     report = ratios(taken, base)
     for name, found in report.items():
         middle = statistics.median(taken[name])
-        found |= {"ms": 1e3 * middle, "images_per_second": case.batch / middle, "megabytes": memories[name]}
+        found |= {"ms": 1e3 * middle, "images_per_second": case.batch / middle, "megabytes": memories[name][0]}
     return report

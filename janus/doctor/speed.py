@@ -80,7 +80,7 @@ def waits(place: Place) -> Planned:
     """How long a run stands still because its next batch of photographs is not there yet."""
 
     def look() -> Finding:
-        images, epochs = (1024, 4) if place.large else (64, 2) if place.quick else (160, 3)
+        images, epochs = (512, 6) if place.large else (64, 2) if place.quick else (160, 3)
         model, batch, size, amp = (VIT_B, 32, 224, "auto") if place.large else ("photos-vit", 8, 64, "off")
         folder, before = place.folder / "photographs", os.environ.get("JANUS_CACHE")
         write_photographs(folder, images)
