@@ -25,7 +25,7 @@ import yaml
 
 from janus import grids
 from janus.checkpoint import write_json
-from janus.demo import as_text
+from janus.configure import as_text
 from janus.result import hardware, versions
 
 HERE = Path(__file__).parent
@@ -43,7 +43,7 @@ def seconds(*command: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "bench_cost.json")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "measurements" / "bench_cost.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -52,7 +52,7 @@ def main() -> None:
         runs = grids.load(file).runs
 
         def run_alone(run: grids.Planned, out: str) -> float:
-            return seconds("run", "--quiet", "--out", str(root / out / run.name), "--set", *as_text(run.config.to_dict()))
+            return seconds("run", "--quiet", "--out", str(root / out / run.name), "--set", *as_text(run.config))
 
         alone = []
         for run in runs:

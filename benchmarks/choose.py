@@ -1,7 +1,10 @@
 """What validation chose, from the runs of a grid: for each row the setting with the highest accuracy.
 
-    python benchmarks/choose.py benchmarks/results/tin100_tune --key lr head_lr --out benchmarks/protocols/tin100.json
-    python benchmarks/choose.py benchmarks/results/icons_r_tune --key lr --out janus/chosen.json
+    python benchmarks/choose.py runs/tin100_tune --key lr head_lr --out benchmarks/protocols/tin100.json
+    python benchmarks/choose.py benchmarks/results --group icons_r_tune --key lr --out janus/chosen.json
+
+FOLDER holds runs, or their tables; there --group names those that are meant. A key is a setting of the training,
+or any by its full path (`method.loss.push`).
 
 Refuses runs on test, and rows that were given fewer trials than others. A row with the margin loss for which nothing was
 chosen takes what was chosen for the same row without it; that is said. What a file has for other rows stays in it.
@@ -17,25 +20,34 @@ from typing import Any
 from janus import ablation
 from janus.ablation import ROWS, slug
 from janus.checkpoint import write_json
-from janus.compare import read
+from janus.compare import by_variant
 from janus.errors import JanusError, UsageError
+from janus.store import read, settings_of
 
 
-def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
+def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | None = None,
+           group: str | None = None) -> dict[str, dict[str, Any]]:
     """Row → its best setting of `keys`, of those that its runs differ in; for rows that have no runs, what was chosen `before`.
 
     Raises:
-        UsageError: a run was judged on test, rows have different numbers of trials. See `janus.compare.read`.
+        UsageError: no such group, a run was judged on test, rows have different numbers of trials. See `janus.store.read`.
     """
+    runs = read(folder, detail=False)
+    if group is not None:
+        if group not in set(runs["group"]):
+            raise UsageError(f"no group {group!r} in {folder}; there are {', '.join(runs['group'].unique())}")
+        runs = runs[runs["group"] == group]
     chosen, trials = dict(before or {}), {}
-    for rows in read(folder).values():
-        for row, runs in rows.items():
-            if any(run.config["evaluate"] != "val" for run in runs):
-                raise UsageError(f"{slug(row)} in {folder} was judged on test: choose on validation (evaluate=val)")
-            varied = [key for key in keys if len({run.config[key] for run in runs}) > 1]
-            best = max(runs, key=lambda run: run.acc)
-            chosen[row], trials[row] = {key: best.config[key] for key in varied}, len(runs)
-            print(f"{row:12s} " + ", ".join(f"{' '.join(f'{k}={run.config[k]:g}' for k in varied)}: {run.acc:.1f}" for run in runs))
+    for row, found in by_variant(runs).items():
+        if (found["data.evaluate"] != "val").any():
+            raise UsageError(f"{slug(row)} in {folder} was judged on test: choose on validation (evaluate=val)")
+        paths = [key if "." in key else f"training.{key}" for key in keys]
+        varied = [path for path in paths if found[path].nunique() > 1]
+        settings, accs = [settings_of(run) for _, run in found.iterrows()], found["acc"].tolist()
+        best = settings[accs.index(max(accs))]
+        chosen[row], trials[row] = {path: best[path] for path in varied}, len(found)
+        print(f"{row:12s} " + ", ".join(f"{' '.join(f'{path}={run[path]:g}' for path in varied)}: {acc:.1f}"
+                                        for run, acc in zip(settings, accs)))
     if len(set(trials.values())) > 1:
         raise UsageError(f"not every row had as many trials: {json.dumps(trials)}")
     for row in ROWS:
@@ -47,13 +59,14 @@ def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    parser.add_argument("--group", help="of the runs in FOLDER")
     parser.add_argument("--key", nargs="+", default=["lr", "head_lr"], help="settings to choose")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     try:
         before = ablation.chosen(args.out) if args.out.exists() else {}
-        write_json(args.out, choose(args.folder, args.key, before))
+        write_json(args.out, choose(args.folder, args.key, before, args.group))
     except JanusError as error:
         parser.exit(2, f"choose: {error}\n")
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from janus.ablation import settings, slug
-from janus.demo import as_text
+from janus.configure import as_text, make
 
 ROWS = ("exact", "OE+GR", "LoRA", "frozen", "joint", "OE+GR+DML", "exact+DML", "GPM", "OE", "GR", "DML", "OE+DML", "ncm")
 SEEDS = (0, 1, 2)
@@ -17,8 +17,8 @@ ABOUT = """\
 
 def commands() -> list[str]:
     """One `janus run` a row and seed."""
-    return [f"janus run --out runs/device/{slug(row)}__seed={seed} --set {' '.join(as_text(settings(row)))} seed={seed}"
-            for seed in SEEDS for row in ROWS]
+    return [f"janus run --variant {row} --out runs/device/{slug(row)}__seed={seed} --set "
+            f"{' '.join(as_text(make(settings(row), seed=seed)))}" for seed in SEEDS for row in ROWS]
 
 
 if __name__ == "__main__":

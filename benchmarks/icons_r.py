@@ -9,8 +9,9 @@
     python benchmarks/icons_r.py cross     # adapter x init x gr x oe on test
     python benchmarks/report.py            # tables and figures from benchmarks/results/
 
-One JSON a run in `benchmarks/results/<group>/`; a run that is there with the same config is not repeated. Runs that are
-killed resume from `runs/`. `--jobs` processes of one thread each: on few cores faster than threads within one run.
+Each run has a folder in `runs/<group>/`, from which it resumes; at the end they are added to the tables in
+`benchmarks/results/`. A run that is in one of both with the same config is not repeated. `--jobs` processes of one
+thread each: on few cores faster than threads within one run.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from janus.ablation import CHOSEN, CROSS, FIELD, PROTOCOL, ROWS, settings, slug
-from janus.config import Config
-from janus.demo import as_text
+from janus.configure import as_text, config_hash, make
+from janus.store import Line, collect, lines
 
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE / "results", HERE.parent / "runs"
@@ -42,20 +43,25 @@ TUNE_SEED = 100  # never one of SEEDS
 
 @dataclass(frozen=True)
 class Job:
-    """One run: where its result goes, and what is set."""
+    """One run: its group and variant in the tables, the name of its folder, and what is set."""
 
     group: str
+    variant: str
     name: str
     config: dict[str, Any]
 
     @property
-    def path(self) -> Path:
-        return RESULTS / self.group / f"{self.name}.json"
+    def folder(self) -> Path:
+        return RUNS / self.group / self.name
 
-    def done(self) -> bool:
-        if not self.path.exists():
-            return False
-        return json.loads(self.path.read_text())["hash"] == Config.create(**self.config).hash()
+    def hash(self) -> str:
+        return config_hash(make(self.config))
+
+
+def finished(group: str) -> dict[str, Line]:
+    """Hash of a config → the finished run with it, in the tables or in `runs/`."""
+    tables = [run for run, _ in lines(RESULTS, detail=False)[0] if run["group"] == group]
+    return {run["hash"]: run for run in [*tables, *(run for run, _ in lines(RUNS / group, detail=False)[0])]}
 
 
 def tune_jobs() -> list[Job]:
@@ -63,29 +69,34 @@ def tune_jobs() -> list[Job]:
     for row, switches in (ROWS | CROSS).items():
         if row == "ncm":
             continue
-        if switches.get("dml"):
+        if switches.get("method.dml"):
             if not (form := chosen().get(DML_FORM)):
                 continue  # its form is searched first
             switches = switches | form
         key, rates = ("head_lr", HEAD_RATES) if row == "frozen" else ("lr", RATES)
         for rate in rates:
-            config = PROTOCOL | switches | {key: rate, "evaluate": "val", "seed": TUNE_SEED}
-            jobs.append(Job("tune", f"{slug(row)}__{key}={rate:g}", config))
+            config = PROTOCOL | switches | {f"training.{key}": rate, "data.evaluate": "val", "training.seed": TUNE_SEED}
+            jobs.append(Job("tune", row, f"{slug(row)}__{key}={rate:g}", config))
     return jobs
 
 
 def dml_jobs() -> list[Job]:
     """Forms of the margin loss, one thing changed at a time, at the rate chosen for OE+GR."""
-    tried: dict[str, dict[str, Any]] = {"none": {"dml": False}}
+    tried: dict[str, dict[str, Any]] = {"none": {"method.dml": False}}
     for form, margin in (("hinge", 0.3), ("logsumexp", 0.3), ("softmax", 0.1), ("squared", 0.3)):
         for push in (0.5, 0.1):
-            tried[f"{form}-push{push:g}"] = {"dml_form": form, "dml_push": push, "dml_pull": 0.0, "dml_push_margin": margin}
-    tried["pull-only"] = {"dml_push": 0.0, "dml_pull": 0.5}
-    tried["hinge-push0.5-pull0.5"] = {"dml_form": "hinge", "dml_push": 0.5, "dml_pull": 0.5}
-    tried["hinge-all-push0.5"] = {"dml_form": "hinge", "dml_nearest": False, "dml_push": 0.5, "dml_pull": 0.0}
-    tried["logsumexp-push0.1-pull0.5"] = {"dml_form": "logsumexp", "dml_push": 0.1, "dml_pull": 0.5}
-    base = settings("OE+GR") | {"dml": True, "evaluate": "val", "seed": TUNE_SEED}
-    return [Job("dml", name, base | change) for name, change in tried.items()]
+            tried[f"{form}-push{push:g}"] = loss(form=form, push=push, pull=0.0, push_margin=margin)
+    tried["pull-only"] = loss(push=0.0, pull=0.5)
+    tried["hinge-push0.5-pull0.5"] = loss(form="hinge", push=0.5, pull=0.5)
+    tried["hinge-all-push0.5"] = loss(form="hinge", nearest=False, push=0.5, pull=0.0)
+    tried["logsumexp-push0.1-pull0.5"] = loss(form="logsumexp", push=0.1, pull=0.5)
+    base = settings("OE+GR") | {"method.dml": True, "data.evaluate": "val", "training.seed": TUNE_SEED}
+    return [Job("dml", name, name, base | change) for name, change in tried.items()]
+
+
+def loss(**settings: Any) -> dict[str, Any]:
+    """Settings of the margin loss, by full path."""
+    return {f"method.loss.{key}": value for key, value in settings.items()}
 
 
 def chosen() -> dict[str, dict[str, Any]]:
@@ -94,41 +105,40 @@ def chosen() -> dict[str, dict[str, Any]]:
 
 def strength_jobs() -> list[Job]:
     """How much there is to learn at each strength of the renditions: frozen against joint, before any method is compared."""
-    return [Job("strength", f"{row}__strength={strength:g}", settings(row) | {"data": {"strength": strength}, "evaluate": "val",
-                                                                           "seed": TUNE_SEED})
+    return [Job("strength", row, f"{row}__strength={strength:g}", settings(row) | {
+                "data.strength": strength, "data.evaluate": "val", "training.seed": TUNE_SEED})
             for strength in (0.5, 0.75, 1.0) for row in ("frozen", "joint")]
 
 
 def test_jobs(group: str, rows: dict[str, Any]) -> list[Job]:
-    return [Job(group, f"{slug(row)}__seed={seed}", settings(row) | {"seed": seed}) for seed in SEEDS for row in rows]
+    return [Job(group, row, f"{slug(row)}__seed={seed}", settings(row) | {"training.seed": seed})
+            for seed in SEEDS for row in rows]
 
 
 def work(job: Job, threads: int) -> str | None:
     """Run one job in a process of its own; None, or what went wrong."""
-    folder = RUNS / job.group / job.name
-    for stale in [folder] if _holds_another(folder, job) else []:
+    for stale in [job.folder] if _holds_another(job) else []:
         shutil.rmtree(stale)
-    command = [sys.executable, "-m", "janus", "run", "--out", str(folder), "--quiet"]
-    command += ["--set", *as_text(job.config | {"threads": threads})]
+    command = [sys.executable, "-m", "janus", "run", "--out", str(job.folder), "--variant", job.variant, "--quiet"]
+    command += ["--set", *as_text(job.config | {"runtime.threads": threads})]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parent)
     if done.returncode:
         return (done.stderr.strip().splitlines() or ["no message"])[-1]
-    job.path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder / "result.json", job.path)
-    shutil.rmtree(folder)
     return None
 
 
-def _holds_another(folder: Path, job: Job) -> bool:
+def _holds_another(job: Job) -> bool:
     """A folder left by a run of other settings (a result of an older choice)."""
-    result = folder / "result.json"
-    return result.exists() and json.loads(result.read_text())["hash"] != Config.create(**job.config).hash()
+    result = job.folder / "result.json"
+    return result.exists() and json.loads(result.read_text())["hash"] != job.hash()
 
 
 def run_all(jobs: list[Job], parallel: int, threads: int) -> int:
-    """Run what is not done yet; the number of failures."""
-    todo = [job for job in jobs if not job.done()]
+    """Run what is not done yet, all of one group, and add it to the tables; the number of failures."""
+    group = jobs[0].group
+    known = finished(group)
+    todo = [job for job in jobs if job.hash() not in known]
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} done already", flush=True)
     began, failures = time.monotonic(), 0
     with ThreadPoolExecutor(parallel) as pool:
@@ -138,9 +148,12 @@ def run_all(jobs: list[Job], parallel: int, threads: int) -> int:
                 failures += 1
                 print(f"{count}/{len(todo)} {job.name}: FAILED: {error}", flush=True)
             else:
-                r = json.loads(job.path.read_text())
+                r = json.loads((job.folder / "result.json").read_text())
                 print(f"{count}/{len(todo)} {job.group} {job.name}: acc {r['acc']:.2f} maa {r['maa']:.2f} "
                       f"bwt {r['bwt'] or 0:+.2f} learning {r['learning_acc']:.2f}  {left / 60:.0f} min left", flush=True)
+    if (RUNS / group).is_dir():
+        done = collect([RUNS / group], RESULTS)
+        print(f"{done.added} runs added to {RESULTS}", *done.refused, sep="\n", flush=True)
     return failures
 
 
@@ -158,7 +171,7 @@ def main() -> int:
               "cross": lambda: test_jobs("cross", CROSS)}
     jobs = groups[args.what]()
     jobs = [job for job in jobs if any(part in job.name for part in args.only) and not any(part in job.name for part in args.skip)]
-    return run_all(jobs, args.jobs, args.threads) and 1
+    return run_all(jobs, args.jobs, args.threads) and 1 if jobs else 0
 
 
 def choose() -> int:
@@ -170,13 +183,13 @@ def choose() -> int:
     best: dict[str, dict[str, Any]] = {}
     form: dict[str, Any] = {}
     if "OE+GR" in chosen() and (pick := _best(DML_FORM, [j for j in dml_jobs() if j.name != "none"])):
-        form = best[DML_FORM] = {k: v for k, v in pick.config.items() if k.startswith("dml_")}
+        form = best[DML_FORM] = {k: v for k, v in pick.config.items() if k.startswith("method.loss.")}
     for row, switches in (ROWS | CROSS).items():
-        jobs = [job for job in tune_jobs() if job.name.startswith(f"{slug(row)}__")]
-        shared = PROTOCOL | switches | {"evaluate": "val", "seed": TUNE_SEED}
+        jobs = [job for job in tune_jobs() if job.variant == row]
+        shared = PROTOCOL | switches | {"data.evaluate": "val", "training.seed": TUNE_SEED}
         if pick := _best(row, jobs):
             best[row] = {k: v for k, v in pick.config.items() if shared.get(k) != v}
-        elif form and switches.get("dml") and (without := "LoRA" if row == "DML" else row.removesuffix("+DML")) in best:
+        elif form and switches.get("method.dml") and (without := "LoRA" if row == "DML" else row.removesuffix("+DML")) in best:
             best[row] = best[without] | form
             print(f"{row:28s} not tuned itself: the rate of {without}")
     others = {row: values for row, values in chosen().items() if row in FIELD}
@@ -185,7 +198,8 @@ def choose() -> int:
 
 
 def _best(what: str, jobs: list[Job]) -> Job | None:
-    found = [(json.loads(job.path.read_text())["acc"], job) for job in jobs if job.done()]
+    known = finished(jobs[0].group) if jobs else {}
+    found = [(known[job.hash()]["acc"], job) for job in jobs if job.hash() in known]
     if not found:
         return None
     print(f"{what:28s} validation ACC: " + ", ".join(f"{job.name.rpartition('__')[2]} {acc:.1f}" for acc, job in found))

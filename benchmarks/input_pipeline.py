@@ -1,6 +1,6 @@
 """Images a second and core that reach the model: decoded cache and batched augmentation, beside a plain DataLoader.
 
-    python benchmarks/input_pipeline.py                  # 500 photographs, one thread, writes results/input_pipeline.json
+    python benchmarks/input_pipeline.py                  # 500 photographs, one thread; results/measurements/input_pipeline.json
 
 Both read the same JPEG files (made here: 500 x 375 pixels, gradients under noise at several scales, about as large as photographs
 of that size are) and give float32 (B, 3, 224, 224), randomly cropped, flipped and normalised. The plain pipeline is the usual one:
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--interpolation", default="bicubic", help="bilinear or bicubic (what ViT-B/16 is used with)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "input_pipeline.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "measurements" / "input_pipeline.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)  # torchvision's transforms and the DataLoader draw from the global generator

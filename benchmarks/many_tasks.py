@@ -1,6 +1,6 @@
 """Does a long stream get slower or larger? A hundred tiny tasks: seconds of a training step and memory, task by task.
 
-    python benchmarks/many_tasks.py --out benchmarks/results/many_tasks.json      # writes figures/many_tasks, too
+    python benchmarks/many_tasks.py --out benchmarks/results/measurements/many_tasks.json      # writes figures/many_tasks, too
 
 The images are coloured noise: what is measured is time and memory, and no accuracy. Each method has a run of its own process, one
 after the other. What must grow with the tasks is listed apart: heads, basis, prototypes, and the test features of each task that
@@ -26,7 +26,7 @@ from PIL import Image
 
 from janus import plots
 from janus.checkpoint import write_json
-from janus.config import Config
+from janus.configure import make
 from janus.result import hardware, versions
 from janus.train import Run
 
@@ -77,8 +77,8 @@ def give_back() -> None:
 
 
 def one(name: str, folder: Path, tasks: int, threads: int) -> list[dict[str, float]]:
-    config = Config.create(dataset=str(folder), augment="icons", tasks=tasks, epochs=3, batch_size=16, threads=threads,
-                           save_every=1e9, energy=0.9, **METHODS[name])
+    config = make(dataset=str(folder), augment="icons", tasks=tasks, epochs=3, batch_size=16, threads=threads, save_every=1e9,
+                  energy=0.9, **METHODS[name])
     run = Watched(config, None)
     run.rows = []
     for task in run.stream.tasks:  # decoded images are kept: all of them from the beginning, or the process would grow by them

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--model", default="vit_base_patch16_224")
     parser.add_argument("--rank", type=int, default=10)
     parser.add_argument("--basis", type=int, default=256, help="protected directions per layer")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "memory.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "measurements" / "memory.json")
     args = parser.parse_args()
     found = {}
     for name in COUNTED:

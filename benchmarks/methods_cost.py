@@ -1,6 +1,6 @@
 """What learning a task costs with each method, as a multiple of sequential LoRA: the last of ten, with Icons-R's protocol.
 
-    python benchmarks/methods_cost.py --out benchmarks/results/methods_cost.json
+    python benchmarks/methods_cost.py --out benchmarks/results/measurements/methods_cost.json
 
 Training steps, and what a method does before, between and after them; evaluation is not in it, nor the pass that gives every
 method's class means. A method learns nine tasks, once; its last task is then learned again and again from the same state, in
@@ -21,6 +21,7 @@ import torch
 from janus.ablation import FIELD, KNOWN, PROTOCOL
 from janus.checkpoint import write_json
 from janus.config import Config
+from janus.configure import layered
 from janus.result import hardware, versions
 from janus.stream import Task
 from janus.timing import interleaved, ratios
@@ -43,7 +44,7 @@ class Learning(Run):
 
 def learned(row: str, per_class: int, threads: int) -> tuple[Config, dict[str, Any]]:
     """A row's config, and its state before the last task."""
-    config = Config.create(**PROTOCOL | KNOWN[row] | {"per_class": per_class, "threads": threads})
+    config = layered(PROTOCOL, KNOWN[row], {"per_class": per_class, "threads": threads})
     run = Learning(config, None)
     for task in run.stream.tasks[:-1]:
         run.learn(task)

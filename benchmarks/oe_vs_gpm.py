@@ -1,6 +1,6 @@
 """Online Estimation's basis against GPM's, at the same ε, on the same run: ranks and principal angles, layer by layer.
 
-    python benchmarks/oe_vs_gpm.py --out benchmarks/results/oe_vs_gpm.json
+    python benchmarks/oe_vs_gpm.py --out benchmarks/results/measurements/oe_vs_gpm.json
 
 One LoRA-GPM run on Icons-R. GPM's second moments come from its own pass after each task (test transform, final weights);
 Online Estimation's from the last training epoch (augmented images, weights still moving). After every task both bases exist.
@@ -18,7 +18,7 @@ import torch
 
 from janus.ablation import settings
 from janus.checkpoint import write_json
-from janus.config import Config
+from janus.configure import layered
 from janus.metrics import principal_angles
 from janus.result import hardware, versions
 from janus.train import Run, print_progress
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    config = Config.create(**settings("GPM"), seed=args.seed, threads=args.threads, save_every=1e9)
+    config = layered(settings("GPM"), {"seed": args.seed, "threads": args.threads, "save_every": 1e9})
     run = Watched(config, None, print_progress)
     run.compared = []
     result = run.finish()

@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from janus import plots, properties
 from janus import report as document
 from janus.ablation import CROSS, FIELD
-from janus.compare import NONE, Rows, interval, paired, read, score, spread, values
+from janus.compare import NONE, by_variant, interval, paired, pick, spread, values
 from janus.paper import PLUG_IN
-from janus.result import Result
+from janus.resources import measurement
+from janus.store import read
 from janus.tables import Table, difference_table, form_table, overview, rate_table, seconds_table, step_table
-from janus.timing import total
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE.parent / "figures"
@@ -37,45 +38,53 @@ SHARED = {"LoRA": "shared, free, gr=none", "OE": "shared, free, OE, gr=none", "G
           "OE+GR": "shared, free, OE, gr=tangent"}  # the paper's rows as cells of the cross
 
 
-def cross_table(rows: Rows, cross: Rows) -> Table:
+def renamed(runs: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+    """The runs of some variants, in this order, under other names."""
+    chosen = pick(runs, names)
+    return chosen.assign(variant=chosen["variant"].map(names))
+
+
+def cross_table(rows: pd.DataFrame, cross: pd.DataFrame) -> Table:
     """adapter x init x gr x oe, DML off."""
-    named = {label: rows.get(row) for row, label in SHARED.items()} | {row.replace(" ", ", "): cross.get(row) for row in CROSS}
-    named["merged, nullspace, OE, gr=exact"] = rows.get("exact")
-    table = overview({label: found for label, found in named.items() if found},
+    names = SHARED | {row: row.replace(" ", ", ") for row in CROSS} | {"exact": "merged, nullspace, OE, gr=exact"}
+    table = overview(renamed(pd.concat([rows, cross]), names),
                      ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift"))
     return Table(["adapter, init, oe, gr", *table.header[1:]], table.rows)
 
 
-def scatter(rows: Rows, cross: Rows) -> str:
+def scatter(rows: pd.DataFrame, cross: pd.DataFrame) -> str:
     """What the violation, the absolute score and drift say about one another: the figure and its sentence."""
-    runs = [(name, run) for group in (rows, cross) for name, found in group.items() for run in found
-            if run.drift is not None and name not in ("frozen", "ncm")]
-    share, moved, drift, bwt = ([score(run, key) for _, run in runs] for key in ("violation", "past_output_norm", "drift", "bwt"))
-    plots.predictors([name for name, _ in runs], {"relative violation": share, "absolute score": moved},
+    runs = pd.concat([rows, cross])
+    runs = runs[runs["drift"].notna() & ~runs["variant"].isin(("frozen", "ncm"))]
+    share, moved, drift, bwt = (runs[key].tolist() for key in ("violation", "past_output_norm", "drift", "bwt"))
+    plots.predictors(runs["variant"].tolist(), {"relative violation": share, "absolute score": moved},
                      {"drift of old features": drift, "BWT (points)": bwt}).save(FIGURES / "violation_drift_bwt")
     r = statistics.correlation
     return (f"Over {len(runs)} runs (Pearson): violation with drift r = {r(share, drift):+.2f}; the absolute score with drift "
             f"r = {r(moved, drift):+.2f}; drift with BWT r = {r(drift, bwt):+.2f}; violation with BWT r = {r(share, bwt):+.2f}.")
 
 
-def tuned(tune: Rows) -> str:
+def tuned(tune: pd.DataFrame) -> str:
     """Validation accuracy of each row at each learning rate, and of `frozen` at each rate of its heads."""
-    heads = sorted((run.config["head_lr"], run.acc) for run in tune["frozen"])
-    factors = rate_table({row: runs for row, runs in tune.items() if row != "frozen"})
-    return f"{factors}\n\n`frozen`, by learning rate of its heads: {', '.join(f'{rate:g}: {acc:.1f}' for rate, acc in heads)}."
+    frozen = tune["variant"] == "frozen"
+    heads = tune[frozen].sort_values("training.head_lr")
+    said = ", ".join(f"{rate:g}: {acc:.1f}" for rate, acc in zip(heads["training.head_lr"], heads["acc"]))
+    return f"{rate_table(tune[~frozen])}\n\n`frozen`, by learning rate of its heads: {said}."
 
 
-def searched(rows: Rows) -> str:
+def searched(runs: pd.DataFrame) -> str:
     """Learning rates on validation, those of `frozen` of its heads."""
     return ("ACC on validation (one seed) by learning rate; the best of each row was taken:\n\n"
-            f"{rate_table(rows)}\n\n{provenance(rows)}")
+            f"{rate_table(runs)}\n\n{provenance(runs)}")
 
 
-def strength_table(runs: Rows) -> Table:
+def strength_table(runs: pd.DataFrame) -> Table:
     """frozen against joint on validation, by strength of the renditions."""
-    frozen, joint = ({run.config["data"]["strength"]: run.acc for run in runs[row]} for row in ("frozen", "joint"))
+    runs = runs.assign(strength=runs["data.strength"].fillna(1.0))
+    accs = runs.pivot(index="strength", columns="variant", values="acc").sort_index()
     return Table(["strength", "frozen", "joint", "between them"], [
-        [f"{s:g}", f"{frozen[s]:.1f}", f"{joint[s]:.1f}", f"{joint[s] - frozen[s]:+.1f}"] for s in sorted(frozen)])
+        [f"{s:g}", f"{frozen:.1f}", f"{joint:.1f}", f"{joint - frozen:+.1f}"]
+        for s, frozen, joint in accs[["frozen", "joint"]].itertuples()])
 
 
 def bases_table(results: dict[str, Any]) -> Table:
@@ -88,109 +97,117 @@ def bases_table(results: dict[str, Any]) -> Table:
         for key in first])
 
 
-def only(rows: Rows, **settings: Any) -> Rows:
-    """The runs that have these settings; rows without any are left out."""
-    kept = {row: [run for run in found if settings.items() <= run.config.items()] for row, found in rows.items()}
-    return {row: found for row, found in kept.items() if found}
+def only(runs: pd.DataFrame, tasks: int | None = None, strength: float = 1.0, epochs: int | None = None) -> pd.DataFrame:
+    """The runs of so many tasks, at this strength of the renditions, and of so many epochs a task; None: any."""
+    kept = runs["data.strength"].fillna(1.0) == strength
+    for key, value in (("data.tasks", tasks), ("training.epochs", epochs)):
+        kept &= True if value is None else runs[key] == value
+    return runs[kept]
 
 
-def compared(rows: Rows) -> str:
+def union(*found: pd.DataFrame) -> pd.DataFrame:
+    """All runs; of a variant that several have, the last one's."""
+    last = {variant: place for place, runs in enumerate(found) for variant in runs["variant"].unique()}
+    return pd.concat([runs[runs["variant"].map(last) == place] for place, runs in enumerate(found)])
+
+
+def compared(runs: pd.DataFrame) -> str:
     """What `janus report` says of the runs of one protocol: scores, ACC against frozen in the same seeds, where they come from."""
-    tables = list(document.Section("", rows).parts().values())[:2]
-    return "\n\n".join([*map(str, tables), provenance(rows)])
+    tables = list(document.Section("", runs).parts().values())[:2]
+    return "\n\n".join([*map(str, tables), provenance(runs)])
 
 
-def plugged(ten: Rows) -> str:
+def plugged(ten: pd.DataFrame) -> str:
     """Figure 6: GR on top of GPM's basis, of Online Estimation's and of LoRA-DRS's."""
-    shown = {row: ten[row] for row in ("frozen", "GPM", "OE", "OE+GR", "GPM+GR", "LoRA-DRS", "LoRA-DRS+GR")}
+    shown = pick(ten, ("frozen", "GPM", "OE", "OE+GR", "GPM+GR", "LoRA-DRS", "LoRA-DRS+GR"))
     pairs = [("GPM", "GPM+GR"), ("OE", "OE+GR"), ("LoRA-DRS", "LoRA-DRS+GR"), ("GPM+GR", "OE+GR"),
              *(("frozen", row) for row in ("GPM+GR", "LoRA-DRS", "LoRA-DRS+GR"))]
     scores = overview(shown, ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift"), ("ImageNet-R, T=10, figure 6", PLUG_IN))
     return "\n\n".join([str(scores), str(difference_table(shown, pairs)), provenance(shown)])
 
 
-def field(rows: Rows, cost: dict[str, Any]) -> str:
+def field(runs: pd.DataFrame, cost: dict[str, Any]) -> str:
     """The field's methods beside ours: scores, what learning a task takes, what is kept between tasks."""
-    scored, lines = overview(rows, ("ACC", "MAA", "BWT"), cite=False), []
-    for (row, found), cells in zip(rows.items(), scored.rows):
-        facts = [properties.of_run(run) for run in found]
+    scored, lines = overview(runs, ("ACC", "MAA", "BWT"), cite=False), []
+    for (row, found), cells in zip(by_variant(runs).items(), scored.rows):
+        facts = [properties.of_run(run) for _, run in found.iterrows()]
         step = cost["rows"].get(row)
-        lines.append([*cells, gain(rows, row), spread([total(run.seconds) for run in found], 0),
+        lines.append([*cells, gain(runs, row), spread(found["seconds"], 0),
                       f"{step['ratio']:.2f}" if step else NONE, properties.passes_text(facts[0]),
                       f"{statistics.fmean(f['stored_bytes'] for f in facts) / 1e6:.2f}"])
     return str(Table([*scored.header, "ACC over frozen", "seconds a run", "learning a task, × LoRA",
                       "extra passes over a task's images", "MB kept"], lines))
 
 
-def gain(rows: Rows, row: str) -> str:
+def gain(runs: pd.DataFrame, row: str) -> str:
     """ACC over frozen in the same seeds: mean, and its 95 % interval."""
-    found = list(paired(rows, "frozen", row).values())
+    found = paired(runs, "frozen", row).tolist()
     if row == "frozen" or not found:
         return NONE
     return f"{statistics.fmean(found):+.1f}" + (f" ± {interval(found):.1f}" if len(found) > 1 else "")
 
 
-def strengths(ten: Rows, icons: Rows) -> str:
+def strengths(ten: pd.DataFrame, icons: pd.DataFrame) -> str:
     """Table 3: ACC of the same rows at three strengths of the renditions, and what is gained over frozen."""
-    found = {s: only(icons, data={"strength": s}) for s in (0.5, 0.75)}
-    found[1.0] = {row: ten[row] for row in found[0.5]}
+    found = {s: only(icons, strength=s) for s in (0.5, 0.75)}
+    rows = found[0.5]["variant"].unique()
+    found[1.0] = pick(ten, rows)
     table = Table(["row", *(f"strength {s:g}: ACC" for s in found), *(f"over frozen at {s:g}, 95 %" for s in found)], [
-        [row, *(spread(values(group[row], "acc")) for group in found.values()),
-         *(gain(group, row) for group in found.values())] for row in found[0.5]])
-    everything = {row: [run for group in found.values() for run in group[row]] for row in found[0.5]}
-    return f"{table}\n\n{provenance(everything)}"
+        [row, *(spread(values(runs, row)) for runs in found.values()),
+         *(gain(runs, row) for runs in found.values())] for row in rows])
+    return f"{table}\n\n{provenance(pd.concat(found.values()))}"
 
 
-def floored(rows: Rows) -> Table:
+def floored(runs: pd.DataFrame) -> Table:
     """Scores, and ACC over frozen."""
-    scored = overview(rows, ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift"), cite=False)
-    return Table([*scored.header, "ACC over frozen"], [[*cells, gain(rows, row)] for row, cells in zip(rows, scored.rows)])
+    scored = overview(runs, ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift"), cite=False)
+    return Table([*scored.header, "ACC over frozen"], [[*cells, gain(runs, cells[0])] for cells in scored.rows])
 
 
-def without_field(rows: Rows) -> Rows:
-    return {row: runs for row, runs in rows.items() if row not in FIELD}
+def without_field(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[~runs["variant"].isin(FIELD)]
 
 
-def beside_field(rows: Rows) -> str:
+def beside_field(runs: pd.DataFrame) -> str:
     """The field's methods between our two and the floors."""
-    shown = {row: rows[row] for row in ("OE+GR", "exact", *FIELD, "frozen", "ncm", "joint") if row in rows}
+    shown = pick(runs, ("OE+GR", "exact", *FIELD, "frozen", "ncm", "joint"))
     return f"{floored(shown)}\n\n{provenance(shown)}"
 
 
-def capacity(rows: Rows) -> str:
+def capacity(runs: pd.DataFrame) -> str:
     """Streams of more and more tasks: what is protected at their end, and what it is worth."""
     lines = []
-    for tasks in sorted({run.config["tasks"] for found in rows.values() for run in found}):
-        group = only(rows, tasks=tasks)
-        table = floored(group)
-        lines += [[tasks, *cells, spread([last_rank(run) for run in found])] for found, cells in zip(group.values(), table.rows)]
-    return f"{Table(['tasks', *table.header, 'rank at the end'], lines)}\n\n{provenance(rows)}"
+    for tasks, group in runs.groupby("data.tasks"):
+        ranks = last_rank(group)
+        lines += [[tasks, *cells, spread(ranks[group["variant"] == cells[0]])] for cells in floored(group).rows]
+    header = floored(runs).header
+    return f"{Table(['tasks', *header, 'rank at the end'], lines)}\n\n{provenance(runs)}"
 
 
-def last_rank(run: Result) -> float:
-    """Directions that are protected after the last task, mean over layer inputs."""
-    return statistics.fmean(run.basis_rank[-1].values())
+def last_rank(runs: pd.DataFrame) -> pd.Series:
+    """Directions that are protected after the last task, mean over layer inputs, of each run."""
+    return runs["layers"].map(lambda scores: statistics.fmean(scores["basis_rank"][-1].values()))
 
 
-def schedules(rows: Rows) -> str:
+def schedules(runs: pd.DataFrame) -> str:
     """How much of the past to protect: schedules of ε, by ACC on validation; the best is bold. `frozen` protects nothing."""
-    found = sorted((run for runs in rows.values() for run in runs),
-                   key=lambda r: (r.config["method"] != "frozen", r.config["energy"], r.config["energy_end"]))
-    best, lines = max(run.acc for run in found), []
-    for run in found:
-        floor = run.config["method"] == "frozen"
-        ends = ["frozen", NONE] if floor else [f"{run.config[key]:g}" for key in ("energy", "energy_end")]
-        lines.append([*ends, f"**{run.acc:.1f}**" if run.acc == best else f"{run.acc:.1f}", f"{run.maa:.1f}", f"{run.bwt:.1f}",
-                      f"{run.learning_acc:.1f}", NONE if floor else f"{last_rank(run):.1f}"])
+    runs = runs.assign(floor=runs["variant"] == "frozen", rank=last_rank(runs))
+    runs = runs.sort_values(["floor", "method.energy", "method.energy_end"], ascending=[False, True, True])
+    lines = []
+    for _, run in runs.iterrows():
+        ends = ["frozen", NONE] if run["floor"] else [f"{run[key]:g}" for key in ("method.energy", "method.energy_end")]
+        acc = f"**{run['acc']:.1f}**" if run["acc"] == runs["acc"].max() else f"{run['acc']:.1f}"
+        lines.append([*ends, acc, *(f"{run[key]:.1f}" for key in ("maa", "bwt", "learning_acc")),
+                      NONE if run["floor"] else f"{run['rank']:.1f}"])
     table = Table(["ε of the first task", "of the last", "ACC", "MAA", "BWT", "learning acc.", "rank at the end"], lines)
-    return f"{table}\n\n{provenance(rows)}"
+    return f"{table}\n\n{provenance(runs)}"
 
 
-def one_epoch(rows: Rows) -> str:
+def one_epoch(runs: pd.DataFrame) -> str:
     """Table 5: what both bases are worth, and cost, where each image is seen once."""
-    return "\n\n".join([str(overview(rows, ("ACC", "MAA", "BWT", "violation", "drift"))),
-                        str(difference_table(rows, [("GPM", "OE"), ("frozen", "OE"), ("frozen", "GPM")])),
-                        "Seconds a run:", str(seconds_table(rows)), provenance(rows)])
+    return "\n\n".join([str(overview(runs, ("ACC", "MAA", "BWT", "violation", "drift"))),
+                        str(difference_table(runs, [("GPM", "OE"), ("frozen", "OE"), ("frozen", "GPM")])),
+                        "Seconds a run:", str(seconds_table(runs)), provenance(runs)])
 
 
 def step_memory(cost: dict[str, Any]) -> str:
@@ -273,67 +290,71 @@ def input_pipeline(record: dict[str, Any]) -> str:
             "other work).")
 
 
-def provenance(rows: Rows) -> str:
-    some = next(iter(rows.values()))[0]
-    seeds = sorted({run.config["seed"] for found in rows.values() for run in found})
-    machines = sorted({run.hardware["cpu"] for found in rows.values() for run in found})
+def provenance(runs: pd.DataFrame) -> str:
+    seeds, machines = (sorted(runs[key].unique()) for key in ("training.seed", "hardware.cpu"))
     return (f"Seeds {', '.join(map(str, seeds))} (class order, initialisation and batches; mean ± standard deviation where there "
-            f"are several), {' and '.join(machines)}, {some.hardware['threads']} thread a run, torch {some.versions['torch']}.")
+            f"are several), {' and '.join(machines)}, {runs['hardware.threads'].iloc[0]} thread a run, "
+            f"torch {runs['versions.torch'].iloc[0]}.")
+
+
+def groups() -> dict[str, pd.DataFrame]:
+    """Group → its runs, of the committed results."""
+    return dict(iter(read(RESULTS).groupby("group")))
 
 
 def blocks() -> dict[str, str]:
     """The documents' marked places → what belongs there."""
-    groups = read(RESULTS)
-    rows, cross = groups["rows"], groups["cross"]
-    cost, bases, many, pipeline, counted, bench, learning = (
-        json.loads((RESULTS / f"{name}.json").read_text())
-        for name in ("step_cost", "oe_vs_gpm", "many_tasks", "input_pipeline", "memory", "bench_cost", "methods_cost"))
-    icons = groups["icons_r"]
+    found = groups()
+    rows, cross, icons, long = (found[name] for name in ("rows", "cross", "icons_r", "icons_r_capacity"))
+    cost, bases, many, pipeline, counted, bench, learning = map(measurement, (
+        "step_cost", "oe_vs_gpm", "many_tasks", "input_pipeline", "memory", "bench_cost", "methods_cost"))
     ours = without_field(icons)  # more lines could not be told apart
-    plots.trajectories(only(ours, tasks=20, data={})).save(FIGURES / "trajectory_20_tasks")
-    plots.capacity(groups["icons_r_capacity"]).save(FIGURES / "capacity")
-    ten = only(icons, tasks=10, data={}) | rows | cross  # of the first only what the others have not: the field's methods
-    everyone = {row: ten[row] for row in FIELD_ROWS}
-    setting, photographs, photographs_20 = properties.Setting(), *(only(groups["tin100"], tasks=tasks) for tasks in (10, 20))
+    plots.trajectories(only(ours, tasks=20)).save(FIGURES / "trajectory_20_tasks")
+    plots.capacity(long).save(FIGURES / "capacity")
+    ten = union(only(icons, tasks=10), rows, cross)  # of the first only what the others have not: the field's methods
+    everyone = pick(ten, FIELD_ROWS)
+    setting, photographs, photographs_20 = properties.Setting(), *(only(found["tin100"], tasks=tasks) for tasks in (10, 20))
+    wider = found["icons_r_energy_test"]
+    energies = pd.concat([pick(long, ["frozen"]), renamed(long, {"exact": "exact, ε = 0.95"}),
+                          renamed(wider, {"exact": "exact, ε = 0.99"})])
     return {
         "methods": f"{properties.table(setting)}\n\nSizes: {setting}.",
         "rows": f"{overview(rows)}\n\n{provenance(rows)}",
-        "differences": str(difference_table(rows | cross, STEPS)),
+        "differences": str(difference_table(union(rows, cross), STEPS)),
         "cross": str(cross_table(rows, cross)),
         "predictors": scatter(rows, cross),
-        "dml": f"Forms of the margin loss on top of OE+GR, on validation, one seed:\n\n{form_table(groups['dml'])}",
+        "dml": f"Forms of the margin loss on top of OE+GR, on validation, one seed:\n\n{form_table(found['dml'])}",
         "tune": "ACC on validation (one seed) by learning rate of the factors; the best of each row was taken:\n\n"
-                f"{tuned(groups['tune'])}",
-        "strength": f"ACC on validation (one seed) by strength of the renditions:\n\n{strength_table(groups['strength'])}",
+                f"{tuned(found['tune'])}",
+        "strength": f"ACC on validation (one seed) by strength of the renditions:\n\n{strength_table(found['strength'])}",
         "bases": "Online Estimation's basis against GPM's, same run, same ε: rank, and principal angles between them (degrees):\n\n"
                  f"{bases_table(bases)}",
         "cost": "Time of a training step as a multiple of PEFT's LoRA on `qkv` (same model, batch and rank; paired steps in one "
                 f"process, median and quarter points):\n\n{step_table(cost)}\n\n{step_memory(cost)}\n\n"
                 f"{cost['hardware']['cpu']}, torch {cost['versions']['torch']}, a machine shared with other work. "
                 f"{against_ours(cost)}",
-        "fewer_tasks": compared(only(icons, tasks=5, data={})),
-        "more_tasks": compared(only(icons, tasks=20, data={})),
+        "fewer_tasks": compared(only(icons, tasks=5)),
+        "more_tasks": compared(only(icons, tasks=20)),
         "strengths": strengths(ten, icons),
         "plug_in": plugged(ten),
         "field": f"{field(everyone, learning)}\n\n{provenance(everyone)} Learning a task, × LoRA: medians of {learning['rounds']} "
                  f"turns in one process, {learning['per_class']} images a class, {learning['hardware']['cpu']}.",
         "field_differences": str(difference_table(everyone, FIELD_STEPS)),
-        "field_tune": searched(groups["icons_r_tune"]),
-        "capacity": capacity(groups["icons_r_capacity"]),
-        "schedules": schedules(groups["icons_r_energy"]),
-        "energy": capacity({"frozen": groups["icons_r_capacity"]["frozen"], "exact, ε = 0.95": groups["icons_r_capacity"]["exact"],
-                            "exact, ε = 0.99": groups["icons_r_energy_test"]["exact"]}),
-        "cost_parts": f"{seconds_table(groups['icons_r_cost'])}\n\n{provenance(groups['icons_r_cost'])}",
+        "field_tune": searched(found["icons_r_tune"]),
+        "capacity": capacity(long),
+        "schedules": schedules(found["icons_r_energy"]),
+        "energy": capacity(energies),
+        "cost_parts": f"{seconds_table(found['icons_r_cost'])}\n\n{provenance(found['icons_r_cost'])}",
         "one_epoch": one_epoch(only(icons, epochs=1)),
-        "photographs_tune": searched(groups["tin100_tune"]),
+        "photographs_tune": searched(found["tin100_tune"]),
         "photographs": compared(without_field(photographs)),
         "photographs_field": beside_field(photographs),
         "photographs_heads": str(difference_table(photographs, HEAD_STEPS)),
         "photographs_20": compared(without_field(photographs_20)),
         "photographs_field_20": beside_field(photographs_20),
         "photographs_heads_20": str(difference_table(photographs_20, HEAD_STEPS)),
-        "photographs_epochs_tune": searched(groups["tin100_epochs_tune"]),
-        "photographs_epochs": compared(groups["tin100_epochs"]),
+        "photographs_epochs_tune": searched(found["tin100_epochs_tune"]),
+        "photographs_epochs": compared(found["tin100_epochs"]),
         "memory": memory(counted),
         "bench": overhead(bench),
         "many": many_tasks(many),
@@ -342,8 +363,8 @@ def blocks() -> dict[str, str]:
 
 
 def main() -> None:
-    texts, found = {path: path.read_text() for path in DOCUMENTS}, blocks()
-    for name, block in found.items():
+    texts = {path: path.read_text() for path in DOCUMENTS}
+    for name, block in blocks().items():
         print(f"\n{name}\n{block}")
         opening, closing = f"<!-- report:{name} -->", f"<!-- /report:{name} -->"
         for path, text in texts.items():

@@ -1,7 +1,7 @@
 """What a Janus training step costs beside plain LoRA: paired steps in one process, ratios with their spread.
 
     python benchmarks/step_cost.py                       # embedded ViT, batch 64, and ViT-S/16, batch 32
-    python benchmarks/step_cost.py --model vit_base_patch16_224 --batch 8 --out benchmarks/results/step_cost.json
+    python benchmarks/step_cost.py --model vit_base_patch16_224 --batch 8 --out benchmarks/results/measurements/step_cost.json
     python benchmarks/step_cost.py --model vit_base_patch16_224 --batch 128 --rank 10 --basis 256 --device cuda --amp
 
 The reference is PEFT's LoRA on the fused `qkv` at the same rank, with torch's AdamW. Every round takes one step of each

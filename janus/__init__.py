@@ -27,8 +27,9 @@ _HOME = {  # name → module; imported when first used, so that `janus --help` d
     "export_peft": "peft_io", "import_peft": "peft_io", "Predictor": "predict", "extend": "predict", "load": "predict",
     "Result": "result", "run": "train",
 }
-_MODULES = ("ablation", "backbones", "compare", "config", "datasets", "history", "lessons", "lora", "metrics", "plots",
-            "properties", "rectify", "report", "resources", "separation", "stream", "tables", "train", "transforms")
+_MODULES = ("ablation", "backbones", "compare", "config", "configure", "datasets", "history", "lessons", "lora", "metrics", "plots",
+            "properties", "rectify", "report", "resources", "separation", "store", "stream", "tables", "train",
+            "transforms")
 __all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605
 
 

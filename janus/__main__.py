@@ -28,17 +28,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(args: argparse.Namespace) -> None:
-    from . import train
-    from .config import Config, from_text
+    from . import configure
 
-    values = from_text(args.set)
+    values = configure.from_text(args.set)
     for key in ("dataset", "root", "model", "method", "tasks", "seed"):
         value = getattr(args, key)
-        if value is not None:
-            if values.get(key, value) != value:
-                raise UsageError(f"{key} is given twice: --{key} {value} and --set {key}={values[key]}; leave one out")
-            values[key] = value
-    result = train.execute(Config.create(**values), args.out, _progress(args))
+        if value is not None and values.setdefault(key, value) != value:
+            raise UsageError(f"{key} is given twice: --{key} {value} and --set {key}={values[key]}; leave one out")
+    config = configure.make(values)  # before torch: a typing error is answered at once
+
+    from . import train
+
+    result = train.execute(config, args.out, _progress(args), args.variant)
     print(result.line())
 
 
@@ -60,10 +61,10 @@ def bench(args: argparse.Namespace) -> None:
 
 
 def extend(args: argparse.Namespace) -> None:
-    from . import predict
-    from .config import from_text
+    from . import configure, predict
 
-    result, folder = predict.extend_to(args.folder, args.data, args.out, _progress(args), **from_text(args.set))
+    settings = configure.from_text(args.set)
+    result, folder = predict.extend_to(args.folder, args.data, args.out, _progress(args), **settings)
     print(result.line())
     print(f"in {folder}")
 
@@ -91,6 +92,11 @@ def predict(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     from . import checkpoint, report
 
+    if args.collect:
+        return _collect(args)
+    if args.into or not args.results:
+        raise UsageError("report takes folders of results; --into goes with --collect RUNS; see janus report "
+                         "--help")
     text = report.write(args.results, args.to)
     if args.out is None:
         print(text, end="")
@@ -99,10 +105,27 @@ def report(args: argparse.Namespace) -> None:
     print(f"in {args.out}")
 
 
-def datasets(args: argparse.Namespace) -> None:
-    from . import datasets
+def _collect(args: argparse.Namespace) -> None:
+    from . import resources, store
+    from .grids import some
 
-    _list(datasets.names(), args.pattern)
+    if args.results or args.out:
+        raise UsageError("--collect adds runs to tables and writes no report: it goes with neither RESULTS nor "
+                         "--out")
+    into = Path(args.into) if args.into else resources.results()
+    if not args.into and into.is_relative_to(resources.PACKAGE):
+        raise UsageError("--collect needs --into DIR here: the tables that come with an installed janus stay as "
+                         "they are")
+    done = store.collect(args.collect, into)
+    print(f"{done.added} runs added to {into}, {done.known} known already, {len(done.refused)} refused")
+    if done.refused:
+        raise JanusError(f"refused: {some(done.refused)}")
+
+
+def datasets(args: argparse.Namespace) -> None:
+    from . import registry
+
+    _list(registry.names(), args.pattern)
 
 
 def methods(args: argparse.Namespace) -> None:
@@ -172,6 +195,7 @@ def build_parser() -> Parser:
     for flag, options in flags.items():
         parts["run"].add_argument(flag, **options)
     parts["run"].add_argument("--out", metavar="DIR", required=True, help="folder for result.json and the checkpoint")
+    parts["run"].add_argument("--variant", metavar="NAME", help="its name in tables (the method's)")
     parts["bench"].add_argument("grid", metavar="GRID.yaml", help="the runs: a grid file, or the name of one that comes with janus")
     parts["bench"].add_argument("--out", metavar="DIR", required=True, help="folder of the runs, one folder each")
     parts["bench"].add_argument("--dry-run", action="store_true", help="only show the runs, how far each is, and the time left")
@@ -195,9 +219,13 @@ def build_parser() -> Parser:
     parts["predict"].add_argument("--top", metavar="K", type=int, default=5, help="how many classes an image (5)")
     parts["predict"].add_argument("--json", action="store_true", help="print JSON")
     parts["predict"].add_argument("--device", metavar="NAME", default="auto", help="cpu, cuda, mps or auto (auto)")
-    parts["report"].add_argument("results", metavar="RESULTS", nargs="+", help="folders of runs, or of result files")
+    parts["report"].add_argument("results", metavar="RESULTS", nargs="*", help="folders of runs or their tables")
     parts["report"].add_argument("--to", metavar="KIND", default="md", help="md, html, csv (a line a run) or tex (md)")
     parts["report"].add_argument("--out", metavar="FILE", type=Path, help="where to write it (to the terminal)")
+    parts["report"].add_argument("--collect", metavar="RUNS", nargs="+",
+                                 help="no report: add the runs in these folders to tables")
+    parts["report"].add_argument("--into", metavar="DIR",
+                                 help="with --collect: the tables' folder (benchmarks/results of this checkout)")
     parts["doctor"].add_argument("--device", metavar="NAME", default="auto", help="cpu, cuda, mps or auto (auto)")
     parts["doctor"].add_argument("--quick", action="store_true", help="less of it: 45 s on two CPU cores")
     parts["doctor"].add_argument("--out", metavar="FILE", type=Path, help="write the checks as JSON, too")

@@ -13,11 +13,13 @@ CHOSEN = Path(__file__).with_name("chosen.json")
 
 
 def _row(oe: bool, gr: str, dml: bool, adapter: str = "shared", init: str = "free") -> dict[str, Any]:
-    return {"method": "janus", "oe": oe, "gr": gr, "dml": dml, "adapter": adapter, "init": init}
+    return {"method.name": "janus", "method.oe": oe, "method.gr": gr, "method.dml": dml, "method.adapter": adapter,
+            "method.init": init}
 
 
 # What every row shares, the floors and joint included.
-PROTOCOL: dict[str, Any] = {"dataset": "icons-r", "tasks": 10, "epochs": 3, "batch_size": 16, "head_lr": 5e-3, "energy": 0.95}
+PROTOCOL: dict[str, Any] = {"data.dataset": "icons-r", "data.tasks": 10, "training.epochs": 3, "training.batch_size": 16,
+                            "training.head_lr": 5e-3, "method.energy": 0.95}
 
 PAPER_ROWS: dict[str, dict[str, Any]] = {  # adapter=shared, init=free, as in the paper
     "LoRA": _row(False, "none", False),
@@ -29,12 +31,12 @@ PAPER_ROWS: dict[str, dict[str, Any]] = {  # adapter=shared, init=free, as in th
     "OE+GR+DML": _row(True, "tangent", True),
 }
 OTHER_ROWS: dict[str, dict[str, Any]] = {
-    "GPM": {"method": "gpm"},
+    "GPM": {"method.name": "gpm"},
     "exact": _row(True, "exact", False, "merged", "nullspace"),
     "exact+DML": _row(True, "exact", True, "merged", "nullspace"),
-    "frozen": {"method": "frozen"},
-    "ncm": {"method": "ncm"},
-    "joint": {"method": "joint"},
+    "frozen": {"method.name": "frozen"},
+    "ncm": {"method.name": "ncm"},
+    "joint": {"method.name": "joint"},
 }
 ROWS = PAPER_ROWS | OTHER_ROWS
 
@@ -49,23 +51,23 @@ CROSS: dict[str, dict[str, Any]] = {
 # The field's methods, and the strongest head on our features and on theirs. ε is what a method's authors state (for
 # ImageNet-R; a protocol may say what they state for its data), not the protocol's own
 FIELD: dict[str, dict[str, Any]] = {
-    "InfLoRA": {"method": "inflora", "energy": 0.98, "energy_end": 0.998},
-    "LoRA-DRS": {"method": "drs", "energy": 0.99, "energy_end": None},
-    "LoRA-DRS+GR": {"method": "drs", "energy": 0.99, "energy_end": None, "gr": "tangent"},
-    "LoRA-DRS, class means": {"method": "drs", "energy": 0.99, "energy_end": None, "head": "ncm"},
-    "BiLoRA": {"method": "bilora"},
-    "SD-LoRA": {"method": "sdlora"},
-    "O-LoRA": {"method": "olora"},
-    "L2P": {"method": "l2p"},
-    "DualPrompt": {"method": "dualprompt"},
-    "CODA-Prompt": {"method": "coda"},
-    "EWC": {"method": "ewc"},
-    "LwF": {"method": "lwf"},
-    "SLCA": {"method": "slca"},
-    "RanPAC": {"method": "ranpac"},
-    "LoRA, RanPAC head": _row(False, "none", False) | {"head": "ranpac"},
-    "exact, RanPAC head": _row(True, "exact", False, "merged", "nullspace") | {"head": "ranpac"},
-    "OE+GR, RanPAC head": _row(True, "tangent", False) | {"head": "ranpac"},
+    "InfLoRA": {"method.name": "inflora", "method.energy": 0.98, "method.energy_end": 0.998},
+    "LoRA-DRS": {"method.name": "drs", "method.energy": 0.99, "method.energy_end": None},
+    "LoRA-DRS+GR": {"method.name": "drs", "method.energy": 0.99, "method.energy_end": None, "method.gr": "tangent"},
+    "LoRA-DRS, class means": {"method.name": "drs", "method.energy": 0.99, "method.energy_end": None, "classifier.name": "ncm"},
+    "BiLoRA": {"method.name": "bilora"},
+    "SD-LoRA": {"method.name": "sdlora"},
+    "O-LoRA": {"method.name": "olora"},
+    "L2P": {"method.name": "l2p"},
+    "DualPrompt": {"method.name": "dualprompt"},
+    "CODA-Prompt": {"method.name": "coda"},
+    "EWC": {"method.name": "ewc"},
+    "LwF": {"method.name": "lwf"},
+    "SLCA": {"method.name": "slca"},
+    "RanPAC": {"method.name": "ranpac"},
+    "LoRA, RanPAC head": _row(False, "none", False) | {"classifier.name": "ranpac"},
+    "exact, RanPAC head": _row(True, "exact", False, "merged", "nullspace") | {"classifier.name": "ranpac"},
+    "OE+GR, RanPAC head": _row(True, "tangent", False) | {"classifier.name": "ranpac"},
 }
 KNOWN = ROWS | CROSS | FIELD  # by these names in grids
 UNTRAINED = ("ncm", "RanPAC")  # no learning rate, so nothing to choose

@@ -21,19 +21,21 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from . import resources
+from . import configure, resources
 from .clusters import cards, connect
 from .errors import JanusError, UsageError
-from .grids import WIDTHS, Grid, Planned, some
+from .grids import Grid, Planned, some
+from .registry import WIDTHS
 from .timing import clock, total
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-    from .result import Result
+    from .store import Line
     from .train import Progress
 
-# torch and timm take seconds to import, so functions import what needs them: workers only start kernels, which do that themselves
+# torch, timm and pandas take seconds to import, so functions import what needs them: workers only start kernels,
+# which do that themselves
 
 CHECKPOINT, RESULT, FAILED, NOTEBOOK = "checkpoint.safetensors", "result.json", "failed.json", "notebook.ipynb"
 MAX_KILLS = 3  # workers or kernels that a run may take with it, without finishing a task, before it counts as failed
@@ -44,7 +46,9 @@ KERNEL_START = 300  # seconds: torch on a cold, shared disk is slow
 WAITING = 60  # seconds between two lines that say how far the runs are, or that there is no worker
 RENEWAL = 10  # seconds between two requests for workers in place of lost ones
 UNKNOWN = "unknown"
-COST = ("dataset", "data", "model", "per_class", "epochs", "batch_size", "rank", "method", "oe", "gr", "dml", "adapter", "init")
+COST = ("backbone.model", "backbone.rank", "training.epochs", "training.batch_size", "method.name", "method.oe",
+        "method.gr", "method.dml", "method.adapter", "method.init")  # what seconds depend on, and the data, without:
+NO_COST = ("data.tasks", "data.class_seed", "data.evaluate", "data.extended", "data.augment", "data.cache")
 
 
 # ── what is there already ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -62,25 +66,20 @@ class State:
     backbone: str | None = None
 
 
-Finished = Mapping[str, Mapping[Path, "Result"]]  # hash of a config → the finished runs with it, whatever they are called
+Finished = dict[str, dict[str, "Line"]]  # hash of a config → place → the finished run with it, of whatever name
 
 
-def finished_below(*folders: str | Path) -> dict[str, dict[Path, Result]]:
-    """The finished runs anywhere below the folders, by the hashes of their configs. A note names those that cannot be read."""
-    from .result import Result
+def finished_below(*folders: str | Path) -> Finished:
+    """The finished runs anywhere below the folders, in tables too, by the hashes of their configs. A note names
+    the files that cannot be read."""
+    from . import store
 
-    found: dict[str, dict[Path, Result]] = {}
+    found: Finished = {}
     unread = []
-    for path in (path for folder in folders for path in sorted(Path(folder).rglob("*.json"))):
-        try:
-            values = json.loads(path.read_text())
-            if path.name == RESULT or isinstance(values, dict) and {"accuracy", "config"} <= values.keys():
-                result = Result.from_values(values, path)
-                found.setdefault(result.hash, {})[path] = result
-        except (OSError, ValueError) as error:  # a run's, perhaps
-            unread.append(f"{path}: not a readable result ({error})")
-        except JanusError as error:
-            unread.append(str(error))
+    for runs, faults in (store.lines(folder, detail=False) for folder in folders):
+        unread += faults
+        for run, place in runs:
+            found.setdefault(run["hash"], {})[place] = run
     if unread:
         warnings.warn(f"{len(unread)} files of results count as absent: {some(unread)}", stacklevel=2)
     return found
@@ -89,18 +88,18 @@ def finished_below(*folders: str | Path) -> dict[str, dict[Path, Result]]:
 def state(run: Planned, out: Path, known: Finished | None = None) -> State:
     """What the run's folder says, or else a result of the same config among `known`. UsageError: the folder holds another run."""
     from . import checkpoint
-    from .config import Config
     from .result import Result
 
     folder = out / run.name
     try:
-        result, where = Result.load(folder), ""
+        result = Result.load(folder)
     except JanusError:  # missing, or damaged: then `work` moves it aside
-        other, result = next(iter((known or {}).get(run.hash, {}).items()), (None, None))
-        where = f", in {other}"
-    if result:
+        for place, found in (known or {}).get(run.hash, {}).items():
+            text = f"finished, acc {found['acc']:.2f}, in {place}"
+            return State("finished", text, 1.0, found["seconds"], found["fingerprint"])
+    else:
         _same(run, result.hash, folder)
-        return State("finished", f"finished, acc {result.acc:.2f}{where}", 1.0, total(result.seconds), result.backbone)
+        return State("finished", f"finished, acc {result.acc:.2f}", 1.0, total(result.seconds), result.backbone)
     failed = _read(folder / FAILED)  # with a result, what failed is a figure, or the notebook's file
     if failed.get("hash") == run.hash and "error" in failed:
         return State("failed", f"failed: {failed['error']}")
@@ -110,7 +109,11 @@ def state(run: Planned, out: Path, known: Finished | None = None) -> State:
         saved = checkpoint.load(folder / CHECKPOINT)
     except JanusError as error:
         return State("to do", f"to do, but {error}")
-    _same(run, Config.create(**saved["config"]).hash(), folder)
+    try:
+        digest = configure.config_hash(configure.restore(saved["config"], folder))
+    except JanusError as error:
+        raise UsageError(f"{error}, in another --out") from None
+    _same(run, digest, folder)
     return State("stopped", f"stopped at {how_far(saved)}", saved["task"] / len(saved["stream"]["tasks"]))
 
 
@@ -132,22 +135,23 @@ def states(grid: Grid, out: Path, known: Sequence[str | Path] = ()) -> dict[str,
     return found
 
 
-def _of_other_weights(grid: Grid, out: Path, results: dict[str, dict[Path, Result]]) -> list[str]:
+def _of_other_weights(grid: Grid, out: Path, results: Finished) -> list[str]:
     """Take out of `results`, in place, what was found with other weights than a run of the grid would load now, with a note;
     of those that stand in a run's own folder, where it would be found again, the faults."""
     mine, faults, others = cache(_fingerprint), [], []
     for run in grid.runs:
-        for path, result in list(results.get(run.hash, {}).items()):
-            now = mine(run.config.model, run.config.weights) if result.backbone else None
-            if now in (None, result.backbone):
+        for place, result in list(results.get(run.hash, {}).items()):
+            backbone = run.config.backbone
+            now = mine(backbone.model, backbone.weights) if result["fingerprint"] else None
+            if now in (None, result["fingerprint"]):
                 continue
-            del results[run.hash][path]
-            prints = f"fingerprint {result.backbone}, not {now}"
-            if path == out / run.name / RESULT:
-                faults.append(f"{path.parent} holds this run with other weights of {run.config.model} ({prints}); put those back, "
-                              "choose another --out, or delete it")
+            del results[run.hash][place]
+            prints = f"fingerprint {result['fingerprint']}, not {now}"
+            if place == str(out / run.name / RESULT):
+                faults.append(f"{out / run.name} holds this run with other weights of {backbone.model} "
+                              f"({prints}); put those back, choose another --out, or delete it")
             else:
-                others.append(f"{path} ({prints})")
+                others.append(f"{place} ({prints})")
     if others:
         warnings.warn(f"{len(others)} results do not count, since their backbones' weights were not those that are there now: "
                       f"{some(others)}", stacklevel=3)
@@ -181,7 +185,7 @@ def _agree(grid: Grid, found: Mapping[str, State]) -> None:
     seen: dict[tuple[str, str | None], dict[str, list[str]]] = {}
     for run in grid.runs:
         if backbone := found[run.name].backbone:
-            seen.setdefault((run.config.model, run.config.weights), {}).setdefault(backbone, []).append(run.name)
+            seen.setdefault((run.config.backbone.model, run.config.backbone.weights), {}).setdefault(backbone, []).append(run.name)
     for (model, weights), prints in seen.items():
         if len(prints) > 1:
             name = f"{model} ({weights})" if weights else model
@@ -197,18 +201,18 @@ class Pace:
     def __init__(self) -> None:
         self.here: dict[str, list[float]] = {}
         self.shipped: dict[str, list[float]] = {}
+        from . import store
+
         with contextlib.suppress(JanusError):  # there are none
-            for path in resources.results().rglob("*.json"):
-                values = _read(path)
-                if {"config", "seconds", "accuracy"} <= values.keys():
-                    self.shipped.setdefault(_cost(values["config"]), []).append(total(values["seconds"]))
+            for run, _ in store.lines(resources.results(), detail=False)[0]:
+                self.shipped.setdefault(_cost(run), []).append(run["seconds"])
 
     def add(self, run: Planned, seconds: float) -> None:
-        self.here.setdefault(_cost(run.config.to_dict()), []).append(seconds)
+        self.here.setdefault(_cost(configure.flat(run.config)), []).append(seconds)
 
     def estimate(self, run: Planned) -> float | None:
         """Seconds, None if unknown."""
-        key = _cost(run.config.to_dict())
+        key = _cost(configure.flat(run.config))
         found = self.here.get(key) or self.shipped.get(key)
         return sum(found) / len(found) if found else None
 
@@ -234,7 +238,8 @@ def plan(grid: Grid, out: Path, workers: int | None = None, known: Sequence[str 
     for run in grid.runs:
         seconds = pace.estimate(run)
         time_ = UNKNOWN if seconds is None else clock(seconds)
-        lines.append(f"{run.name:{width}s}  {run.config.method:8s}  {run.config.seed:4d}  {time_:8s}  {found[run.name].text}")
+        method, seed = run.config.method.name, run.config.training.seed
+        lines.append(f"{run.name:{width}s}  {method:8s}  {seed:4d}  {time_:8s}  {found[run.name].text}")
     kinds = Counter(state.kind for state in found.values())
     todo = [(run, found[run.name].done) for run in grid.runs if found[run.name].kind in ("to do", "stopped")]
     lines.append(f"{grid.title}: {len(grid.runs)} runs, " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -292,10 +297,11 @@ def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> str | None:
 
 
 def parameters(run: Planned, out: Path) -> dict[str, Any]:
-    """Notebook 07's parameters for a run: the four that name it, and the rest of its complete config as JSON."""
-    values = run.config.to_dict()
-    named = {key.upper(): values.pop(key) for key in ("dataset", "method", "tasks", "seed")}
-    return named | {"OUT": str(out.resolve() / run.name), "CONFIG": json.dumps(values)}
+    """Notebook 07's parameters for a run: what names it, and the rest of its complete config as JSON."""
+    values = configure.flat(run.config)
+    named = {name.upper(): values.pop(path) for name, path in
+             (("dataset", "data.dataset"), ("method", "method.name"), ("tasks", "data.tasks"), ("seed", "training.seed"))}
+    return named | {"VARIANT": run.row, "OUT": str(out.resolve() / run.name), "CONFIG": json.dumps(values)}
 
 
 # ── all of them ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -524,5 +530,8 @@ def _paced(grid: Grid, found: Mapping[str, State]) -> Pace:
     return pace
 
 
-def _cost(config: Mapping[str, Any]) -> str:
-    return json.dumps([config.get(key) for key in COST], sort_keys=True)
+def _cost(settings: Mapping[str, Any]) -> str:
+    """Equal for runs that take about as long, but for the number of tasks."""
+    kept = {key: value for key, value in settings.items() if value is not None
+            and (key in COST or key.startswith("data.") and key not in NO_COST)}
+    return json.dumps(kept, sort_keys=True)

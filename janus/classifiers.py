@@ -71,7 +71,7 @@ class NearestClassMean(Linear):
 class RanPAC(Linear):
     """Ridge regression of one-hot labels y on random features `h = ReLU(f P)` (McDonnell et al., RanPAC, NeurIPS 2023).
 
-    P (d, M) is Gaussian and never changes; the setting `ranpac_dim` is M: 2,000, which a CPU manages; the paper has 10,000.
+    P (d, M) is Gaussian and never changes; the setting `classifier.dim` is M: 2,000, which a CPU manages; the paper has 10,000.
     With `G = Σ h hᵀ` and `C = Σ h yᵀ` over all images so far, the scores are `h W`, `W = (G + λI)⁻¹ C`: while features stay as
     they are, the same W for one λ, however the classes are cut into tasks. λ: `choose_ridge`, anew at each task. (The paper
     adapts the backbone in task 1 only; here the features are the method's.) Keeps P, G (M, M), C and W (M, classes seen) in
@@ -83,7 +83,7 @@ class RanPAC(Linear):
     def __init__(self, learner: LearnerProtocol, generator: torch.Generator) -> None:
         super().__init__(learner, generator)
         self.device = torch.device("cpu") if learner.device.type == "mps" else learner.device
-        d, M, self.ridge = learner.model.num_features, learner.config.ranpac_dim, 0.0
+        d, M, self.ridge = learner.model.num_features, learner.config.classifier.dim, 0.0
         self.P = torch.randn(d, M, generator=generator, dtype=torch.float64).to(self.device)
         self.G, self.C, self.W = (self.P.new_zeros(M, n) for n in (M, 0, 0))
 
@@ -106,7 +106,7 @@ class RanPAC(Linear):
 
     @staticmethod
     def stored(config: Config, width: int, classes: int) -> dict[str, int]:
-        d, M = width, config.ranpac_dim
+        d, M = width, config.classifier.dim
         return {"P and G": 8 * (d * M + M**2), "C and W": 8 * 2 * M * classes}
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,7 +120,8 @@ def ridge_regression(G: Tensor, C: Tensor, ridge: float) -> Tensor:
     """`W = (G + λI)⁻¹ C` (M, classes). JanusError: it is not finite, as when features are not."""
     W, failed = torch.linalg.solve_ex(G + ridge * torch.ones_like(G[0]).diag(), C)
     if failed or not W.isfinite().all():
-        raise JanusError(f"head=ranpac finds no weights (λ = {ridge:g}): features are not finite any more; try a smaller lr")
+        raise JanusError(f"classifier=ranpac finds no weights (λ = {ridge:g}): features are not finite any more; "
+                         "try a smaller lr")
     return W
 
 
@@ -137,4 +138,4 @@ def choose_ridge(G: Tensor, C: Tensor, h: Tensor, y: Tensor) -> float:
     return best[1]
 
 
-KINDS = {"linear": Linear, "ncm": NearestClassMean, "ranpac": RanPAC}  # by the setting `head`
+KINDS = {"linear": Linear, "ncm": NearestClassMean, "ranpac": RanPAC}  # by `classifier.name`

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import gzip
-import inspect
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from janus import icons, sources, splits
+from janus import icons, registry, sources, splits
 from janus.cache import Tell
-from janus.config import fitting
-from janus.errors import JanusError, UsageError, together, unknown
+from janus.errors import JanusError, UsageError, unknown
 from janus.images import TensorImages
 from janus.imageset import ImageSet, assemble, carve, checked_fraction, complete, share_note
 from janus.resources import home, photographs
 from janus.sources import Source
 
 CACHES = ("auto", "disk", "none")
-COMMON = ("name", "root", "size", "skip_corrupt", "cache", "tell")  # what every loader takes
-
-
-def names() -> dict[str, str]:
-    """Every data set there is and what it holds."""
-    return {name: description for name, (_, description) in SETS.items()}
+COMMON = ("root", "size", "skip_corrupt", "cache", "tell")  # what every loader takes
 
 
 def load(
@@ -41,7 +33,7 @@ def load(
     tell: Tell | None = None,
     **options: object,
 ) -> ImageSet:
-    """The image set called `name` (see `names()`), or the one at a path: an image folder, parquet files, a pattern.
+    """The image set called `name` (see `janus.registry.names`), or the one at a path: an image folder, parquet files, a pattern.
 
     `root` says where local files are; without it they are looked for in $JANUS_DATA. `size` is the input side of the
     backbone (photographs are stored a little larger, see `janus.images.Encoded`). With `skip_corrupt` every image is
@@ -56,60 +48,27 @@ def load(
     common = {"root": root, "size": size, "skip_corrupt": skip_corrupt, "cache": cache, "tell": tell}
     if name.startswith("hf:"):
         return _call("hf:", _hub, name[3:], common, options)
-    if name in SETS and name != "hf:":
-        return _call(name, SETS[name][0], name, common, options)
+    if name in LOADERS and name != "hf:":
+        return _call(name, LOADERS[name], name, common, options)
     path = _find(name, root)
     if path is None or not name:
         if any(c in name for c in "/\\*?~") or name.endswith(".parquet") or name.startswith("."):
             raise UsageError(f"no data at {name!r}: the path does not exist{photographs(name)}")
-        raise unknown("dataset", name, SETS)
+        raise unknown("dataset", name, LOADERS)
     kind = _kind(path)
-    return _call(kind, SETS[kind][0], Path(name).name or name, common | {"root": path}, options)
+    return _call(kind, LOADERS[kind], Path(name).name or name, common | {"root": path}, options)
 
 
 def _call(kind: str, loader: Callable[..., ImageSet], name: str, common: dict, options: dict) -> ImageSet:
-    """Call a loader with the options it knows; one it does not know is refused, with the set it belongs to."""
-    known = _options(loader)
-    for option in options:
-        if option in known:
-            continue
-        owners = [n for n, (other, _) in SETS.items() if option in _options(other)]
-        mine = f"{kind} takes {', '.join(known)}" if known else f"{kind} takes no options"
-        if owners:
-            raise UsageError(f"option {option!r} belongs to dataset {', '.join(owners)}, not to {kind}; {mine}")
-        raise unknown(f"option of dataset {kind}", option, known)
-    if faults := list(option_faults(loader, options)):
-        raise UsageError(together(faults))
+    """Call a loader with options of its kind of data set, which are checked."""
+    return _read(loader, name, common, registry.options_of(kind, options))
+
+
+def _read(loader: Callable[..., ImageSet], name: str, common: dict, options: dict) -> ImageSet:
     try:
         return loader(name, **common, **options)
     except OSError as error:  # no rights, a disk that fails: say which file
         raise JanusError(f"cannot read {error.filename or name} ({error.strerror or error})") from error
-
-
-def option_faults(loader: Callable[..., ImageSet], options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """What is wrong with the values of the options that a loader has: not of the type that it states, or no share."""
-    hints = {option: p.annotation for option, p in inspect.signature(loader, eval_str=True).parameters.items()}
-    for option, value in options.items():
-        if hints.get(option, object) in (object, inspect.Parameter.empty):
-            continue
-        try:
-            if fitting(prefix + option, value, hints[option]) and option.endswith("_fraction"):
-                checked_fraction(prefix + option, value)
-        except UsageError as error:
-            quote = f"; for a text, put it in quotes: '{option}=\"{value}\"'" if isinstance(value, (int, float)) else ""
-            yield f"{error}{quote if 'a text' in str(error) else ''}"
-
-
-def _options(loader: Callable[..., ImageSet]) -> list[str]:
-    """A loader's own options: what its signature has beyond what all loaders take."""
-    return [p for p in inspect.signature(loader).parameters if p not in COMMON and p != "common"]
-
-
-def saying(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of a data set's options that say something else than its loader does without them, and where pixels are kept aside."""
-    known = inspect.signature(SETS[name][0]).parameters if name in SETS else {}
-    return {key: value for key, value in options.items()
-            if key != "cache" and (value is None or key not in known or value != known[key].default)}
 
 
 # ---- where local files are ------------------------------------------------------------------------------------------
@@ -162,7 +121,7 @@ def _fashion(name: str, root: str | Path | None, val_fraction: float | None = No
     other = next((p for p in (places[:1] if root is not None else places[1:2]) if p.is_dir() and not _has_idx(places)), None)
     if other is not None and (sources.parquet_files(other) or sources.has_class_folders(other)):
         kind = _kind(other)
-        built = SETS[kind][0](name, root=other, val_fraction=val_fraction, **common)
+        built = LOADERS[kind](name, root=other, val_fraction=val_fraction, **common)
         built.transform = "icons"
         return built
     parts = {}
@@ -291,13 +250,15 @@ HUB = {  # where each benchmark can be fetched from
 }
 
 
-def _published(hub_name: str, own: Callable[..., Source | None] | None = None, **defaults: object) -> Callable[..., ImageSet]:
+def _published(name: str, own: Callable[..., Source | None] | None = None) -> Callable[..., ImageSet]:
     """A benchmark of the paper: local files if `root` or $JANUS_DATA/<name> has them, else the hub.
 
-    `own(place)` reads the layout in which the set's authors publish it, None where `place` holds something else. Its further
-    parameters are options of the set.
+    `own(place)` reads the layout in which the set's authors publish it, None where `place` holds something else. It takes the
+    options that no other data set has.
     """
-    extra = list(inspect.signature(own).parameters)[1:] if own else []
+    fields, usual = registry.DATASETS[name].options.model_fields, registry.HubOptions.model_fields
+    extra = [option for option in fields if option not in usual]
+    defaults = {option: fields[option].default for option in usual if fields[option].default != usual[option].default}
 
     def loader(name: str, root: str | Path | None, **options: object) -> ImageSet:
         mine = {k: options.pop(k) for k in extra if k in options}
@@ -310,25 +271,23 @@ def _published(hub_name: str, own: Callable[..., Source | None] | None = None, *
                 raise UsageError(f"{name}: {', '.join(mine)} needs the image files in a folder: root=FOLDER or $JANUS_DATA/{name}; "
                                  "unpack the authors' archive there")
             try:
-                built = _hub(hub_name, None, **(defaults | options), **common)
+                built = _hub(HUB[name], None, **(defaults | options), **common)
             except UsageError:
                 raise
             except JanusError as error:
                 raise JanusError(f"{error}; {_download(name)}") from error
             built.name = name
             return built
+        common |= {"root": place}
         source = own(place, **mine) if own else None
         if source is not None:
-            kind, local = f"{name} in its authors' layout", _of(source, place)
-        else:
-            kind = _kind(place)
-            local = SETS[kind][0]
-        usable = {k: v for k, v in defaults.items() if k in _options(local)}
-        return _call(kind, local, name, common | {"root": place}, usable | options)
+            known, what = registry.FolderOptions, f"{name} in its authors' layout"
+            usable = {k: v for k, v in defaults.items() if k in known.model_fields}
+            return _read(_of(source, place), name, common, registry.options_of("imagefolder", usable | options, what))
+        kind = _kind(place)
+        usable = {k: v for k, v in defaults.items() if k in registry.DATASETS[kind].options.model_fields}
+        return _call(kind, LOADERS[kind], name, common, usable | options)
 
-    mine = [inspect.Parameter(p, inspect.Parameter.KEYWORD_ONLY, default=None) for p in extra]
-    hub = inspect.signature(_hub, eval_str=True)
-    loader.__signature__ = hub.replace(parameters=[*list(hub.parameters.values())[:-1], *mine])
     return loader
 
 
@@ -378,10 +337,8 @@ def _tiny_imagenet(place: Path) -> Source | None:
     return None
 
 
-def _imagenet_100(name: str, root: str | Path | None, class_list: str | None = None, **options: object) -> ImageSet:
-    """100 classes of ImageNet: which, a list must say."""
-    if class_list is None:
-        raise UsageError(splits.IMAGENET_100)
+def _imagenet_100(name: str, root: str | Path | None, class_list: str, **options: object) -> ImageSet:
+    """100 classes of ImageNet: which, a list must say, or the data that holds no others."""
     own = class_list == "own"
     if not own:
         options["class_list"] = class_list
@@ -394,8 +351,8 @@ def _imagenet_100(name: str, root: str | Path | None, class_list: str | None = N
     return built
 
 
-_imagenet_100_files = _published(HUB["imagenet-100"])
-_imagenet_100.__signature__ = inspect.signature(_imagenet_100_files)
+_imagenet_100_files = _published("imagenet-100")
+
 
 def _download(name: str) -> str:
     """The command that provides a benchmark, and where it puts it."""
@@ -404,26 +361,17 @@ def _download(name: str) -> str:
     return f"`hf download {HUB[name]} --repo-type dataset --local-dir {place}` (pip install huggingface_hub) fetches it{then}"
 
 
-SETS: dict[str, tuple[Callable[..., ImageSet], str]] = {
-    "icons-r": (_icons, "100 icon concepts in artistic renditions, 32 px; embedded, works offline"),
-    "fashion-mnist": (_fashion, "10 kinds of clothing, 28 px grey; from local IDX files (root or $JANUS_DATA)"),
-    "cifar-100": (
-        _published(HUB["cifar-100"], _cifar_100, label_column="fine_label"),
-        "100 classes, 32 px; local or hf:uoft-cs/cifar100",
-    ),
-    "imagenet-r": (
-        _published(HUB["imagenet-r"], _imagenet_r, label_column="wnid", val_fraction=0.0),
-        "200 classes in renditions, cut 80/20 or by data.split_files; local or hf:axiong/imagenet-r",
-    ),
-    "imagenet-100": (_imagenet_100, "100 classes of ImageNet, those of data.class_list; local or hf:clane9/imagenet-100"),
-    "tiny-imagenet": (_published(HUB["tiny-imagenet"], _tiny_imagenet), "200 classes, 64 px; local or hf:zh-plus/tiny-imagenet"),
-    "domainnet": (
-        _published(HUB["domainnet"], _domainnet),
-        "345 classes in 6 domains; local with its lists, or hf:wltjr1007/DomainNet",
-    ),
-    "imagefolder": (_folder, "any folder with one folder per class (root=FOLDER, or its path as the name)"),
-    "parquet": (_parquet, "parquet in the Hugging Face image layout (root=FOLDER, or a path or pattern as the name)"),
-    "hf:": (_hub, "hf:<owner>/<name>: any labelled image dataset of the Hugging Face hub"),
+LOADERS: dict[str, Callable[..., ImageSet]] = {
+    "icons-r": _icons,
+    "fashion-mnist": _fashion,
+    "cifar-100": _published("cifar-100", _cifar_100),
+    "imagenet-r": _published("imagenet-r", _imagenet_r),
+    "imagenet-100": _imagenet_100,
+    "tiny-imagenet": _published("tiny-imagenet", _tiny_imagenet),
+    "domainnet": _published("domainnet", _domainnet),
+    "imagefolder": _folder,
+    "parquet": _parquet,
+    "hf:": _hub,
 }
 
 

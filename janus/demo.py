@@ -7,7 +7,6 @@ prints the table and writes `figures/violation.*`. Finished runs are not repeate
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import signal
@@ -22,7 +21,8 @@ from typing import Any
 from . import plots
 from .__main__ import explained
 from .ablation import PAPER, PAPER_ROWS, settings, slug
-from .config import Config, from_text
+from .config import Config
+from .configure import as_text, config_hash, from_text, layered
 from .errors import JanusError
 from .result import Result
 from .timing import clock
@@ -49,19 +49,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def demo(runs: Path, figures: Path, jobs: int, common: dict[str, Any]) -> None:
     """Train what is missing, print the table, write the figure."""
-    values = {row: {"tasks": 10, "seed": 0, "threads": 1} | settings(row) | common for row in SHOWN}
-    folders = {row: runs / f"{slug(row)}-{Config.create(**v).hash()[:6]}" for row, v in values.items()}
+    configs = {row: layered({"runtime.threads": 1}, settings(row), common) for row in SHOWN}
+    folders = {row: runs / f"{slug(row)}-{config_hash(config)[:6]}" for row, config in configs.items()}
     began = time.monotonic()
     todo = [row for row in sorted(SHOWN, key=lambda r: r not in SLOW) if not (folders[row] / RESULT).exists()]
     print(f"{len(SHOWN)} runs, {len(SHOWN) - len(todo)} finished already", flush=True)
-    train_all(todo, values, folders, jobs)
+    train_all(todo, configs, folders, jobs)
     results = {row: Result.load(folder) for row, folder in folders.items()}
     print(f"\n{table(results)}\n\n{clock(time.monotonic() - began)} minutes this time; the runs are kept in {_short(runs)}")
     written = plots.violation({label: results[row].violation["tasks"] for row, label in FIGURE.items()}).save(figures / "violation")
     print(f"violation per layer, K and V: {', '.join(map(_short, written))}")
 
 
-def train_all(rows: list[str], values: dict[str, dict[str, Any]], folders: dict[str, Path], jobs: int) -> None:
+def train_all(rows: list[str], configs: dict[str, Config], folders: dict[str, Path], jobs: int) -> None:
     """Run rows as `janus run` does, `jobs` at a time.
 
     Raises:
@@ -71,7 +71,8 @@ def train_all(rows: list[str], values: dict[str, dict[str, Any]], folders: dict[
     children: list[subprocess.Popen[str]] = []
 
     def work(row: str) -> bool:
-        command = [sys.executable, "-m", "janus", "run", "--out", str(folders[row]), "--set", *as_text(values[row])]
+        command = [sys.executable, "-m", "janus", "run", "--out", str(folders[row]), "--variant", row,
+                   "--set", *as_text(configs[row])]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                                  env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
         children.append(child)
@@ -136,19 +137,6 @@ def table(results: dict[str, Result]) -> str:
         "More seeds, as far as they were run: README.md and benchmarks/results/.",
     ]
     return "\n".join(lines)
-
-
-def as_text(values: dict[str, Any]) -> list[str]:
-    """Settings as `--set` takes them."""
-    pairs: list[str] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            pairs += [f"{key}.{name}={json.dumps(option)}" for name, option in value.items()]
-        elif isinstance(value, (tuple, list)):
-            pairs.append(f"{key}={','.join(value)}")
-        else:
-            pairs.append(f"{key}={value}")
-    return pairs
 
 
 def _number(value: float | None, width: int) -> str:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import inspect
 import itertools
 import re
-import typing
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.util import find_spec
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import ablation, config, resources
-from .config import Config, coerce
+from . import ablation, configure, reading, resources
+from .config import Config
 from .errors import JanusError, UsageError, together, unknown
 
 KEYS = {"title": "a text", "protocol": "the name of a protocol, or a list of them", "rows": "a list of rows",
@@ -26,11 +21,6 @@ NEEDED = ("title", "protocol", "rows", "seeds")
 PROTOCOL_KEYS = ("title", "chosen", "settings", "rows")
 SHOWN = 3  # runs with the same fault that are named; the others are counted
 LONGEST = 255  # bytes of a folder's name: the most that file systems in use allow
-CLASSES = {"icons-r": 100, "fashion-mnist": 10, "cifar-100": 100, "imagenet-r": 200, "imagenet-100": 100, "tiny-imagenet": 200,
-           "domainnet": 345}  # the most there are; a list of classes may take fewer
-WIDTHS = {"icons-vit": 192, "photos-vit": 192}  # the project's own backbones, whose module imports timm
-HUB = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's prefixes for models that only a network or a folder knows
-EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # a number that YAML 1.1 takes for a text
 MERGE = "tag:yaml.org,2002:merge"  # `<<: *anchor`, which may be there twice
 
 Note = Callable[[str], None]
@@ -47,22 +37,13 @@ class Planned:
 
     @cached_property
     def hash(self) -> str:
-        return self.config.hash()
-
-
-@dataclass(frozen=True)
-class Wrong:
-    """Stands for a value whose fault is noted already, so that the settings beside it are judged all the same."""
-
-    value: Any
-
-    def __str__(self) -> str:
-        return str(self.value)
+        return configure.config_hash(self.config)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """settings: of all runs. rows: row → what its data ask of that row. chosen: row → what validation chose; None: nothing."""
+    """settings: of all runs; those of a method, classifier or data set hold for the runs that have it. rows: row → what its data
+    ask of that row. chosen: row → what validation chose; None: nothing."""
 
     settings: Layer
     rows: dict[str, Layer]
@@ -83,7 +64,8 @@ def load(file: str | Path) -> Grid:
     protocol says of this row, and its hyper-parameters where the protocol, or over it the grid, says `chosen`: true for those of
     Icons-R, or a file beside the protocol); over that `set`; over all `grid`.
 
-    Judged are the file, each run's settings, and of data and model what `_unfit` can know without opening them.
+    Judged are the file and each run's settings. Left to the run are a path that is not there (it may be where the runs are), the
+    classes in a folder, a model of the hub, or of timm without attention, its tag, and weights that are missing or do not fit.
 
     Args:
         file: a path, or the name of a grid that comes with janus ("icons_r/table1_ablation").
@@ -121,17 +103,16 @@ def load(file: str | Path) -> Grid:
         if shared is None or base is None or own is None:
             continue  # its fault is noted already
         try:
-            layer = base.settings | _of_row(row, own, base) | shared | dict(zip(axes, point))
+            layers = [*_of_row(row, own, base), shared, dict(zip(axes, point)), {"training.seed": seed}]
         except JanusError as error:
             troubles.setdefault(str(error), []).append(name)
             continue
-        wrong = {key for key, value in layer.items() if isinstance(value, Wrong)}
-        settings = _joined({key: value for key, value in layer.items() if key not in wrong})
-        found = list(config.faults(settings | {"seed": seed}, wrong))
-        for text in [*found, *_unfit(settings, wrong)]:
-            troubles.setdefault(text, []).append(name)
-        if not found and not wrong:
-            runs.append(Planned(name, row, Config.create(**settings, seed=seed)))
+        config, found = reading.examine(layers, base.settings)
+        for text in found:
+            if not any(noted.endswith(f": {text}") for noted in faults):
+                troubles.setdefault(text, []).append(name)
+        if config is not None:
+            runs.append(Planned(name, row, config))
     for text, names in troubles.items():
         note(f"{some(names)}: {text}")
     if long:
@@ -248,14 +229,13 @@ def _stated(where: str, stated: Any, note: Note) -> Layer | None:
     """Settings that each come with a source."""
     if not isinstance(stated, dict):
         return note(f"{where}: no settings (each with a value and a source)")
-    sound, unsound = {}, {}
+    sound = {}
     for key, entry in stated.items():
         if not isinstance(entry, dict) or entry.keys() != {"value", "source"} or not isinstance(entry["source"], str):
             note(f"{where}: {key} needs `value` and `source`, and nothing else; got {entry!r}")
-            unsound[key] = Wrong(entry)
         else:
             sound[key] = entry["value"]
-    return _settings(where, sound, note) | unsound
+    return _settings(where, sound, note)
 
 
 def _chosen(value: Any, where: str, protocol: Path, note: Note) -> dict[str, Layer] | None:
@@ -292,11 +272,11 @@ def _one(entry: Any) -> bool:
     return isinstance(entry, dict) and len(entry) == 1
 
 
-def _of_row(row: str, own: Layer, protocol: Protocol) -> Layer:
-    """What a row sets over the protocol. JanusError: validation has not chosen for it yet."""
+def _of_row(row: str, own: Layer, protocol: Protocol) -> list[Layer]:
+    """What a row sets over the protocol, in layers. JanusError: validation has not chosen for it yet."""
     if row not in ablation.KNOWN:
-        return own
-    return ablation.KNOWN[row] | protocol.rows.get(row, {}) | ablation.choice(row, protocol.chosen)
+        return [own]
+    return [ablation.KNOWN[row], protocol.rows.get(row, {}), ablation.choice(row, protocol.chosen)]
 
 
 def _seed(seed: Any, note: Note) -> bool:
@@ -315,132 +295,29 @@ def _axes(values: Any, note: Note) -> dict[str, list[Any]]:
     for key, items in values.items():
         if not isinstance(items, list) or not items:
             note(f"grid: {key} takes a list of values, got {items!r}" if items != [] else f"grid: {key} is empty")
-            axes[key] = [Wrong(items)]
             continue
         layers = [_settings("grid", {key: item}, note) for item in items]
-        if all(key in layer for layer in layers):
-            axes[key] = [layer[key] for layer in layers]
+        if all(layers):
+            axes[key] = [layer.get(key, item) for layer, item in zip(layers, items)]
     return axes
 
 
 def _settings(where: str, values: Any, note: Note) -> Layer | None:
-    """Names and types of settings; those that exist, `Wrong` where a value is of the wrong type. None: these are no settings."""
+    """Settings by the names they have in the file, their texts read; those that there are not are noted and left out. None: these
+    are no settings."""
     if not isinstance(values, dict):
         return note(f"{where} takes settings by name, got {values!r}")
-    hints, found = typing.get_type_hints(Config), {}
-    known = [field.name for field in dataclasses.fields(Config) if field.name != "seed"]
-    for key, value in values.items():
-        if key == "seed":
+    found = {}
+    for key, value in reading.flattened(values):
+        if key in ("seed", "training.seed"):
             note(f"{where}: seed is not set here; `seeds` of the grid states them")
-        elif isinstance(key, str) and key.startswith("data."):
-            found[key] = float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
-        elif key not in known:
-            note(f"{where}: {unknown('setting', key, known)}")
-        else:
-            try:
-                found[key] = coerce(key, value, hints[key])
-            except UsageError as error:
-                found[key] = Wrong(value)
-                note(f"{where}: {error}")
+            continue
+        found[key], fault = reading.setting(key, value)
+        if fault:
+            note(f"{where}: {fault}")
+        if fault and fault.startswith("unknown setting"):
+            del found[key]
     return found
-
-
-def _joined(settings: Layer) -> Layer:
-    """`data.strength: 0.5` → `data: {strength: 0.5}`, as the command line reads it."""
-    plain = {key: value for key, value in settings.items() if not key.startswith("data.")}
-    options = {key[5:]: value for key, value in settings.items() if key.startswith("data.")}
-    return plain | {"data": plain.get("data", {}) | options} if options else plain
-
-
-# ── what a run would find out only when it starts ───────────────────────────────────────────────────────────────────────
-
-
-def _unfit(settings: Layer, wrong: Collection[str]) -> Iterator[str]:
-    """What data and model will not take, as far as names and known sizes tell: no image is opened, no model built or fetched, and
-    timm, which takes seconds to import, is asked for its names through its source text.
-
-    Left to the run are a path that is not there (it may be where the runs are), the classes in a folder; a model of timm that has
-    no attention or is narrower than `rank`, its tag, a model of the hub; and weights that are missing or do not fit.
-    wrong: settings whose values are not known.
-    """
-    from .vit import target_faults
-
-    known = {field.name: field.default for field in dataclasses.fields(Config)} | {"data": {}} | settings
-    known = {key: value for key, value in known.items() if key not in wrong}
-    if {"dataset", "root", "data"} <= known.keys():
-        yield from _unfit_data(known["dataset"], known["root"], known["data"], wrong)
-    if {"dataset", "data", "tasks"} <= known.keys():
-        yield from _unfit_tasks(known["dataset"], known["data"], known["tasks"], known.get("method"))
-    if "model" in known:
-        yield from _unfit_model(known["model"], known.get("rank"), known.get("weights", ""))
-    if "targets" in known:
-        yield from target_faults(known["targets"])
-
-
-def _unfit_data(name: str, root: str | None, data: Layer, wrong: Collection[str]) -> Iterator[str]:
-    from . import datasets, splits
-
-    places = [Path(root).expanduser()] if root else [Path(), resources.home() or Path()]
-    if name.startswith("hf:"):
-        kinds = ["hf:"]
-    elif name in datasets.SETS:
-        kinds = [name]
-    elif re.search(r"[/\\*?~]|^\.|\.parquet$", name) or name and any((place / name).exists() for place in places):
-        kinds = ["imagefolder", "parquet"]  # which of the two, only its files say
-    else:
-        yield str(unknown("dataset", name, datasets.SETS))
-        return
-    options = {option for kind in kinds for option in inspect.signature(datasets.SETS[kind][0]).parameters} | {*datasets.COMMON}
-    options -= {"name", "root", "tell", "common"}  # no settings below `data`
-    for option in data:
-        if option not in options:
-            yield str(unknown(f"option of dataset {name}", option, options))
-    yield from dict.fromkeys(fault for kind in kinds for fault in datasets.option_faults(datasets.SETS[kind][0], data, "data."))
-    if data.get("cache", "auto") not in datasets.CACHES:
-        yield str(unknown("cache", data["cache"], datasets.CACHES))
-    if name == "imagenet-100" and data.get("class_list") is None and "data.class_list" not in wrong:
-        yield splits.IMAGENET_100
-
-
-def _unfit_tasks(name: str, data: Layer, tasks: int, method: str | None) -> Iterator[str]:
-    from . import methods
-
-    kind, most = methods.all_methods().get(method), CLASSES.get(name)
-    alone = kind is None or kind.joint  # one task, whatever `tasks` says; of a method that there is not nothing is known
-    if most and tasks > most and not alone and not data.get("vocabulary"):  # this adds classes to those of Icons-R
-        yield f"tasks={tasks} is more than {name} has classes; choose {most} at most"
-
-
-def _unfit_model(name: str, rank: int | None, weights: str | None) -> Iterator[str]:
-    if fault := _unknown_model(name):
-        yield fault
-    if name == "photos-vit" and weights is None:
-        yield resources.NO_PHOTOS
-    if weights not in (None, "", "random") and not weights.endswith(".safetensors"):
-        yield f"weights={weights} {resources.PICKLED}"
-    if rank and rank > WIDTHS.get(name, rank):
-        yield f"rank {rank} does not fit {name}: choose a whole number from 1 to {WIDTHS[name]}"
-
-
-@cache
-def _unknown_model(name: str) -> str | None:
-    """What is wrong with a model's name, without the tag of its weights."""
-    (text, names), model = _timm(), name.partition(".")[0]
-    if name in WIDTHS or name.startswith(HUB) or not names:  # none: a timm that is written otherwise, so nothing is known
-        return None
-    if model in names or model and re.search(rf"['\"]{re.escape(model)}['\"]", text):  # in quotes: an old name among others
-        return None
-    near = difflib.get_close_matches(name, names | WIDTHS.keys(), n=1, cutoff=0.5)
-    return f"unknown model {name!r}: " + (f"did you mean {near[0]!r}?" if near else "`janus models` lists them")
-
-
-@cache
-def _timm() -> tuple[str, set[str]]:
-    """The source text of timm's models, and the names of those that it registers there: a tenth of a second, without an import."""
-    spec = find_spec("timm")
-    folders = [Path(place) / "models" for place in (spec and spec.submodule_search_locations) or ()]
-    text = "\n".join(file.read_text(encoding="utf-8") for folder in folders for file in sorted(folder.glob("*.py")))
-    return text, set(re.findall(r"^@register_model\s+def (\w+)\(", text, re.MULTILINE))
 
 
 # ── names and faults ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -39,30 +39,30 @@ class Learner:
         self.pairs = lora.pairs(self.model)
         self.heads = nn.ModuleList()
         self.moments = SecondMoments(self.pairs)
-        self.history = History(self.pairs, config.rank)
+        self.history = History(self.pairs, config.backbone.rank)
         self.prototypes = Prototypes(self.model.num_features, device)
         self.start_factors: list[tuple[Tensor, Tensor]] = []
-        kind = methods.get(config.method)
+        kind = methods.get(config.method.name)
         for pair in self.pairs:
             pair.A.requires_grad_(kind.trains_factors)
             pair.B.requires_grad_(kind.trains_factors)
-        self.classifier = classifiers.KINDS[config.head](self, self.generator("classifier"))
+        self.classifier = classifiers.KINDS[config.classifier.name](self, self.generator("classifier"))
         self.method = kind(self)
         self.history.protects = self.method.basis() is self.history.basis
 
     @property
     def tasks(self) -> int:
         """How many tasks the stream has, those of extensions included."""
-        return (1 if self.method.joint else self.config.tasks) + len(self.config.extended)
+        return (1 if self.config.method.joint else self.config.data.tasks) + len(self.config.data.extended)
 
     def generator(self, *purpose: Any) -> torch.Generator:
         """A CPU generator for one purpose ("batches", task, epoch): nothing random depends on what ran before it."""
-        text = "/".join(map(str, (self.config.seed, *purpose)))
+        text = "/".join(map(str, (self.config.training.seed, *purpose)))
         return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
 
     def energy(self, t: int) -> float:
         """ε of task t."""
-        c = self.config
+        c = self.config.method
         share = t / max(1, self.tasks - 1)
         return c.energy if c.energy_end is None else c.energy + (c.energy_end - c.energy) * share
 
@@ -72,7 +72,7 @@ class Learner:
         """Images ready for the backbone, (b, 3, S, S) → final CLS features (b, d); in half precision where `amp` says so."""
         if not len(x):  # a process's part of a small batch
             return torch.zeros(0, self.model.num_features, device=self.device)
-        with autocast(self.config.amp, self.device):
+        with autocast(self.config.training.amp, self.device):
             return self.model(x)
 
     @torch.no_grad()
@@ -80,7 +80,7 @@ class Learner:
         """(N, d) float32 features under the test transform, on the CPU."""
         parts = []
         mine = torch.arange(len(images))[self.processes.part(len(images))]
-        with Prefetcher(images, mine.split(4 * self.config.batch_size), self.device) as batches:
+        with Prefetcher(images, mine.split(4 * self.config.training.batch_size), self.device) as batches:
             for _, batch in batches:
                 parts.append(self.forward(self.plain(batch)).float().cpu())
         return self.processes.gather(torch.cat(parts) if parts else torch.zeros(0, self.model.num_features), len(images))
@@ -154,7 +154,8 @@ class Learner:
         Raises:
             JanusError: the backbone's weights are others than they were.
         """
-        backbones.check(self.backbone, state.get("backbone"), self.config.weights or self.config.model)
+        c = self.config.backbone
+        backbones.check(self.backbone, state.get("backbone"), c.weights or c.model)
         lora.load_state(self.model, state["model"], any_rank=True)
         self.start_factors = [(A.to(self.device), B.to(self.device)) for A, B in state["start_factors"]]
         for t, weights in enumerate(state["heads"]):
@@ -162,7 +163,7 @@ class Learner:
         self.moments.load_state_dict(state["moments"])
         self.history.load_state_dict(state["history"])
         self.prototypes.load_state_dict(state["prototypes"])
-        self.classifier.load_state_dict(state.get("classifier", {}))  # a run older than the setting has a linear head
+        self.classifier.load_state_dict(state["classifier"])
         self.method.load_state_dict(state["method"])
         if not self.processes.main:
             self.moments.reset()  # the main process holds the sums of all
@@ -172,15 +173,15 @@ def build_model(config: Config, generator: torch.Generator,
                 device: torch.device) -> tuple[nn.Module, PreprocessConfig, str]:
     """The config's backbone with fresh LoRA pairs, how its input is prepared, and the fingerprint of its weights."""
     with torch.random.fork_rng(devices=[]):  # weights="random" draws from torch's global generator, on the CPU
-        torch.default_generator.manual_seed(config.seed)
-        model, preprocess = backbones.create(config.model, config.weights)
-    fingerprint = backbones.fingerprint(model)
-    lora.adapt(model, config.rank, config.targets, config.scale, generator)
-    return model.to(device), backbones.normalised(preprocess, config.normalise), fingerprint
+        torch.default_generator.manual_seed(config.training.seed)
+        model, preprocess = backbones.create(config.backbone.model, config.backbone.weights)
+    fingerprint, c = backbones.fingerprint(model), config.backbone
+    lora.adapt(model, c.rank, c.targets, c.scale, generator)
+    return model.to(device), backbones.normalised(preprocess, c.normalise), fingerprint
 
 
 def augmentation(config: Config) -> str:
     """The kind of transform; `auto` is gentle for icons and the field's crop-and-flip for photographs."""
-    if config.augment != "auto":
-        return config.augment
-    return "icons" if config.dataset in ("icons-r", "fashion-mnist") else "photo"
+    if config.data.augment != "auto":
+        return config.data.augment
+    return "icons" if config.data.dataset in ("icons-r", "fashion-mnist") else "photo"

@@ -9,13 +9,14 @@ from typing import Any
 
 from .ablation import KNOWN, PROTOCOL, UNTRAINED, slug
 from .config import Config
+from .configure import config_hash, layered
 from .errors import UsageError
 from .result import Result
 from .train import print_progress, run
 
 REPOSITORY = Path(__file__).parents[1]
-STREAM: dict[str, Any] = {"tasks": 5, "per_class": 30, "lr": 1e-3}  # half the data of the benchmark, in five tasks
-TINY: dict[str, Any] = {"tasks": 4, "per_class": 2, "epochs": 1}  # for the tests: does it run?
+STREAM: dict[str, Any] = {"data.tasks": 5, "data.per_class": 30, "training.lr": 1e-3}  # half the benchmark's data, in five tasks
+TINY: dict[str, Any] = {"data.tasks": 4, "data.per_class": 2, "training.epochs": 1}  # for the tests: does it run?
 
 
 @dataclass(frozen=True)
@@ -28,23 +29,23 @@ class Lesson:
     fast: bool
     runs: Path
 
-    def config(self, row: str, **settings: Any) -> dict[str, Any]:
+    def config(self, row: str, **settings: Any) -> Config:
         """What a row of the ablation ("LoRA", "GPM", "OE+GR", "exact", "frozen", …) is set to in the lessons."""
         if row not in KNOWN:
             raise UsageError(f"no row {row!r}; rows are {', '.join(KNOWN)}")
-        values = PROTOCOL | STREAM | KNOWN[row] | settings | (TINY if self.fast else {})
+        common = PROTOCOL | STREAM
         if row in ("frozen", *UNTRAINED):
-            values.pop("lr")
-        return values
+            common.pop("training.lr")
+        return layered(common, KNOWN[row], settings, TINY if self.fast else {})
 
     def folder(self, row: str, **settings: Any) -> Path:
         """Where that run is kept: its name has the config's hash."""
-        return self.runs / f"{slug(row)}-{Config.create(**self.config(row, **settings)).hash()[:8]}"
+        return self.runs / f"{slug(row)}-{config_hash(self.config(row, **settings))[:8]}"
 
     def run(self, row: str, **settings: Any) -> Result:
         """Train a row on the lessons' stream, saying how far it is, or read the run if it is there; a stopped one goes on."""
         return run(self.folder(row, **settings), progress=lambda line: print_progress(f"{row}: {line}"),
-                   **self.config(row, **settings))
+                   variant=row, **self.config(row, **settings).to_dict())
 
 
 def setup(fast: bool | str = False) -> Lesson:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .config import deciding
-
 Scores = dict[str, tuple[float, float, float]]  # row → ACC, MAA, BWT
 
 # its ablation (table 1); LoRA-GPM from table 2
@@ -70,16 +68,18 @@ OURS = {"icons-r": "ImageNet-R", "imagenet-r": "ImageNet-R", "cifar-100": "CIFAR
         "domainnet": "DomainNet"}  # our data set → the paper's that it is set beside; Icons-R is *not* ImageNet-R
 
 
-def beside(config: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Scores]:
-    """What the paper has to set beside a table of ours: the name of its data set, and its rows; ("", {}) if it has nothing, as for
-    accuracy on validation, fewer images, and icons in other renditions or with more concepts.
+def beside(settings: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Scores]:
+    """What the paper has to set beside a table of ours: the name of its data set, and its rows; ("", {}) if it
+    has nothing, as for accuracy on validation, fewer images, and icons in other renditions or with more concepts.
 
-    config: of one of the table's runs. ours: the table's rows; those of figure 6 alone are set beside figure 6.
+    settings: of one of the table's runs, by full path. ours: the table's rows; those of figure 6 alone are set
+    beside figure 6.
     """
-    theirs, tasks = OURS.get(config["dataset"], ""), config["tasks"]
-    if config["evaluate"] != "test" or config["per_class"] or {"strength", "vocabulary"} & deciding(config)["data"].keys():
+    theirs, tasks = OURS.get(settings["data.dataset"], ""), settings["data.tasks"]
+    other = {"data.per_class", "data.strength", "data.vocabulary"} & settings.keys()
+    if settings["data.evaluate"] != "test" or other:
         return "", {}
-    rows, what = (ONE_EPOCH, ", one epoch") if config["epochs"] == 1 else (TABLES, "")
+    rows, what = (ONE_EPOCH, ", one epoch") if settings["training.epochs"] == 1 else (TABLES, "")
     found = rows.get((theirs, tasks), {})
     alone = {"GPM+GR", "LoRA-DRS+GR"} & set(ours) and not (found.keys() - PLUG_IN.keys()) & set(ours)
     if (theirs, tasks, what) == ("ImageNet-R", 10, "") and alone:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .config import coerce
 from .errors import JanusError, UsageError, unknown
+from .settings import checked
 
 TYPES: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
 
@@ -51,5 +51,5 @@ def check(known: Mapping[str, Mapping[str, Any]], parameters: Mapping[str, Any])
         if name not in known:
             raise unknown("parameter", name, known)
         hint = TYPES.get(str(known[name].get("inferred_type_name")))  # other types are the notebook's to check
-        values[name] = coerce(name, value, hint) if hint else value
+        values[name] = checked(name, value, hint) if hint else value
     return values

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import checkpoint, datasets, methods, parallel
-from .config import FREE, Config
+from . import checkpoint, configure, datasets, parallel
+from .config import Config, RuntimeSettings
 from .device import pick_device
 from .errors import JanusError, UsageError, unknown
 from .images import MARGIN, SMALL, from_paths, square, to_rgb
@@ -30,7 +29,7 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
         JanusError: no finished run there, a damaged checkpoint, or backbone weights that are not there any more or have changed.
     """
     state = _finished(Path(folder))
-    return Predictor(Config.create(**state["config"]), state, pick_device(device))
+    return Predictor(configure.restore(state["config"], folder), state, pick_device(device))
 
 
 class Predictor:
@@ -38,7 +37,7 @@ class Predictor:
 
     class_names: every class the run has met, in the order it met them. score: what the numbers of `predict` are,
     "probability" (softmax over all classes; the heads were trained task by task, so it ranks classes and is not calibrated),
-    "cosine" (head `ncm`: similarity to the class mean, in [-1, 1]) or "regression" (head `ranpac`: estimates of 0 and 1).
+    "cosine" (classifier `ncm`: similarity to the class mean, in [-1, 1]) or "regression" (`ranpac`: estimates of 0 and 1).
     learner: model, heads, prototypes and what else was learned; `model` is its adapted backbone.
     """
 
@@ -124,15 +123,14 @@ def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = Non
               **settings: Any) -> tuple[Result, Path]:
     """`extend`, and the folder it wrote to."""
     for key in settings:
-        if key not in FREE:
-            raise unknown("setting of an extension (the others stay those of the run):", key, FREE)
+        if key.removeprefix("runtime.") not in RuntimeSettings.model_fields:
+            raise unknown("setting of an extension (the others stay those of the run):", key, RuntimeSettings.model_fields)
     folder = Path(folder)
     state = _finished(folder)
-    before = Config.create(**state["config"])
-    if methods.get(before.method).joint:
-        raise UsageError(f"{folder} is a {before.method} run: it learns all classes at once, so none can be added later")
-    config = replace(before, extended=(*before.extended, _place(data)))
-    config = Config.create(**{**config.to_dict(), **settings})
+    before = configure.restore(state["config"], folder)
+    if before.method.joint:
+        raise UsageError(f"{folder} is a {before.method.name} run: it learns all classes at once, so none can be added later")
+    config = configure.changed(before, {"data.extended": (*before.data.extended, _place(data)), **settings})
 
     def prepare() -> Path:
         target = _target(folder, config) if out is None else Path(out)
@@ -145,7 +143,7 @@ def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = Non
                 checkpoint.save(target / CHECKPOINT, state | {"config": config.to_dict()})
         return target
 
-    target = parallel.start(config.device).on_main(prepare)
+    target = parallel.start(config.runtime.device).on_main(prepare)
     return execute(config, target, progress), target
 
 
@@ -172,7 +170,7 @@ def _target(folder: Path, config: Config) -> Path:
         target = folder.with_name(f"{folder.resolve().name}-extended" + (f"-{number}" if number > 1 else ""))
         if (target / CHECKPOINT).exists():
             held = checkpoint.load(target / CHECKPOINT)["config"]
-            if Config.create(**held).hash() == config.hash():
+            if configure.config_hash(configure.restore(held, target)) == configure.config_hash(config):
                 return target
         elif not target.exists() or not any(target.iterdir()):
             return target
@@ -181,7 +179,7 @@ def _target(folder: Path, config: Config) -> Path:
 
 def _check_new(config: Config, state: dict[str, Any]) -> None:
     """Refuse a class that is known already."""
-    new = datasets.load(config.extended[-1])
+    new = datasets.load(config.data.extended[-1])
     for name in new.classes:
         if name in state["stream"]["class_names"]:
             raise UsageError(f"class {name!r} of {new.name} is already known to this run; rename it, or leave it out of the "

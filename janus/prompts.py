@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .methods.base import NO_SWITCHES, LearnerProtocol, Method, Sizes
+from .methods.base import LearnerProtocol, Method, Sizes
 from .stream import Task
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ class Prompted(Method):
     family = "prompt"
     passes = {"with each pass": 1}
     inference = "a query pass before the pass with prompts"
-    fixed = NO_SWITCHES
     blocks: ClassVar[int] = 5  # the first five have prompts, or all where there are fewer
 
     def __init__(self, learner: LearnerProtocol) -> None:
@@ -93,7 +92,8 @@ class Prompted(Method):
 
     def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
         """Adam on prompts and keys at the rate `lr`: by default CODA-Prompt's 1e-3; the other two papers have larger ones."""
-        return torch.optim.AdamW(self.trained.values(), lr=self.learner.config.lr, weight_decay=self.learner.config.weight_decay)
+        c = self.learner.config.training
+        return torch.optim.AdamW(self.trained.values(), lr=c.lr, weight_decay=c.weight_decay)
 
     def begin_step(self, images: Tensor) -> None:
         self.training, self.distance = True, images.new_zeros(len(images))  # (b,): 1 − cos of query and chosen keys

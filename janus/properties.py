@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
-from . import backbones, methods
+from . import backbones, configure, methods
 from .compare import NONE
-from .config import SWITCHES, Config
+from .config import Config
 from .errors import UsageError
 from .methods.base import BASIS, Method, Sizes
-from .result import Result
+from .store import create
 from .tables import Table
 from .vit import input_key, matrices
+
+SWITCHES = ("oe", "gr", "dml", "adapter", "init")  # of Janus; other methods have some of them, or imply them
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,20 @@ class Setting:
         Raises:
             UsageError: an unknown model, a rank that does not fit its matrices, fewer classes than tasks.
         """
-        more = {"coda_components": max(self.tasks, Config.coda_components)} if method.name == "coda" else {}  # each task needs one
-        config = config or Config.create(method=method.name, model=self.model, tasks=self.tasks, rank=self.rank, **more)
+        if config is None:
+            values = {"method.name": method.name, "backbone.model": self.model, "backbone.rank": self.rank,
+                      "data.tasks": self.tasks, "data.dataset": "imagefolder"}  # of as many classes as are asked for
+            more = {"method.components": max(self.tasks, 100)} if method.name == "coda" else {}  # each task needs one
+            config = configure.changed(Config(), values | more)
         shapes = tuple((input_key(path), rows.stop - rows.start, linear.in_features)
-                       for path, linear, blocks in matrices(self.backbone, config.targets) for rows in blocks.values())
+                       for path, linear, blocks in matrices(self.backbone, config.backbone.targets) for rows in blocks.values())
         if self.rank > (most := min(min(m, n) for _, m, n in shapes)):
-            raise UsageError(f"rank {self.rank} does not fit {self.model}: choose a whole number from 1 to {most}")
+            raise UsageError(f"backbone.rank={self.rank} does not fit {self.model}: choose a whole number from 1 to {most}")
         if self.classes < self.tasks:
             raise UsageError(f"{self.classes} classes cannot be cut into {self.tasks} tasks; every task needs one")
         attentions = sum(1 for _ in matrices(self.backbone, ("k",)))
-        return Sizes(config, shapes, attentions, self.backbone.num_features, 1 if method.joint else self.tasks, self.classes)
+        tasks = 1 if config.method.joint else self.tasks
+        return Sizes(config, shapes, attentions, self.backbone.num_features, tasks, self.classes)
 
 
 # ── one method ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -66,55 +72,60 @@ def facts(method: type[Method], setting: Setting, config: Config | None = None) 
     stored, trained = method.stored(s), method.trainable(s)
     return {
         "name": method.name, "summary": method.summary, "paper": method.paper, "family": method.family,
-        "exemplar_free": not method.joint, "extra_passes": passes(method, s.config), "inference": method.inference,
+        "exemplar_free": not s.config.method.joint, "extra_passes": passes(method, s.config), "inference": method.inference,
         "stored": stored, "stored_bytes": sum(stored.values()), "at_most": BASIS in stored,
         "each_task_adds": added(method, s, setting.classes // setting.tasks),
         "trained": trained, "trained_numbers": sum(trained.values()),
     }
 
 
-def of_run(result: Result) -> dict[str, Any]:
-    """`facts` of a finished run with the settings it had; its basis is as large as it grew."""
-    config = Config.create(**{f.name: result.config[f.name] for f in fields(Config) if f.name in result.config})
-    setting = Setting(config.model, len(result.accuracy), len(result.stream["class_names"]), config.rank)
-    method = methods.get(config.method)
+def of_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """`facts` of a finished run (`janus.store.read`) with the settings it had; its basis is as large as it grew."""
+    config = create(run)
+    classes = len(run["stream"]["class_names"])
+    setting = Setting(config.backbone.model, len(run["accuracy"]), classes, config.backbone.rank)
+    method = methods.get(config.method.name)
     found = facts(method, setting, config)
     if found["at_most"]:
         width = {key: n for key, _, n in setting.sizes(method, config).matrices}
-        found["stored"][BASIS] = 4 * sum(width[key] * rank for key, rank in result.basis_rank[-1].items())
+        found["stored"][BASIS] = 4 * sum(width[key] * rank for key, rank in run["layers"]["basis_rank"][-1].items())
         found |= {"stored_bytes": sum(found["stored"].values()), "at_most": False}
     return found
 
 
 def passes(method: type[Method], config: Config) -> dict[str, int | str]:
-    """A method's own passes, and the loop's through a finished task where the method's prototypes or its head need the features."""
-    asked = [what for what, needed in (("class means", method.keeps_prototypes(config)), ("the head", config.head == "ranpac"))
-             if needed]
+    """A method's own passes, and the loop's through a finished task where its prototypes or its classifier need the features."""
+    needs = {"class means": method.keeps_prototypes(config), "the classifier": config.classifier.name == "ranpac"}
+    asked = [what for what, needed in needs.items() if needed]
     return method.passes | ({f"after, for {' and '.join(asked)}": 1} if asked else {})
 
 
 def added(method: type[Method], s: Sizes, classes: int) -> dict[str, int]:
     """Part → bytes by which one more task of so many classes makes it larger; not what comes with task 2 and stays."""
-    now = s if method.joint else replace(s, tasks=max(2, s.tasks))
-    then = replace(now, tasks=now.tasks + (not method.joint), classes=now.classes + classes)
+    joint = s.config.method.joint
+    now = s if joint else replace(s, tasks=max(2, s.tasks))
+    then = replace(now, tasks=now.tasks + (not joint), classes=now.classes + classes)
     before, after = method.stored(now), method.stored(then)
     return {part: size - before[part] for part, size in after.items() if size > before[part]}
 
 
-def settings(method: type[Method], config: Config) -> dict[str, dict[str, Any]]:
-    """What may be set, with the values it has if it is not, and what the method implies."""
-    values = {f.name: getattr(config, f.name) for f in fields(config)}
-    owners = {method.name, *method.switches}
-    own = {key for key in values if key.partition("_")[0] in owners or key in method.defaults} - set(SWITCHES)
-    return {"settings": {key: value for key, value in values.items() if key in own},
-            "switches": {key: values[key] for key in method.switches}, "fixed": method.fixed}
+def settings(config: Config) -> dict[str, dict[str, Any]]:
+    """What of the method's and the classifier's own may be set, and settings elsewhere that have another default with them: full
+    path → the default and what it means; and what the method implies."""
+    kind, values = type(config.method), configure.flat(config)
+    meanings = dict(configure.meanings(config))
+    own = [path for path in meanings if path in kind.defaults or path.startswith(("method.", "classifier."))]
+    implied = {name: getattr(kind, name) for name in SWITCHES if f"method.{name}" not in values}
+    return {"settings": {path: {"default": values[path], "meaning": meanings[path]}
+                         for path in own if not path.endswith(".name")},
+            "implied": implied | dict(kind.fixed)}
 
 
 def one(name: str, setting: Setting) -> dict[str, Any]:
     """`facts`, docstring and `settings` of a method. UsageError: unknown name."""
     method = methods.get(name)
     config = setting.sizes(method).config
-    return asdict(setting) | facts(method, setting) | settings(method, config) | {"description": inspect.getdoc(method)}
+    return asdict(setting) | facts(method, setting) | settings(config) | {"description": inspect.getdoc(method)}
 
 
 def every(setting: Setting) -> dict[str, Any]:
@@ -128,13 +139,16 @@ def every(setting: Setting) -> dict[str, Any]:
 def described(name: str, setting: Setting) -> str:
     """One method, to be read in a terminal."""
     found = one(name, setting)
-    said = {key: ", ".join(f"{k}={v}" for k, v in found[key].items()) for key in ("settings", "switches", "fixed")}
-    said |= {"family": found["family"], "exemplar-free": _free(found), "extra passes": passes_text(found),
+    said = {"implied": ", ".join(f"{k}={v}" for k, v in found["implied"].items()), "family": found["family"],
+            "exemplar-free": _free(found), "extra passes": passes_text(found),
              "inference": f"{found['inference']} (beyond backbone and heads)",
              "kept": f"{_kept(found)} ({_parts(found['stored'], _megabytes)})", "each task adds": _growth(found),
              "trained": f"{found['trained_numbers']:,} ({_parts(found['trained'])})" if found["trained"] else NONE}
     width = max(map(len, said))
     lines = [f"{key:{width}s}  {text}" for key, text in said.items() if text]
+    own = {f"{path}={what['default']}": what["meaning"] for path, what in found["settings"].items()}
+    wide = max(map(len, own))
+    lines += ["", "Settings (`--set`) and their defaults:", *(f"{text:{wide}s}  {what}" for text, what in own.items())]
     return "\n".join([f"{name}: {found['summary']}", *filter(None, [found["paper"]]), "", found["description"], "", *lines, "",
                       _MEANING.format(setting)])
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +9,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from . import compare
-from .compare import FLOOR, Rows
+import pandas as pd
+
+from . import compare, store
+from .compare import FLOOR
 from .errors import UsageError
 from .tables import Table, difference_table, overview, provenance, seconds_table
-from .timing import total
 
 KINDS = ("md", "html", "csv", "tex")
-NUMBERS = ("acc", "maa", "bwt", "forgetting", "learning_acc", "acc_task_mean", "task_aware_acc", "violation", "past_output_norm",
-           "drift", "danger")
 CSS = """body{font:16px/1.5 'DejaVu Sans',Verdana,sans-serif;max-width:1400px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}th,td{padding:.25em .7em}td{white-space:nowrap}
 th,td{border-bottom:1px solid #ddd;text-align:left}
@@ -31,41 +28,44 @@ class Section:
     """One table's runs: all of one protocol."""
 
     title: str
-    rows: Rows
+    runs: pd.DataFrame
 
     def parts(self) -> dict[str, Table]:
         """Caption → table."""
-        found = {"Mean ± standard deviation over seeds; best in bold": overview(self.rows)}
-        if FLOOR in self.rows and len(self.rows) > 1:
-            pairs = [(FLOOR, row) for row in self.rows if row != FLOOR]
-            found[f"ACC against {FLOOR} in the same seed"] = difference_table(self.rows, pairs)
-        found["Seconds of a run"] = seconds_table(self.rows)
+        found = {"Mean ± standard deviation over seeds; best in bold": overview(self.runs)}
+        rows = self.runs["variant"].unique()
+        if FLOOR in rows and len(rows) > 1:
+            pairs = [(FLOOR, row) for row in rows if row != FLOOR]
+            found[f"ACC against {FLOOR} in the same seed"] = difference_table(self.runs, pairs)
+        found["Seconds of a run"] = seconds_table(self.runs)
         return found
 
     def figures(self) -> list[Any]:
         from . import plots
 
-        found = [plots.trajectories(self.rows)] if any(len(run.accuracy) > 1 for runs in self.rows.values() for run in runs) else []
-        found += [plots.accuracy_over_cost(self.rows)]
-        for row, runs in self.rows.items():
-            if len(runs[0].accuracy) > 1:
-                found.append(plots.accuracy_matrix(runs[0].accuracy, title=f"{row}, seed {runs[0].config['seed']}"))
+        found = [plots.trajectories(self.runs)] if (self.runs["accuracy"].str.len() > 1).any() else []
+        found += [plots.accuracy_over_cost(self.runs)]
+        for row, runs in compare.by_variant(self.runs).items():
+            first = runs.iloc[0]
+            if len(first["accuracy"]) > 1:
+                title = f"{row}, seed {first['training.seed']}"
+                found.append(plots.accuracy_matrix(first["accuracy"], title=title))
         return found
 
 
 def sections(folders: Sequence[str | Path]) -> list[Section]:
-    """The tables that the results in some folders make: a group (a subfolder) at a time, runs of different protocols apart. Where
-    two would have the same title, it names their folders, too.
+    """The tables that the results in some folders make, of runs or of their tables: a group at a time, runs of
+    different protocols apart. Where two would have the same title, it names their folders, too.
 
     Raises:
         UsageError: a folder that is not there or holds no results. JanusError: a damaged file.
     """
-    out: list[tuple[str, Path, Rows]] = []
+    out: list[tuple[str, Path, pd.DataFrame]] = []
     for folder in {Path(folder).resolve(): Path(folder) for folder in folders}.values():  # what is given twice is read once
-        for group, rows in compare.read(folder).items():
+        for group, runs in store.read(folder).groupby("group"):
             place = folder.resolve().name if len(folders) > 1 or group == "." else ""
             name = " · ".join(part for part in (place, group) if part not in ("", "."))
-            for title, table in compare.by_protocol(rows).items():
+            for title, table in compare.by_protocol(runs).items():
                 out.append((f"{name}: {title}" if title else name, folder / group, table))
     times = Counter(title for title, _, _ in out)
     return [Section(title if times[title] == 1 else f"{title} ({folder})", table) for title, folder, table in out]
@@ -83,7 +83,7 @@ def write(folders: Sequence[str | Path], kind: str = "md") -> str:
 
 
 def _source(found: Sequence[Section]) -> Table:
-    return provenance({section.title: section.rows for section in found})
+    return provenance(pd.concat([section.runs.assign(group=section.title) for section in found]))
 
 
 def _markdown(found: Sequence[Section]) -> str:
@@ -102,15 +102,10 @@ def _tex(found: Sequence[Section]) -> str:
 
 
 def _csv(found: Sequence[Section]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["table", "row", "seed", "class_seed", "hash", *NUMBERS, "seconds"])
-    for section in found:
-        for row, runs in section.rows.items():
-            for run in runs:
-                writer.writerow([section.title, row, run.config["seed"], run.config["class_seed"], run.hash,
-                                 *(compare.score(run, key) for key in NUMBERS), round(total(run.seconds), 1)])
-    return out.getvalue()
+    runs = pd.concat([section.runs.assign(table=section.title) for section in found])
+    runs = runs.rename(columns={"variant": "row", **dict(zip(compare.SEEDS, ("seed", "class_seed")))})
+    columns = ["table", "row", "seed", "class_seed", "hash", *store.SCORES, "seconds"]
+    return runs[columns].round({"seconds": 1}).to_csv(index=False, lineterminator="\n")
 
 
 def _html(found: Sequence[Section]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from janus.errors import JanusError
 
@@ -48,12 +50,23 @@ NO_PHOTOS = f"photos-vit comes without weights: set weights=photos-vit.safetenso
 
 
 def results() -> Path:
-    """The folder of the benchmark's finished runs, `benchmarks/results` of the project: what lessons 02 to 08 read.
+    """The folder of the benchmark's finished runs, in tables (`janus.store.read`), and of its measurements:
+    `benchmarks/results` of the project, what lessons 02 to 08 read.
 
     Raises:
         JanusError: neither the installed package nor a checkout holds it.
     """
     return _first(RESULTS, "the benchmark's results are")
+
+
+def measurement(name: str) -> Any:
+    """What was measured of the project and is no run (`step_cost`, `memory`, …): `measurements/NAME.json` there.
+
+    Raises:
+        JanusError: neither the installed package nor a checkout holds it.
+    """
+    file = _first([root / "measurements" / f"{name}.json" for root in RESULTS], f"the measurement {name!r} is")
+    return json.loads(file.read_text())
 
 
 def benchmarks(part: str) -> Path:

@@ -14,13 +14,13 @@ import torch
 from .errors import JanusError
 from .timing import total
 
-FORMAT = 1
+FORMAT = 2  # 1: settings had other names
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run. Accuracies in per cent; `accuracy[t][i]` is the accuracy on task i after task t (None: the images of
-    task i were not there any more; means are over what could be evaluated).
+    """One run. variant: what tables call it. Accuracies in per cent; `accuracy[t][i]` is the accuracy on task i after
+    task t (None: the images of task i were not there any more; means are over what could be evaluated).
 
     violation, past_output_norm: per layer and task (`tasks`), and means over both, K and V apart (`mean`).
     drift: mean relative change of old test features from the end of their task to the end of the stream.
@@ -28,6 +28,7 @@ class Result:
     own_similarity: mean cosine of the same features to the prototype of their own class; None: the run is older than that.
     """
 
+    variant: str
     config: dict[str, Any]
     hash: str
     acc: float
@@ -74,9 +75,10 @@ class Result:
     @classmethod
     def from_values(cls, values: Any, path: Path) -> Result:
         """The result that was read from `path`. JanusError: of another format, or not complete; the file is named."""
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise JanusError(f"{path}: result format {values.get('format') if isinstance(values, dict) else None!r} is not "
-                             f"{FORMAT}, which this version reads; run it again")
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != FORMAT:
+            older = "made by an older janus, in " if found == 1 else ""
+            raise JanusError(f"{path}: {older}result format {found!r}, and this version reads {FORMAT}; run it again")
         try:
             result = cls(**values)
         except TypeError as error:
@@ -87,8 +89,10 @@ class Result:
             numbers = []
         if not numbers or not all(isinstance(value, (int, float)) for value in numbers):
             raise JanusError(f"{path}: not a complete result (its acc or seconds); delete it and run again")
-        if not isinstance(result.hash, str) or not isinstance(result.backbone, str | None):
-            raise JanusError(f"{path}: not a complete result (its hash or backbone); delete it and run again")
+        names = (result.hash, result.variant, result.backbone or "")
+        if not all(isinstance(name, str) for name in names):
+            raise JanusError(f"{path}: not a complete result (its hash, variant or backbone); delete it and run "
+                             "again")
         return result
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +102,8 @@ class Result:
         """The result in one line."""
         c = self.config
         back = "" if self.bwt is None else f"  bwt {self.bwt:+.2f}"
-        return f"{c['method']} on {c['dataset']}, T={len(self.accuracy)}: acc {self.acc:.2f}  maa {self.maa:.2f}{back}"
+        what = f"{c['method']['name']} on {c['data']['dataset']}"
+        return f"{what}, T={len(self.accuracy)}: acc {self.acc:.2f}  maa {self.maa:.2f}{back}"
 
 
 def versions() -> dict[str, str]:

@@ -44,7 +44,7 @@ def decoupled_margin_loss(features: Tensor, labels: Tensor, prototypes: Tensor, 
         UsageError: unknown `form`.
     """
     if form not in FORMS:
-        raise unknown("dml_form", form, FORMS)
+        raise unknown("form of the margin loss:", form, FORMS)
     z = F.normalize(features.to(prototypes.dtype), dim=-1)  # (b, d), not in autocast's half precision
     old = z @ F.normalize(prototypes, dim=-1).T  # (b, old classes)
     own = (z * F.normalize(centres, dim=-1)[labels]).sum(-1)  # (b,)

@@ -16,12 +16,6 @@ import yaml
 from janus.errors import JanusError, UsageError, unknown
 from janus.sources import EXTENSIONS, Source, file_identity, split_of
 
-IMAGENET_100 = (
-    "imagenet-100 is not one set: three lists of 100 classes circulate (CMC's imagenet100.txt, train_100.txt of PODNet's and DER's "
-    "code, the first 100 wnids) and none is meant by default; give data.class_list=FILE with one wnid or class name a line, "
-    "or data.class_list=own for data that holds exactly 100 classes"
-)
-
 
 @dataclass(frozen=True)
 class Entry:

@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from . import paper
-from .compare import NONE, Rows, interval, number, paired, spread, values
-from .result import Result
-from .timing import total
+from .compare import NONE, by_variant, interval, number, paired, spread, values
+from .store import settings_of
+
+if TYPE_CHECKING:
+    from .result import Result
 
 
 @dataclass(frozen=True)
@@ -85,75 +89,82 @@ def parts(result: Result) -> Table:
 
 
 KINDS = {"ACC": "acc", "MAA": "maa", "BWT": "bwt", "learning acc.": "learning_acc", "task-aware acc.": "task_aware_acc",
-         "violation": "violation", "drift": "drift", "danger": "danger"}  # column → `compare.score`'s key
+         "violation": "violation", "drift": "drift", "danger": "danger"}  # a table's column → the runs'
 SHARES = ("violation", "drift", "danger")  # no per cent: two digits
 
 
-def overview(rows: Rows, kinds: Sequence[str] = tuple(KINDS), cite: bool | tuple[str, paper.Scores] = True) -> Table:
-    """mean ± standard deviation over seeds, how many seeds, and (`cite`) the paper's values, labelled so, where it has the row.
+def overview(runs: pd.DataFrame, kinds: Sequence[str] = tuple(KINDS),
+             cite: bool | tuple[str, paper.Scores] = True) -> Table:
+    """mean ± standard deviation over seeds, how many seeds, and (`cite`) the paper's values, labelled so, where
+    it has the row.
 
     cite: false: not; a label and rows: these; true: what `paper.beside` has.
 
     The best ACC, MAA and BWT are bold; `joint`, which sees all classes at once, does not compete.
     """
-    config = next(iter(rows.values()))[0].config
-    label, theirs = cite if isinstance(cite, tuple) else paper.beside(config, rows) if cite else ("", {})
-    cited = any(row in theirs for row in rows)
-    numbers = {kind: {row: values(found, KINDS[kind]) for row, found in rows.items()} for kind in kinds}
+    counts = runs["variant"].value_counts(sort=False)
+    label, theirs = cite if isinstance(cite, tuple) else ("", {})
+    if cite is True:
+        label, theirs = paper.beside(settings_of(runs.iloc[0]), counts.index)
+    cited = any(row in theirs for row in counts.index)
+    numbers = {kind: {row: values(runs, row, KINDS[kind]) for row in counts.index} for kind in kinds}
     best = {kind: max((fmean(v) for row, v in numbers[kind].items() if v and row != "joint"), default=None)
-            for kind in ("ACC", "MAA", "BWT") if kind in kinds and len(rows) > 1}
+            for kind in ("ACC", "MAA", "BWT") if kind in kinds and len(counts) > 1}
     lines = []
-    for row, found in rows.items():
+    for row, count in counts.items():
         cells = []
         for kind in kinds:
             v = numbers[kind][row]
             cell = spread(v, 2 if kind in SHARES else 1)
             cells.append(f"**{cell}**" if v and kind in best and row != "joint" and fmean(v) == best[kind] else cell)
         beside = " / ".join(f"{v:.2f}" for v in theirs[row]) if row in theirs else ""
-        lines.append([row, len(found), *cells, *([beside] if cited else [])])
+        lines.append([row, count, *cells, *([beside] if cited else [])])
     return Table(["row", "seeds", *kinds, *([f"the paper's, {label}: ACC / MAA / BWT"] if cited else [])], lines)
 
 
-def difference_table(rows: Rows, pairs: Sequence[tuple[str, str]], key: str = "acc") -> Table:
+def difference_table(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], key: str = "acc") -> Table:
     """Paired over seeds: the second row minus the first, and the mean's 95 % interval; pairs without runs are left out."""
     lines = []
     for first, second in pairs:
-        if found := list(paired(rows, first, second, key).values()):
+        if found := paired(runs, first, second, key).tolist():
             mean = f"{fmean(found):+.1f} ± {interval(found):.1f}" if len(found) > 1 else "one seed only"
             lines.append([f"{first} → {second}", ", ".join(f"{d:+.1f}" for d in found), mean])
     return Table(["from → to", f"{key.upper()} difference, each seed", "mean, 95 % interval"], lines)
 
 
-def rate_table(tune: Rows) -> Table:
+def rate_table(tune: pd.DataFrame) -> Table:
     """Validation accuracy of each row at each rate it was tried with; the best one is bold."""
-    tried = {row: {rate(row, r): r.acc for r in found} for row, found in tune.items()}
-    rates = sorted({rate for accs in tried.values() for rate in accs})
+    tried = tune.assign(rate=rates(tune))
+    accs = tried.pivot_table(index="variant", columns="rate", values="acc", aggfunc="last", sort=False)
     lines = []
-    for row, accs in tried.items():
-        best = max(accs.values())
-        name = f"{row} (heads' rate)" if row == "frozen" else row
-        cells = {k: f"**{acc:.1f}**" if acc == best else f"{acc:.1f}" for k, acc in accs.items()}
-        lines.append([name, *(cells.get(k, NONE) for k in rates)])
-    return Table(["row", *(f"{rate:g}" for rate in rates)], lines)
+    for row, cells in accs.sort_index(axis=1).iterrows():
+        best = cells.max()
+        written = [NONE if pd.isna(acc) else f"**{acc:.1f}**" if acc == best else f"{acc:.1f}"
+                   for acc in cells]
+        lines.append([f"{row} (heads' rate)" if row == "frozen" else row, *written])
+    return Table(["row", *(f"{rate:g}" for rate in sorted(accs.columns))], lines)
 
 
-def form_table(forms: Rows) -> Table:
+def form_table(forms: pd.DataFrame) -> Table:
     """Forms of the margin loss by falling ACC, below the same row without it (`none`)."""
-    order = sorted(forms, key=lambda form: (form != "none", -forms[form][0].acc))
+    best = forms.groupby("variant", sort=False)["acc"].first()
+    order = sorted(best.index, key=lambda form: (form != "none", -best[form]))
     return Table(["form", "ACC", "MAA", "BWT", "danger"], [
         ["no margin loss" if form == "none" else form,
-         *(spread(values(forms[form], KINDS[kind]), 2 if kind in SHARES else 1) for kind in ("ACC", "MAA", "BWT", "danger"))]
+         *(spread(values(forms, form, KINDS[kind]), 2 if kind in SHARES else 1)
+           for kind in ("ACC", "MAA", "BWT", "danger"))]
         for form in order])
 
 
-def seconds_table(rows: Rows) -> Table:
-    """Seconds a run by part, mean ± standard deviation over seeds. Waiting for data where the runs are not older than its clock."""
-    named = {"train": "training", "gr": "of it GR", "data": "of it waiting for data", "oe": "OE", "eval": "evaluation"}
-    if any("data" not in r.seconds for found in rows.values() for r in found):
-        del named["data"]
-    return Table(["row", *named.values(), "together"], [
-        [row, *(spread([r.seconds[k] for r in found]) for k in named), spread([total(r.seconds) for r in found])]
-        for row, found in rows.items()])
+def seconds_table(runs: pd.DataFrame) -> Table:
+    """Seconds a run by part, mean ± standard deviation over seeds. Waiting for data where the runs are not
+    older than its clock."""
+    named = {"seconds.train": "training", "seconds.gr": "of it GR", "seconds.data": "of it waiting for data",
+             "seconds.oe": "OE", "seconds.eval": "evaluation", "seconds": "together"}
+    if "seconds.data" not in runs or runs["seconds.data"].isna().any():
+        del named["seconds.data"]
+    return Table(["row", *named.values()], [
+        [row, *(spread(found[key]) for key in named)] for row, found in by_variant(runs).items()])
 
 
 def step_table(cost: Mapping[str, Any]) -> Table:
@@ -161,30 +172,30 @@ def step_table(cost: Mapping[str, Any]) -> Table:
     names = list(dict.fromkeys(name for case in cost["cases"] for name in case["variants"]))
     return Table(["model, batch, threads", *names], [
         [f"{case['model']}, {case['batch']}, {case['threads']}{', half precision' * case.get('amp', False)}",
-         *(f"{v['ratio']:.2f} ({v['low']:.2f} … {v['high']:.2f})" if (v := case["variants"].get(name)) else NONE for name in names)]
+         *(f"{v['ratio']:.2f} ({v['low']:.2f} … {v['high']:.2f})" if (v := case["variants"].get(name)) else NONE
+           for name in names)]
         for case in cost["cases"]])
 
 
-def provenance(groups: Mapping[str, Rows]) -> Table:
-    """Where each group of results comes from: split, seeds, machine, versions, dates."""
+def provenance(runs: pd.DataFrame, by: str = "group") -> Table:
+    """Where the results come from, by group, or by another column: split, seeds, machine, versions, dates."""
+    processor = runs["hardware.cpu"].fillna("unknown processor")
+    machine = runs["hardware.card"].fillna(processor) if "hardware.card" in runs else processor
+    told = runs.assign(
+        data=[f"{data}, T={tasks}, {split}" for data, tasks, split in
+              zip(runs["data.dataset"], runs["data.tasks"], runs["data.evaluate"])],
+        machine=machine + ", " + runs["hardware.threads"].astype(str) + " thread(s)",
+        day=runs["date"].str[:10])
     lines = []
-    for group, rows in groups.items():
-        found = [r for results in rows.values() for r in results]
-        dates = sorted(r.date[:10] for r in found)
-        machines = {(r.hardware["card"] or r.hardware["cpu"] or "unknown processor") + f", {r.hardware['threads']} thread(s)"
-                    for r in found}
-        lines.append([
-            group, len(found), _listed({f"{r.config['dataset']}, T={r.config['tasks']}, {r.config['evaluate']}" for r in found}),
-            _listed({r.config["seed"] for r in found}), _listed(machines), _listed({r.versions["torch"] for r in found}),
-            _listed({r.versions["timm"] for r in found}), dates[0] if dates[0] == dates[-1] else f"{dates[0]} … {dates[-1]}",
-        ])
+    for group, found in told.groupby(by, sort=False):
+        listed = ("; ".join(map(str, sorted(found[key].unique()))) for key in
+                  ("data", "training.seed", "machine", "versions.torch", "versions.timm"))
+        days = sorted(found["day"])
+        span = days[0] if days[0] == days[-1] else f"{days[0]} … {days[-1]}"
+        lines.append([group, len(found), *listed, span])
     return Table(["group", "runs", "data, tasks, split", "seeds", "machine", "torch", "timm", "date"], lines)
 
 
-def _listed(values: set[Any]) -> str:
-    return "; ".join(map(str, sorted(values)))
-
-
-def rate(row: str, result: Result) -> float:
-    """The learning rate that was searched for a row: of the factors, or of the heads where there are none."""
-    return result.config["head_lr" if row == "frozen" else "lr"]
+def rates(runs: pd.DataFrame) -> pd.Series:
+    """The learning rate that was searched for each run: of the factors, or of the heads where those are all."""
+    return runs["training.lr"].where(runs["variant"] != "frozen", runs["training.head_lr"])

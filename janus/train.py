@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from . import checkpoint, datasets, methods, metrics, parallel, recall, stream, transforms
-from .config import Config, deciding
+from . import checkpoint, configure, datasets, metrics, parallel, recall, stream, transforms
+from .config import Config
 from .device import HALF, pick_device, resolve
 from .errors import JanusError, UsageError
 from .evaluation import Evaluation
@@ -59,28 +58,32 @@ def step(learner: Learner, images: Tensor, labels: Tensor, updates: Updates, wat
     updates.step()  # the head's, and the factors': Gradient Rectification makes their product ΔW safe
 
 
-def run(out: str | Path | None = None, *, progress: Progress | None = None, **config: Any) -> Result:
+def run(out: str | Path | None = None, *, progress: Progress | None = None, variant: str | None = None,
+        **config: Any) -> Result:
     """Train and evaluate one method on one stream.
 
     Args:
         out: folder for the result and checkpoints. A finished run there is read back, a broken one goes on and ends with the
             numbers of an unbroken run. None keeps nothing.
         progress: called with one line now and then; None: silent.
-        config: fields of `janus.Config`, checked by name and type.
+        variant: what tables call the run; None: the method's name.
+        config: settings by name (`janus.Config`, `janus.configure.make`): `lr=1e-3`, `method="gpm"`, `data={"strength": 0.5}`,
+            `**{"method.energy": 0.9}`.
 
     Raises:
         UsageError: unknown names, wrong types, illegal combinations, another run in `out`.
         JanusError: damaged checkpoint, NaN loss (the last checkpoint is kept), no space or rights.
     """
-    return execute(Config.create(**config), out, progress)
+    return execute(configure.make(config), out, progress, variant)
 
 
-def execute(config: Config, out: str | Path | None = None, progress: Progress | None = None) -> Result:
+def execute(config: Config, out: str | Path | None = None, progress: Progress | None = None,
+            variant: str | None = None) -> Result:
     """`run` with a ready config."""
-    processes = parallel.start(config.device)
+    processes = parallel.start(config.runtime.device)
     say = progress if progress and processes.main else lambda line: None
     if out is None:
-        return Run(config, None, say, processes).finish()
+        return Run(config, None, say, processes, variant).finish()
     folder = Path(out)
     with ExitStack() as held:
 
@@ -94,7 +97,7 @@ def execute(config: Config, out: str | Path | None = None, progress: Progress | 
             _same_run(_settled(config, result.config), result.config, folder)
             say(f"{folder}: finished already, acc {result.acc:.2f} (nothing was trained)")
             return result
-        return Run(config, folder, say, processes).finish()
+        return Run(config, folder, say, processes, variant).finish()
 
 
 def lock(folder: Path) -> FileLock:
@@ -114,13 +117,14 @@ class Run:
     """The loop over a stream's tasks, and where it stands: training step `step` of task `task` comes next."""
 
     def __init__(self, config: Config, folder: Path | None, say: Progress = lambda line: None,
-                 processes: parallel.Processes = parallel.ALONE) -> None:
-        if config.threads:
-            torch.set_num_threads(config.threads)
+                 processes: parallel.Processes = parallel.ALONE, variant: str | None = None) -> None:
+        if config.runtime.threads:
+            torch.set_num_threads(config.runtime.threads)
         self.folder, self.say, self.processes = folder, say, processes
+        self.variant = variant or config.method.name
         path = folder / CHECKPOINT if folder else None
         self.resumed = checkpoint.load(path) if path and path.exists() else None
-        device = processes.device or pick_device(config.device)
+        device = processes.device or pick_device(config.runtime.device)
         self.config = config = _settled(config, self.resumed["config"] if self.resumed else {}, device)
         if self.resumed:
             _same_run(config, self.resumed["config"], folder)
@@ -186,9 +190,9 @@ class Run:
 
     def train(self, task: stream.Task) -> None:
         """The epochs of one task, from step `self.step` on."""
-        c, learner = self.config, self.learner
+        c, learner = self.config.training, self.learner
         batches = math.ceil(len(task.train) / c.batch_size)
-        total = batches * c.epochs * learner.method.trains_heads
+        total, watch = batches * c.epochs * learner.method.trains_heads, self.config.method.oe_epochs
         self.updates = updates = Updates(learner, task, self.seconds)
         updates.load_state(self.optimizers)
         self.optimizers = {}
@@ -206,7 +210,7 @@ class Run:
                     labels = (task.train.labels[index] - task.positions.start).to(learner.device)
                     updates.begin(self.step / total, len(index), whole)
                     try:
-                        step(learner, images, labels, updates, watch=c.oe_epochs == "all" or epoch == c.epochs - 1)
+                        step(learner, images, labels, updates, watch=watch == "all" or epoch == c.epochs - 1)
                     except Diverged as error:
                         raise JanusError(self.diverged(error)) from None
                 if scored:
@@ -217,14 +221,14 @@ class Run:
         self.updates = None
 
     def diverged(self, value: Diverged) -> str:
-        c, kept = self.config, f"; the last checkpoint is kept in {self.folder}" if self.folder else ""
+        c, kept = self.config.training, f"; the last checkpoint is kept in {self.folder}" if self.folder else ""
         return (f"the loss became {value} in task {self.task + 1}, step {self.step + 1}; try a smaller lr (now {c.lr:g}) "
                 f"or head_lr (now {c.head_lr:g}){kept}")
 
     def indices(self, task: stream.Task, total: int) -> Iterator[Tensor]:
         """Which images this process takes in each training step from `self.step` on to `total`: an epoch is one shuffle, the
         same every time."""
-        size, first = self.config.batch_size, self.step
+        size, first = self.config.training.batch_size, self.step
         batches, order = math.ceil(len(task.train) / size), None
         for epoch, position in (divmod(step, batches) for step in range(first, total)):
             if order is None or position == 0:
@@ -236,7 +240,7 @@ class Run:
     # ── progress, checkpoints, the result ────────────────────────────────────────────────────────────────────────────
 
     def fraction_done(self) -> float:
-        c = self.config
+        c = self.config.training
         steps = [max(1, math.ceil(len(t.train) / c.batch_size) * c.epochs) if t.train else 1 for t in self.stream.tasks]
         return (sum(steps[: self.task]) + self.step) / sum(steps)
 
@@ -244,14 +248,14 @@ class Run:
         done = self.fraction_done()
         elapsed = time.monotonic() - self.began
         left = elapsed * (1 - done) / max(1e-9, done - self.fraction_at_start)
-        where = "" if epoch is None else f" epoch {epoch + 1}/{self.config.epochs}"
+        where = "" if epoch is None else f" epoch {epoch + 1}/{self.config.training.epochs}"
         table, sizes = self.evaluation.records["accuracy"], [len(task.evaluation) for task in self.stream.tasks]
         acc = f"  acc so far {metrics.over_samples(table[-1], sizes):5.2f}" if table else ""
         self.say(f"task {task.index + 1}/{len(self.stream)}{where}{acc}  {clock(elapsed)} gone, {clock(left)} left")
 
     def maybe_save(self, task: stream.Task, epoch: int) -> None:
         """In long tasks: a checkpoint and a line of progress every `save_every` seconds."""
-        if self.processes.on_main(lambda: time.monotonic() - self.saved >= self.config.save_every):
+        if self.processes.on_main(lambda: time.monotonic() - self.saved >= self.config.runtime.save_every):
             self.save()
             self.report(task, epoch)
 
@@ -280,8 +284,10 @@ class Run:
 
     def result(self) -> Result:
         """What the finished run found out."""
+        config = self.config.to_dict()
+        config["data"]["class_seed"] = self.stream.seed
         return Result(
-            config=self.config.to_dict() | {"class_seed": self.stream.seed}, hash=self.config.hash(),
+            variant=self.variant, config=config, hash=configure.config_hash(self.config),
             **self.evaluation.summary([len(task.evaluation) for task in self.stream.tasks]),
             seconds={k: round(v, 3) for k, v in self.seconds.items()}, stream=self.stream.to_json(), versions=versions(),
             hardware=hardware(self.learner.device, self.processes.count),
@@ -301,31 +307,33 @@ def build_stream(config: Config, size: int | None = None, state: dict[str, Any] 
     """The config's data set, cut into tasks (one task of all classes for the joint upper bound); then the new classes of
     an extended run, one task for each data set. `size`: the input side photographs are prepared for; `state`: the checkpoint
     that is taken up, whose finished tasks need no images; `tell`: see `janus.datasets.load`."""
-    tasks = 1 if methods.get(config.method).joint else config.tasks
-    order = config.seed if config.class_seed is None else config.class_seed
+    c, tasks = config.data, 1 if config.method.joint else config.data.tasks
+    order = config.training.seed if c.class_seed is None else c.class_seed
 
     def first() -> stream.Stream:
-        images = datasets.load(config.dataset, root=config.root, **({"size": size, "tell": tell} | config.data))
-        return stream.class_incremental(images, tasks, order, per_class=config.per_class, evaluate=config.evaluate)
+        images = datasets.load(c.dataset, root=config.runtime.root, **({"size": size, "tell": tell} | c.options))
+        return stream.class_incremental(images, tasks, order, per_class=c.per_class, evaluate=c.evaluate)
 
-    skip = bool(config.data.get("skip_corrupt"))
-    later = [partial(datasets.load, name, size=size, skip_corrupt=skip, tell=tell) for name in config.extended]
+    skip = bool(c.options.get("skip_corrupt"))
+    later = [partial(datasets.load, name, size=size, skip_corrupt=skip, tell=tell) for name in c.extended]
     return recall.grow(first, tasks, later, state["stream"] if state else None, state["task"] if state else 0)
 
 
 def _settled(config: Config, before: dict[str, Any], device: torch.device | None = None) -> Config:
     """The config with what `amp=auto` means: what it meant to the run that is resumed, else what it means on the device."""
-    if config.amp != "auto":
+    if config.training.amp != "auto":
         return config
-    was = before.get("amp") or "off"  # False in an older run
-    meant = was if before and was in ("off", *HALF) else resolve("auto", device or pick_device(config.device))
-    return replace(config, amp=meant)
+    was = configure.flat(before).get("training.amp")
+    meant = was if was in ("off", *HALF) else resolve("auto", device or pick_device(config.runtime.device))
+    return configure.changed(config, {"training.amp": meant})
 
 
 def _same_run(config: Config, other: dict[str, Any], folder: Path) -> None:
-    mine, other = deciding(config.to_dict()), deciding(other)
-    differs = sorted(k for k in {*mine, *other} if mine.get(k) != other.get(k)
-                     and (mine["dml"] == other["dml"] or not k.startswith("dml_")))  # they go with the switch
+    mine, other = configure.deciding(config), configure.deciding(configure.restore(other, folder))
+    differs = sorted(path for path in {*mine, *other} if mine.get(path) != other.get(path))
+    for whole, part in (("method.name", "method."), ("classifier.name", "classifier."), ("method.dml", "method.loss.")):
+        if whole in differs:  # what belongs to it goes with it
+            differs = [path for path in differs if path == whole or not path.startswith(part)]
     if differs:
         raise UsageError(f"{folder} holds another run (it differs in {', '.join(differs)}); choose another --out")
 

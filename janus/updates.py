@@ -26,7 +26,7 @@ class Updates:
     """
 
     def __init__(self, learner: Learner, task: Task, seconds: dict[str, float]) -> None:
-        c, device = learner.config, learner.device
+        c, device = learner.config.training, learner.device
         self.learner, self.seconds, self.watch = learner, seconds, Stopwatch(device)
         self.factors = learner.method.factor_optimizer(task)
         self.head = torch.optim.AdamW(learner.heads[-1].parameters(), lr=c.head_lr, weight_decay=0.0)

@@ -199,7 +199,7 @@ def learned(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path, value in leaves(checkpoint.load(folder / "checkpoint.safetensors")):
         at = next((i for i, step in enumerate(path) if step in PARTS), None)  # a part may lie deeper one day
-        if at is not None:
+        if at is not None and path[0] != "config":  # where a method's settings are under its name
             found["/".join(path[at:])] = described(value)
     return found
 

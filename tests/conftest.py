@@ -25,14 +25,15 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def results_folder(tmp_path: Path) -> Path:
     """rows: OE+GR with three seeds, frozen with two, one that no table knows; tune: two learning rates; files that are no runs."""
-    files = {f"rows/OE-GR__seed={seed}": result_values(seed, last) for seed, last in ((1, 30.0), (0, 20.0), (2, 10.0))}
-    files |= {f"rows/frozen__seed={seed}": result_values(seed, 15.0, "frozen") for seed in (0, 1)}
-    files |= {f"rows/mine__seed={seed}": result_values(seed) for seed in (0,)}  # a row that no table knows
-    files |= {f"tune/OE-GR__lr={lr:g}": result_values(7, last, lr=lr, evaluate="val") for lr, last in ((1e-3, 25.0), (1e-4, 5.0))}
-    files |= {"tune/frozen__head_lr=0.01": result_values(7, 12.0, "frozen", head_lr=0.01, evaluate="val")}
-    files |= {"step_cost": {"cases": []}, "probe": [1, 2]}
+    files = {f"rows/a{seed}": result_values(seed, last, variant="OE+GR") for seed, last in ((1, 30.0), (0, 20.0), (2, 10.0))}
+    files |= {f"rows/b{seed}": result_values(seed, 15.0, "frozen") for seed in (0, 1)}
+    files |= {"rows/c": result_values(0, variant="mine")}
+    files |= {f"tune/{lr:g}": result_values(7, last, variant="OE+GR", lr=lr, evaluate="val")
+              for lr, last in ((1e-3, 25.0), (1e-4, 5.0))}
+    files |= {"tune/d": result_values(7, 12.0, "frozen", head_lr=0.01, evaluate="val")}
+    files = {f"{name}/result": content for name, content in files.items()} | {"step_cost": {"cases": []}, "probe": [1, 2]}
     for name, content in files.items():
         path = tmp_path / f"{name}.json"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
     return tmp_path

@@ -18,10 +18,12 @@ import nbformat
 import psutil
 import pytest
 import yaml
+from made_results import result_values
 
-from janus import ablation, backbones, bench, checkpoint, clusters, datasets, grids, methods, resources, train
+from janus import ablation, backbones, bench, checkpoint, clusters, datasets, grids, icons, methods, registry, resources, train
 from janus.__main__ import main
-from janus.config import SWITCHES, Config
+from janus.config import Config
+from janus.configure import config_hash, flat, make
 from janus.errors import JanusError, UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -51,10 +53,10 @@ def write(tmp_path: Path, image_folder: Path) -> Write:
 
 def finish(grid: grids.Grid, out: Path) -> None:
     """Stand-in results for all runs of a grid: only what a state is read from."""
-    shipped = json.loads((resources.results() / "rows" / "GPM__seed=0.json").read_text())
     for run in grid.runs:
         (out / run.name).mkdir(parents=True)
-        checkpoint.write_json(out / run.name / "result.json", shipped | {"config": run.config.to_dict(), "hash": run.hash})
+        found = {"variant": run.row, "config": run.config.to_dict(), "hash": run.hash, "acc": 22.4}
+        checkpoint.write_json(out / run.name / "result.json", result_values() | found)
 
 
 # ── grid files ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -65,17 +67,18 @@ def test_a_grid_is_the_product_of_seeds_rows_and_values(write: Write) -> None:
     assert [run.name for run in runs] == [
         f"{row}__lr={lr}__seed={seed}" for seed in (0, 1) for row in ("OE-GR", "mine") for lr in ("0.001", "0.01")]
     assert [run.row for run in runs[:4]] == ["OE+GR", "OE+GR", "mine", "mine"]
-    assert (runs[0].config.gr, runs[2].config.method, runs[2].config.gr, runs[5].config.lr) == ("tangent", "gpm", "tangent", 0.01)
-    assert runs[0].config.seed == 0 and runs[-1].config.seed == 1
-    assert len({run.hash for run in runs}) == 8 and runs[0].hash == runs[0].config.hash()
+    assert (runs[0].config.method.gr, runs[2].config.method.name, runs[2].config.method.gr) == ("tangent", "gpm", "tangent")
+    assert runs[5].config.training.lr == 0.01
+    assert runs[0].config.training.seed == 0 and runs[-1].config.training.seed == 1
+    assert len({run.hash for run in runs}) == 8 and runs[0].hash == config_hash(runs[0].config)
 
 
 def test_a_setting_comes_from_the_grid_then_set_then_the_row_then_the_protocol(write: Write) -> None:
     def rate(**change: object) -> float:
-        return grids.load(write(settings={"lr": 0.1}, rows=[{"mine": {"method": "gpm"}}], **change)).runs[0].config.lr
+        return grids.load(write(settings={"lr": 0.1}, rows=[{"mine": {"method": "gpm"}}], **change)).runs[0].config.training.lr
 
     assert rate() == 0.1
-    assert grids.load(write(settings={"lr": 0.1}, rows=[{"mine": {"method": "gpm", "lr": 0.2}}])).runs[0].config.lr == 0.2
+    assert grids.load(write(settings={"lr": 0.1}, rows=[{"mine": {"method": "gpm", "lr": 0.2}}])).runs[0].config.training.lr == 0.2
     assert rate(set={"lr": 0.3}) == 0.3
     assert rate(set={"lr": 0.3}, grid={"lr": [0.4]}) == 0.4
 
@@ -83,18 +86,18 @@ def test_a_setting_comes_from_the_grid_then_set_then_the_row_then_the_protocol(w
 def test_rows_bring_what_validation_chose_only_where_the_protocol_says_so(write: Write) -> None:
     for row in ablation.ROWS | ablation.CROSS:
         (run,) = grids.load(write(protocol="icons_r", rows=[row], seeds=[3])).runs
-        assert run.hash == Config.create(**ablation.settings(row), seed=3).hash(), row
+        assert run.hash == config_hash(make(ablation.settings(row), seed=3)), row
     (run,) = grids.load(write(protocol="imagenet_r", rows=["exact"], seeds=[0])).runs
-    assert run.config.lr == 5e-4 != ablation.settings("exact")["lr"]
-    assert (run.config.rank, run.config.epochs, run.config.gr) == (10, 50, "exact")
+    assert run.config.training.lr == 5e-4 != ablation.settings("exact")["training.lr"]
+    assert (run.config.backbone.rank, run.config.training.epochs, run.config.method.gr) == (10, 50, "exact")
 
 
 def test_a_protocol_says_what_its_data_ask_of_a_row(write: Write, tmp_path: Path) -> None:
     text, path = "title: toy\nsettings:\n  lr: {value: 0.1, source: us}\nrows:\n", write(rows=["OE", "LoRA-DRS"], seeds=[0])
-    row = "  LoRA-DRS: {drs_margin: {value: 2.0, source: them}, lr: {value: 0.3, source: them}}\n"
+    row = "  LoRA-DRS: {margin: {value: 2.0, source: them}, lr: {value: 0.3, source: them}}\n"
     (tmp_path / "toy.yaml").write_text(text + row)
     plain, drs = (run.config for run in grids.load(path).runs)
-    assert (plain.lr, drs.lr, drs.drs_margin, plain.drs_margin) == (0.1, 0.3, 2.0, 1.0)
+    assert (plain.training.lr, drs.training.lr, drs.method.margin) == (0.1, 0.3, 2.0)
     for row, message in (("LoRA-DSR: {}", "protocol toy: unknown row 'LoRA-DSR': did you mean 'LoRA-DRS'"),
                          ("OE: {lr: 0.3}", "protocol toy, OE: lr needs `value` and `source`")):
         (tmp_path / "toy.yaml").write_text(f"{text}  {row}\n")
@@ -109,9 +112,10 @@ def test_on_the_papers_data_a_method_of_the_field_has_its_authors_settings_for_t
         name: str, ends: tuple[float, float], margin: float, write: Write) -> None:
     drs = ["LoRA-DRS", "LoRA-DRS+GR", "LoRA-DRS, class means"]
     inflora, *others = (run.config for run in grids.load(write(protocol=name, rows=["InfLoRA", *drs], seeds=[0])).runs)
-    assert (inflora.energy, inflora.energy_end) == ends
-    assert {c.drs_margin for c in others} == {margin} and {c.drs_penalty for c in others} == {0.2 if margin == 2.0 else 0.05}
-    assert {c.normalise for c in (inflora, *others)} == {"none"}
+    assert (inflora.method.energy, inflora.method.energy_end) == ends
+    assert {c.method.margin for c in others} == {margin}
+    assert {c.method.penalty for c in others} == {0.2 if margin == 2.0 else 0.05}
+    assert {c.backbone.normalise for c in (inflora, *others)} == {"none"}
 
 
 def test_what_validation_chose_may_stand_in_a_file_and_the_grid_has_the_last_word(write: Write, tmp_path: Path) -> None:
@@ -119,11 +123,11 @@ def test_what_validation_chose_may_stand_in_a_file_and_the_grid_has_the_last_wor
     with pytest.raises(UsageError, match="protocol toy: cannot read what validation chose from .*mine.json"):
         grids.load(path)
     checkpoint.write_json(tmp_path / "mine.json", {"OE": {"lr": 0.25}})
-    assert [run.config.lr for run in grids.load(path).runs] == [0.25, Config.create(method="ncm").lr]
+    assert [run.config.training.lr for run in grids.load(path).runs] == [0.25, make(method="ncm").training.lr]
     checkpoint.write_json(tmp_path / "mine.json", {"GPM": {"lr": 0.25}})
     with pytest.raises(UsageError, match="OE__seed=0: no settings were chosen for 'OE' yet"):
         grids.load(path)
-    assert grids.load(write(rows=["OE"], seeds=[0], chosen=False)).runs[0].config.lr != 0.25
+    assert grids.load(write(rows=["OE"], seeds=[0], chosen=False)).runs[0].config.training.lr != 0.25
     with pytest.raises(UsageError, match="chosen takes true, false, or the name of a JSON file, got 3"):
         grids.load(write(chosen=3))
 
@@ -133,17 +137,18 @@ def test_several_protocols_and_options_of_the_data_are_told_apart_by_name(write:
     assert [run.name for run in runs] == ["OE__protocol=cifar100__seed=0", "OE__protocol=domainnet__seed=0"]
     runs = grids.load(write(settings={"dataset": "icons-r"}, rows=["OE"], seeds=[0], grid={"data.strength": [0.5, 1]})).runs
     assert [run.name for run in runs] == ["OE__data.strength=0.5__seed=0", "OE__data.strength=1__seed=0"]
-    assert runs[0].config.data == {"strength": 0.5}
+    assert runs[0].config.data.options == {"strength": 0.5}
 
 
 def test_the_fields_methods_are_rows_with_the_energy_of_their_authors_and_are_all_tuned(write: Write) -> None:
     runs = {run.row: run for run in grids.load("icons_r/tune_methods").runs}
     assert runs.keys() == ablation.FIELD.keys() - set(ablation.UNTRAINED)
     for row, run in runs.items():
-        for key, value in methods.get(run.config.method).defaults.items():
-            if key not in ("lr", *SWITCHES):
-                assert getattr(run.config, key) == value, (row, key)
-    field = {run.config.method for run in runs.values()} | {"ranpac"}
+        usual = flat(make(method=run.config.method.name))
+        for path in ("method.energy", "method.energy_end", "backbone.scale"):
+            if run.config.method.name in ("inflora", "drs", "bilora"):
+                assert flat(run.config)[path] == usual[path], (row, path)
+    field = {run.config.method.name for run in runs.values()} | {"ranpac"}
     assert field | {"frozen", "ncm", "gpm", "janus", "joint", "finetune"} == methods.all_methods().keys()
     with pytest.raises(UsageError, match="no settings were chosen for 'merged free OE gr=none' yet"):
         grids.load(write(protocol="tin100", rows=["merged free OE gr=none"], seeds=[0]))
@@ -157,12 +162,13 @@ def test_a_preset_for_the_t4_is_the_papers_protocol_with_fewer_epochs(name: str,
         return grids.load(write(protocol=protocol, rows=["OE+GR"], seeds=[0])).runs[0].config
 
     full, small = config(name), config(f"{name}_t4")
-    assert small.epochs == full.epochs / 10 and small.data == {"cache": "disk"} and small.amp == "auto"
-    same = {"epochs": small.epochs, "data": small.data}
-    assert full.to_dict() | same == small.to_dict()
-    counted = json.loads((resources.results() / "memory.json").read_text())["counted"].values()
-    most = max(case["half precision"]["fixed"] + small.batch_size * case["half precision"]["image"] for case in counted) / 1e3
-    assert grids.load(f"t4/{name}").runs[0].config.epochs == small.epochs
+    assert small.training.epochs == full.training.epochs / 10 and small.data.options == {"cache": "disk"}
+    assert small.training.amp == "auto"
+    assert flat(full) | {"training.epochs": small.training.epochs, "data.cache": "disk"} == flat(small)
+    counted = resources.measurement("memory")["counted"].values()
+    halves = [case["half precision"] for case in counted]
+    most = max(half["fixed"] + small.training.batch_size * half["image"] for half in halves) / 1e3
+    assert grids.load(f"t4/{name}").runs[0].config.training.epochs == small.training.epochs
     assert f"at most {most:.1f} GB" in (resources.benchmarks("protocols") / f"{name}_t4.yaml").read_text()
 
 
@@ -181,37 +187,40 @@ def test_a_preset_for_the_t4_is_the_papers_protocol_with_fewer_epochs(name: str,
     ({"seeds": [0, "one"]}, ["from 0 on, got 'one'"]),
     ({"seeds": [0, 0]}, ["2 runs have the name LoRA__seed=0", "2 runs have the name frozen__seed=0"]),
     ({"set": {"seed": 1}}, ["seed is not set here"]),
-    ({"set": {"batch_sze": 1, "epochs": "few"}}, ["2 faults", "'batch_size'", "epochs takes a whole number, got 'few'"]),
+    ({"set": {"batch_sze": 1, "epochs": "few"}}, ["2 faults", "'batch_size'", "set: training.epochs takes a whole number, got"]),
     ({"grid": {"lr": []}}, ["lr is empty"]),
     ({"grid": {"lr": 1e-3}}, ["lr takes a list of values"]),
     ({"grid": {"lr": ["fast"]}, "rows": ["OEE"]}, ["2 faults", "lr takes a number, got 'fast'", "'OEE'"]),
     ({"grid": {"gr": ["none", "exact"]}}, ["LoRA__gr=exact__seed=0", "requires adapter=merged", "gr=exact does not go with"]),
-    ({"set": {"epochs": 0}}, ["LoRA__seed=0, frozen__seed=0, LoRA__seed=1 and 1 more: epochs must be at least 1"]),
+    ({"set": {"epochs": 0}}, ["grid.yaml: set: training.epochs must be at least 1, got 0"]),
     ({"rows": ["GPM", {"mine": {"method": "gpm"}}], "seeds": [0]}, ["GPM__seed=0, mine__seed=0 are the same run"]),
     ({"rows": [{"mine": {"method": "jnaus"}}]}, ["unknown method 'jnaus'", "'janus'"]),
     ({"protocol": ["toy.yaml", "toy.yaml"]}, ["protocol 'toy.yaml' is there twice"]),
     ({"rows": ["LoRA", {"m" * 300: {"method": "gpm"}}]}, ["names of 2 runs", "longer than the 255 bytes"]),
     ({"set": {"dataset": "icon-r", "model": "vit_base_patch16_24", "targets": []}},
      ["3 faults", "unknown dataset 'icon-r'", "'icons-r'", "unknown model 'vit_base_patch16_24'", "'vit_base_patch16_224'",
-      "no targets"]),
+      "set: backbone.targets needs at least 1, got none"]),
     ({"set": {"dataset": "icons-r", "data.strenght": 0.5, "tasks": 101, "rank": 400, "targets": ["k", "w"], "epochs": "few"}},
-     ["5 faults", "'strenght'", "'strength'", "tasks=101 is more than icons-r has classes", "rank 400 does not fit icons-vit",
-      "unknown target 'w'", "epochs takes a whole number"]),
+     ["4 faults", "'data.strenght'", "'data.strength'", "backbone.rank=400 does not fit icons-vit",
+      "unknown value for backbone.targets: 'w'", "epochs takes a whole number"]),
+    ({"set": {"dataset": "icons-r", "tasks": 101}}, ["data.tasks=101 is more than icons-r has classes"]),
     ({"set": {"rank": 0, "energy": 2, "init": "nullspace", "adapter": "shared", "epochs": "few", "oe_epochs": "lst"},
       "rows": [{"mine": {"method": "janus", "gr": "exact"}}]},
-     ["5 faults", "rank must be at least 1", "energy is a share", "gr=exact requires", "epochs takes", "did you mean 'last'"]),
-    ({"rows": [{"pool": {"method": "l2p", "l2p_pool": 2}}, {"parts": {"method": "coda", "coda_components": 1}}]},
-     ["2 faults", "l2p_top=5 prompts cannot be chosen from l2p_pool=2", "coda_components=1 are too few for tasks=2"]),
+     ["5 faults", "rank must be at least 1", "energy must be at most 1", "gr=exact requires", "epochs takes", "mean 'last'"]),
+    ({"rows": [{"pool": {"method": "l2p", "pool": 2}}, {"parts": {"method": "coda", "components": 1}}]},
+     ["2 faults", "method.top=5 prompts cannot be chosen from method.pool=2", "method.components=1 are too few for data.tasks=2"]),
     ({"set": {"dataset": "icons-r", "data.strength": "lots", "data.vocabulary": "perhaps"}},
      ["2 faults", "data.strength takes a number, got 'lots'", "data.vocabulary takes true or false, got 'perhaps'"]),
-    ({"rows": [{"pool": {"method": "l2p", "l2p_pool": 2, "lr": -1.0}}]}, ["2 faults", "l2p_top=5 prompts", "lr must be positive"]),
-    ({"set": {"dataset": "icons-r", "data": {"strength": "5e-1", "vocabulary": "True"}}},
-     ["2 faults", "data.strength takes a number, got '5e-1'", "data.vocabulary takes true or false, got 'True'"]),
+    ({"rows": [{"pool": {"method": "l2p", "pool": 2, "lr": -1.0}}]}, ["2 faults", "method.top=5 prompts", "lr must be positive"]),
+    ({"set": {"dataset": "icons-r", "data": {"strength": "5,1", "vocabulary": "Yes"}}},
+     ["2 faults", "data.strength takes a number, got '5,1'", "data.vocabulary takes true or false, got 'Yes'"]),
+    ({"set": {"margin": 2}},
+     ["LoRA__seed=0, LoRA__seed=1: margin is a setting of method=drs", "frozen__seed=0, frozen__seed=1: margin"]),
     ({"set": {"dataset": "cifar-100", "data.val_fraction": 7, "data.class_list": 3}},
-     ["2 faults", "data.val_fraction must be a number between 0 and 1, not 7", "data.class_list takes a text, got 3"]),
+     ["2 faults", "data.val_fraction must be less than 1, got 7", "data.class_list takes a text, got 3"]),
     ({"set": {"dataset": "imagenet-100"}}, ["LoRA__seed=0, frozen__seed=0, LoRA__seed=1 and 1 more: imagenet-100 is not one set"]),
     ({"set": {"model": "photos-vit", "weights": None}}, ["photos-vit comes without weights"]),
-    ({"set": {"weights": "mine.pth"}}, ["weights=mine.pth is not a .safetensors file"]),
+    ({"set": {"weights": "mine.pth"}}, ["LoRA__seed=0, frozen__seed=0, LoRA__seed=1 and 1 more: weights=mine.pth is not a"]),
 ])
 def test_what_is_wrong_is_said_before_anything_runs_all_of_it_at_once(
         write: Write, tmp_path: Path, capsys: Capture, change: dict, words: list[str]) -> None:
@@ -251,16 +260,19 @@ def test_all_that_is_wrong_with_a_protocol_is_said_at_once(write: Write, tmp_pat
 def test_options_of_the_data_are_read_as_on_the_command_line(write: Write) -> None:
     path = write(settings={"dataset": "icons-r"}, rows=["LoRA"], seeds=[0])
     path.write_text(path.read_text() + "set: {data.strength: 5e-1}\n")  # a text in YAML
-    assert grids.load(path).runs[0].config.data == {"strength": 0.5}
+    assert grids.load(path).runs[0].config.data.options == {"strength": 0.5}
     texts = {"dataset": "hf:someone/photographs", "data.revision": "1.0", "data.config": "2017", "data.label_column": "0"}
-    assert set(grids.load(write(settings=texts, rows=["LoRA"], seeds=[0])).runs[0].config.data.values()) == {"1.0", "2017", "0"}
+    (run,) = grids.load(write(settings=texts, rows=["LoRA"], seeds=[0])).runs
+    assert set(run.config.data.options.values()) == {"1.0", "2017", "0"}
 
 
 def test_what_is_known_of_data_and_backbones_without_opening_them_is_true() -> None:
-    assert all(datasets.names()[name].startswith(f"{count} ") for name, count in grids.CLASSES.items())
-    widths = {name: backbones.create(name, "random")[0].num_features for name in grids.WIDTHS}
-    assert widths == grids.WIDTHS and all(name in backbones.models() for name in widths)
-    assert not any(grids._unknown_model(name) for name in backbones.models())
+    assert all(entry.summary.startswith(f"{entry.classes} ") for entry in registry.DATASETS.values() if entry.classes)
+    assert registry.DATASETS.keys() == datasets.LOADERS.keys()
+    assert registry.IconsOptions().strength == icons.DEFAULT_STRENGTH
+    widths = {name: backbones.create(name, "random")[0].num_features for name in registry.WIDTHS}
+    assert widths == registry.WIDTHS and all(name in backbones.models() for name in widths)
+    assert not any(registry.model_fault(name) for name in backbones.models())
 
 
 def test_names_that_only_the_run_can_judge_are_left_to_it_and_so_is_what_merges(write: Write, tmp_path: Path) -> None:
@@ -271,17 +283,17 @@ def test_names_that_only_the_run_can_judge_are_left_to_it_and_so_is_what_merges(
     path = write()
     path.write_text(path.read_text() + "set: &a {lr: 0.25}\ngrid:\n  scale: [1.0]\n")
     path.write_text(path.read_text().replace("grid:\n", "grid:\n  <<: &b {rank: [2]}\n"))
-    assert {(run.config.lr, run.config.rank) for run in grids.load(path).runs} == {(0.25, 2)}
+    assert {(run.config.training.lr, run.config.backbone.rank) for run in grids.load(path).runs} == {(0.25, 2)}
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_grid_that_comes_with_janus_is_sound(path: Path) -> None:
     grid = grids.load(path)
-    assert grid.runs and all(Config.create(**run.config.to_dict()) == run.config for run in grid.runs)
+    assert grid.runs and all(make(run.config.to_dict()) == run.config for run in grid.runs)
     if path.parent.name == "icons_r":
-        assert {run.config.dataset for run in grid.runs} == {"icons-r"}
+        assert {run.config.data.dataset for run in grid.runs} == {"icons-r"}
     if path.stem.startswith("tune"):
-        assert {run.config.evaluate for run in grid.runs} == {"val"}
+        assert {run.config.data.evaluate for run in grid.runs} == {"val"}
 
 
 def test_each_grid_has_twins_on_icons_and_on_photographs_and_is_found_by_name() -> None:
@@ -369,6 +381,10 @@ def test_a_run_is_known_by_its_config_whatever_it_is_called(write: Write, tmp_pa
     assert main([*argv, "--known", str(other)]) == 0
     out = capsys.readouterr().out
     assert "1 finished, 1 to do" in out and "other/LoRA__seed=0/result.json" in out.splitlines()[1]
+    assert main(["report", "--collect", str(other), "--into", str(tmp_path / "tables")]) == 0
+    capsys.readouterr()
+    assert main([*argv, "--known", str(tmp_path / "tables")]) == 0  # and in tables
+    assert "finished, acc 22.40, in " in (out := capsys.readouterr().out) and "runs.parquet: other/LoRA/" in out
     (mine / "first__seed=1").rename(mine / "elsewhere")
     assert "2 finished" in bench.plan(grids.load(write("c", rows=[{"second": {"method": "finetune"}}])), mine)[-1]
     assert main([*argv, "--known", str(tmp_path / "none")]) == 2
@@ -430,7 +446,8 @@ def test_now_and_then_it_is_said_how_far_each_run_is(write: Write, tmp_path: Pat
     grid, lines = grids.load(write(rows=["LoRA"])), []
     found = {run.name: bench.State("to do", "to do") for run in grid.runs}
     every = bench.Bench(None, lambda: None, grid, tmp_path, found, lines.append)
-    every.running = {Future(): bench.Running(run, f"tcp://worker:{run.config.seed}", time.monotonic() - 70) for run in grid.runs}
+    every.running = {Future(): bench.Running(run, f"tcp://worker:{run.config.training.seed}", time.monotonic() - 70)
+                     for run in grid.runs}
     every.status()
     every.status()
     assert lines == ["0 done, 2 running, 0 failed, 0 left, time left unknown"]  # nothing new

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from made_results import result_values
 from PIL import Image
 
-from janus import datasets
+from janus import datasets, store
+from janus.ablation import slug
 from janus.checkpoint import write_json
-from janus.config import Config
 from janus.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -30,30 +31,37 @@ def script(path: str) -> ModuleType:
 @pytest.fixture
 def runs(tmp_path: Path):
     """Write runs of (row, rate, accuracy), judged on validation."""
-    shipped = json.loads((ROOT / "benchmarks/results/tune/OE__lr=0.001.json").read_text())
-
     def write(*found: tuple[str, float, float], evaluate: str = "val") -> Path:
         for row, rate, acc in found:
-            config = shipped["config"] | {"lr": rate, "evaluate": evaluate}
-            values = shipped | {"config": config, "hash": Config.create(**config).hash(), "acc": acc}
-            (tmp_path / f"{row}__lr={rate}").mkdir()
-            write_json(tmp_path / f"{row}__lr={rate}" / "result.json", values)
-        return tmp_path
+            folder = tmp_path / "runs" / f"{slug(row)}__lr={rate}"
+            folder.mkdir(parents=True)
+            write_json(folder / "result.json", result_values(100, variant=row, lr=rate, evaluate=evaluate) | {"acc": acc})
+        return tmp_path / "runs"
 
     return write
 
 
 def test_the_rate_with_the_highest_validation_accuracy_is_chosen_row_by_row(runs) -> None:
-    folder = runs(("OE", 0.1, 20.0), ("OE", 0.2, 30.0), ("OE-GR", 0.1, 25.0), ("OE-GR", 0.2, 24.0))
+    folder = runs(("OE", 0.1, 20.0), ("OE", 0.2, 30.0), ("OE+GR", 0.1, 25.0), ("OE+GR", 0.2, 24.0))
     assert script("benchmarks/choose.py").choose(folder, ["lr", "head_lr"]) == {
-        "OE": {"lr": 0.2}, "OE+GR": {"lr": 0.1}, "OE+DML": {"lr": 0.2}, "OE+GR+DML": {"lr": 0.1}}
+        row: {"training.lr": rate} for row, rate in (("OE", 0.2), ("OE+GR", 0.1), ("OE+DML", 0.2), ("OE+GR+DML", 0.1))}
+
+
+def test_a_group_of_the_tables_is_as_good_as_a_folder_and_keys_may_be_paths(runs, tmp_path: Path) -> None:
+    store.collect([runs(("OE", 0.1, 20.0), ("OE", 0.2, 30.0)).rename(tmp_path / "tune")], tmp_path / "tables")
+    store.collect([runs(("OE", 0.3, 40.0), evaluate="test").rename(tmp_path / "test")], tmp_path / "tables")
+    choose = script("benchmarks/choose.py").choose
+    assert choose(tmp_path / "tables", ["training.lr"], group="tune")["OE"] == {"training.lr": 0.2}
+    with pytest.raises(UsageError, match="no group 'tuned' in .*tables; there are test, tune"):
+        choose(tmp_path / "tables", ["lr"], group="tuned")
 
 
 def test_what_was_chosen_for_other_rows_stays(runs, tmp_path) -> None:
     folder, out = runs(("InfLoRA", 0.1, 20.0), ("InfLoRA", 0.2, 30.0)), tmp_path / "chosen.json"
-    write_json(out, {"OE": {"lr": 0.5}, "InfLoRA": {"lr": 0.7}})
+    write_json(out, {"OE": {"training.lr": 0.5}, "InfLoRA": {"training.lr": 0.7}})
     subprocess.run([sys.executable, ROOT / "benchmarks/choose.py", folder, "--key", "lr", "--out", out], check=True)
-    assert json.loads(out.read_text()) == {"OE": {"lr": 0.5}, "InfLoRA": {"lr": 0.2}, "OE+DML": {"lr": 0.5}}
+    assert json.loads(out.read_text()) == {
+        row: {"training.lr": rate} for row, rate in (("OE", 0.5), ("InfLoRA", 0.2), ("OE+DML", 0.5))}
 
 
 def test_a_choice_on_test_or_with_unequal_budgets_is_refused(runs) -> None:

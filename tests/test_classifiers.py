@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +14,14 @@ from test_train import _toy_backbone, broken_run, numbers, same_state, settings 
 from toys import toy_backbone, write_image_folder
 
 from janus import backbones, checkpoint, classifiers, predict, train
-from janus.config import Config, deciding
+from janus.config import CLASSIFIERS
+from janus.configure import config_hash, make
 from janus.errors import JanusError, UsageError
 from janus.result import Result
 from janus.separation import class_means
-from janus.train import CHECKPOINT, Run
+from janus.train import CHECKPOINT, RESULT, Run
 
-SMALL = {"ranpac_dim": 40}
+SMALL = {"dim": 40}
 
 
 def generator(seed: int) -> torch.Generator:
@@ -30,7 +30,7 @@ def generator(seed: int) -> torch.Generator:
 
 def ranpac(d: int = 6, M: int = 40, seed: int = 1) -> classifiers.RanPAC:
     run = SimpleNamespace(device=torch.device("cpu"), model=SimpleNamespace(num_features=d),
-                          config=SimpleNamespace(ranpac_dim=M))
+                          config=SimpleNamespace(classifier=SimpleNamespace(dim=M)))
     return classifiers.RanPAC(run, generator(seed))
 
 
@@ -56,7 +56,7 @@ def test_ncm_by_hand():
 @pytest.mark.parametrize("name", ["finetune", "joint"])
 def test_ncm_takes_each_class_mean_when_its_task_ends(name, settings):  # noqa: F811
     """Adapted features: the means are those of the model as it was then, the test features those of the model as it is."""
-    run = Run(Config.create(**settings(name, head="ncm")), None)
+    run = Run(make(settings(name, classifier="ncm")), None)
     means: list[np.ndarray] = []
     for task in run.stream.tasks:
         run.learn(task)
@@ -126,7 +126,7 @@ def test_the_ridge_has_the_least_error_of_all(noise, N):
 def test_features_that_are_not_finite_are_an_error():
     features, labels = examples()
     features[3] = float("nan")
-    with pytest.raises(JanusError, match="head=ranpac.*smaller lr"):
+    with pytest.raises(JanusError, match="classifier=ranpac.*smaller lr"):
         ranpac().end_task(features, labels, 6, generator(0))
 
 
@@ -141,7 +141,7 @@ def test_one_image_is_enough():
 
 @pytest.mark.parametrize("name", ["exact", "gpm", "joint"])
 def test_training_does_not_know_of_the_head(name, settings, tmp_path):  # noqa: F811
-    results = {head: train.run(tmp_path / head, **settings(name, head=head, **(SMALL if head == "ranpac" else {})))
+    results = {head: train.run(tmp_path / head, **settings(name, classifier=head, **(SMALL if head == "ranpac" else {})))
                for head in classifiers.KINDS}
     states = {head: checkpoint.load(tmp_path / head / CHECKPOINT) for head in classifiers.KINDS}
     linear = results["linear"].to_dict()
@@ -155,12 +155,12 @@ def test_training_does_not_know_of_the_head(name, settings, tmp_path):  # noqa: 
 
 
 def test_the_method_ranpac_is_the_head_on_the_frozen_backbone(settings):  # noqa: F811
-    alone, head = (train.run(**settings("frozen", **SMALL, **more)) for more in ({"method": "ranpac"}, {"head": "ranpac"}))
+    alone, head = (train.run(**settings("frozen", **SMALL, **more)) for more in ({"method": "ranpac"}, {"classifier": "ranpac"}))
     assert alone.accuracy == head.accuracy and alone.acc > 50
-    assert alone.config["head"] == "ranpac" and alone.hash != head.hash and alone.violation["mean"]["all"] == 0
+    assert alone.config["classifier"]["name"] == "ranpac" and alone.hash != head.hash and alone.violation["mean"]["all"] == 0
 
 
-@pytest.mark.parametrize("more", [{"head": "ncm"}, {"head": "ranpac", **SMALL}])
+@pytest.mark.parametrize("more", [{"classifier": "ncm"}, {"classifier": "ranpac", **SMALL}])
 def test_a_broken_run_ends_with_the_numbers_of_an_unbroken_one(more, settings, tmp_path, monkeypatch):  # noqa: F811
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = numbers(train.run(whole, **settings("finetune", **more)))
@@ -172,13 +172,13 @@ def test_a_broken_run_ends_with_the_numbers_of_an_unbroken_one(more, settings, t
 
 def test_a_run_does_not_go_on_with_another_head(settings, tmp_path, monkeypatch):  # noqa: F811
     broken_run(tmp_path, (1, 0), settings("finetune"), monkeypatch)
-    with pytest.raises(UsageError, match="differs in head, ranpac_dim"):
-        train.run(tmp_path, **settings("finetune", head="ranpac"))
+    with pytest.raises(UsageError, match="differs in classifier.name"):
+        train.run(tmp_path, **settings("finetune", classifier="ranpac"))
 
 
-@pytest.mark.parametrize(("more", "score"), [({"head": "ncm"}, "cosine"), ({"head": "ranpac", **SMALL}, "regression"),
+@pytest.mark.parametrize(("more", "score"), [({"classifier": "ncm"}, "cosine"), ({"classifier": "ranpac", **SMALL}, "regression"),
                                              ({"method": "ranpac", **SMALL}, "regression"), ({"method": "ncm"}, "cosine"),
-                                             ({"method": "joint", "head": "ranpac", **SMALL}, "regression")])
+                                             ({"method": "joint", "classifier": "ranpac", **SMALL}, "regression")])
 def test_predictions_are_those_of_the_run(more, score, settings, image_folder, tmp_path):  # noqa: F811
     result = train.run(tmp_path, **settings("finetune", **more))
     predictor = predict.load(tmp_path, "cpu")
@@ -196,7 +196,7 @@ def test_extending_equals_knowing_from_the_start(settings, tmp_path):  # noqa: F
     for split in ("train", "test"):
         for c in range(2):
             (new / split / f"class{c}").rename(new / split / f"other{c}")
-    config = settings("finetune", head="ranpac", **SMALL)
+    config = settings("finetune", classifier="ranpac", **SMALL)
     train.run(tmp_path / "run", **config)
     extended = predict.extend(tmp_path / "run", new, tmp_path / "extended", device="cpu")
     assert numbers(extended) == numbers(train.run(**config, extended=[str(new)])) and len(extended.accuracy) == 4
@@ -205,7 +205,7 @@ def test_extending_equals_knowing_from_the_start(settings, tmp_path):  # noqa: F
 def two_runs(folder: Path, out: Path, settings: dict[str, Any]) -> None:  # noqa: F811
     backbones.create = toy_backbone
     for head, more in (("ncm", {}), ("ranpac", SMALL)):
-        train.run(out / head, **settings, head=head, **more)
+        train.run(out / head, **settings, classifier=head, **more)
 
 
 def test_two_processes_find_what_one_finds(settings, image_folder, tmp_path):  # noqa: F811
@@ -228,43 +228,41 @@ def test_two_processes_find_what_one_finds(settings, image_folder, tmp_path):  #
 # ── the setting ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_kind_of_the_setting_has_its_head():
-    assert get_type_hints(Config)["head"].__args__ == tuple(classifiers.KINDS)
+def test_every_kind_of_the_setting_has_its_classifier():
+    assert CLASSIFIERS.keys() == classifiers.KINDS.keys()
 
 
-def test_the_hash_of_older_runs_stays_and_heads_have_their_own():
-    older = {k: v for k, v in Config.create().to_dict().items() if k not in ("head", "ranpac_dim")}
-    assert deciding(older) == deciding(Config.create().to_dict()) and "head" not in deciding(Config.create().to_dict())
-    ncm = {k: v for k, v in Config.create(method="ncm").to_dict().items() if k not in ("head", "ranpac_dim")}
-    assert Config.create(**ncm).head == "ncm" and deciding(ncm) == deciding(Config.create(method="ncm").to_dict())
-    configs = [{}, {"head": "ncm"}, {"head": "ranpac"}, {"head": "ranpac", "ranpac_dim": 10}, {"method": "ranpac"},
-               {"method": "ranpac", "ranpac_dim": 10}, {"method": "frozen", "head": "ranpac"}, {"method": "ncm"}]
-    assert len({Config.create(**config).hash() for config in configs}) == len(configs)
+def test_classifiers_have_hashes_of_their_own():
+    configs = [{}, {"classifier": "ncm"}, {"classifier": "ranpac"}, {"classifier": "ranpac", "dim": 10}, {"method": "ranpac"},
+               {"method": "ranpac", "dim": 10}, {"method": "frozen", "classifier": "ranpac"}, {"method": "ncm"}]
+    assert len({config_hash(make(config)) for config in configs}) == len(configs)
 
 
 @pytest.mark.parametrize(("values", "said"), [
-    ({"ranpac_dim": 10}, "ranpac_dim is a setting of head=ranpac and does nothing with method=janus, head=linear"),
-    ({"head": "ncm", "ranpac_dim": 10}, "ranpac_dim is a setting of head=ranpac"),
-    ({"head": "ranpac", "ranpac_dim": 0}, "ranpac_dim must be at least 1"), ({"head": "nmc"}, "did you mean 'ncm'"),
-    ({"method": "ncm", "head": "ranpac"}, "head=ranpac does not go with method=ncm, which has head=ncm"),
-    ({"method": "ranpac", "head": "linear"}, "head=linear does not go with method=ranpac"),
+    ({"dim": 10}, "dim is a setting of classifier=ranpac and does nothing with classifier=linear"),
+    ({"classifier": "ncm", "dim": 10}, "dim is a setting of classifier=ranpac and does nothing with classifier=ncm"),
+    ({"classifier": "ranpac", "dim": 0}, "classifier.dim must be at least 1"), ({"classifier": "nmc"}, "did you mean 'ncm'"),
+    ({"method": "ncm", "classifier": "ranpac"}, "classifier=ranpac does not go with method=ncm, which has classifier=ncm"),
+    ({"method": "ranpac", "classifier": "linear"}, "classifier=linear does not go with method=ranpac"),
 ])
 def test_what_does_not_go_together_is_refused_by_name(values, said):
     with pytest.raises(UsageError, match=said):
-        Config.create(**values)
+        make(values)
 
 
 def test_a_complete_config_is_taken_as_it_is(tmp_path):
-    for values in ({}, {"head": "ranpac", "ranpac_dim": 10}, {"method": "ranpac"}, {"method": "ncm"}):
-        config = Config.create(**values)
-        assert Config.create(**config.to_dict()) == config
+    for values in ({}, {"classifier": "ranpac", "dim": 10}, {"method": "ranpac"}, {"method": "ncm"}):
+        config = make(values)
+        assert make(config.to_dict()) == config
 
 
-def test_an_older_checkpoint_is_read(settings, tmp_path):  # noqa: F811
+def test_an_older_result_or_checkpoint_is_refused_by_name(settings, tmp_path):  # noqa: F811
+    flat_config = {"dataset": "icons-r", "method": "finetune", "head": "linear", "lr": 1e-3, "data": {}}
     train.run(tmp_path / "run", **settings("finetune"))
-    state = checkpoint.load(tmp_path / "run" / CHECKPOINT)
-    del state["classifier"], state["config"]["head"], state["config"]["ranpac_dim"]
-    shutil.copytree(tmp_path / "run", tmp_path / "older")
-    checkpoint.save(tmp_path / "older" / CHECKPOINT, state)
-    image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
-    assert predict.load(tmp_path / "older", "cpu").predict(image) == predict.load(tmp_path / "run", "cpu").predict(image)
+    state = checkpoint.load(tmp_path / "run" / CHECKPOINT) | {"config": flat_config}
+    checkpoint.save(tmp_path / "run" / CHECKPOINT, state)
+    with pytest.raises(JanusError, match="run: made by an older janus, whose settings had other names; run it again in another"):
+        predict.load(tmp_path / "run", "cpu")
+    (tmp_path / "run" / RESULT).unlink()
+    with pytest.raises(JanusError, match="run: made by an older janus"):
+        train.run(tmp_path / "run", **settings("finetune"))

@@ -42,7 +42,8 @@ def finished(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_run_writes_a_result_and_is_not_repeated(finished: Path, image_folder: Path, capsys: Capture) -> None:
     result = json.loads((finished / "result.json").read_text())
-    assert {"dataset", "method", "tasks", "seed", "oe", "gr", "dml", "adapter", "init"} <= result["config"].keys()
+    assert {"oe", "gr", "dml", "adapter", "init", "energy", "loss"} <= result["config"]["method"].keys()
+    assert result["config"]["data"]["dataset"] == str(image_folder) and result["config"]["training"]["seed"] == 0
     for key in ("hash", "versions", "hardware", "accuracy", "acc", "maa", "bwt", "forgetting", "learning_acc", "task_aware_acc",
                 "violation", "violation_step", "past_output_norm", "drift", "danger", "basis_rank"):
         assert key in result
@@ -79,15 +80,17 @@ def test_progress_names_task_accuracy_and_time_left(image_folder: Path, tmp_path
     (["run", "--out", "x", "--set", "gr=exat"], ["'exat'", "'exact'"]),
     (["run", "--out", "x", "--set", "lr"], ["key=value"]),
     (["run", "--out", "x", "--tasks", "5", "--set", "tasks=4"], ["tasks is given twice"]),
+    (["run", "--out", "x", "--tasks", "5", "--set", "data.tasks=4"], ["data.tasks is given twice: 4 and 5"]),
+    (["run", "--out", "x", "--set", "margin=2", "lr=x"], ["2 faults", "margin is a setting of method=drs", "training.lr takes"]),
     (["run", "--out", "x", "--set", "gr=exact", "adapter=shared"], ["gr=exact requires adapter=merged"]),
-    (["run", "--out", "x", "--method", "frozen", "--set", "oe=true"], ["oe=True", "method=frozen"]),
+    (["run", "--out", "x", "--method", "frozen", "--set", "oe=true"], ["oe=true", "method=frozen"]),
     (["predict", "nowhere", "a.png"], ["nowhere", "no such folder"]),
     (["extend", "nowhere", "--data", "d"], ["nowhere", "no such folder"]),
     (["models", "no-such-model"], ["no name contains"]),
     (["methods", "inflor"], ["unknown method 'inflor'", "'inflora'"]),
     (["methods", "--model", "icon-vit"], ["unknown model", "'icons-vit'"]),
     (["methods", "--tasks", "ten"], ["--tasks", "'ten'"]),
-    (["methods", "--rank", "500"], ["rank 500", "1 to 192"]),
+    (["methods", "--rank", "500"], ["backbone.rank=500", "1 to 192"]),
     (["methods", "--classes", "5"], ["5 classes", "10 tasks"]),
 ])
 def test_wrong_requests_exit_with_2(argv: list[str], words: list[str], tmp_path: Path, monkeypatch: Patch,
@@ -101,7 +104,7 @@ def test_wrong_requests_exit_with_2(argv: list[str], words: list[str], tmp_path:
 
 def test_more_is_refused_by_the_data(image_folder: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "r"
-    refused(capsys, run_args(image_folder, out, "rank=500"), 2, "rank 500", "1 to 192")
+    refused(capsys, run_args(image_folder, out, "rank=500"), 2, "backbone.rank=500", "1 to 192")
     refused(capsys, ["run", "--dataset", str(image_folder), "--tasks", "9", "--out", str(out), *TINY], 2, "between 1 and 7")
     refused(capsys, run_args(image_folder, out, "data.strenght=1"), 2, "strenght")
 
@@ -231,9 +234,9 @@ def test_methods_are_sized_without_weights_and_one_is_described(capsys: Capture,
     assert ewc["trained"] == {"factors": factors, "head": 10 * 769} and not ewc["at_most"] and ewc["exemplar_free"]
     assert main(["methods", "slca"]) == 0
     out = capsys.readouterr().out
-    assert "Slow Learner with Classifier Alignment" in out and "lr=0.0001" in out and "slca_temperature=0.1" in out
+    assert "Slow Learner with Classifier Alignment" in out and "training.lr=0.0001" in out and "method.temperature=0.1" in out
     assert main(["methods", "slca", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["settings"]["slca_epochs"] == 5
+    assert json.loads(capsys.readouterr().out)["settings"]["method.epochs"]["default"] == 5
 
 
 def test_help_does_not_wait_for_torch() -> None:

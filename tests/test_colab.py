@@ -17,7 +17,7 @@ AFTER = """
 import janus, pathlib, sys
 assert pathlib.Path(janus.__file__).is_relative_to(sys.prefix), janus.__file__
 import ipywidgets, peft, plotly, scipy, sklearn
-print("rows:", len(janus.compare.read(janus.resources.results())["rows"]))
+print("runs:", len(janus.store.read(janus.resources.results())))
 lesson = janus.lessons.setup(True)
 print(lesson.run("frozen", tasks=2).line())
 """
@@ -44,4 +44,4 @@ def test_the_setup_cell_installs_what_the_lessons_need(tmp_path: Path) -> None:
            "GIT_CONFIG_KEY_1": "safe.directory", "GIT_CONFIG_VALUE_1": "*"}
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | git | {"JANUS_RUNS": str(tmp_path / "runs")}
     printed = call(python, "-m", "IPython", "cell.ipy", env=environment)
-    assert "rows: 13" in printed and "frozen on icons-r, T=4" in printed, printed[-2000:]
+    assert "runs: 835" in printed and "frozen on icons-r, T=4" in printed, printed[-2000:]

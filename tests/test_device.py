@@ -30,11 +30,11 @@ FAMILY = ["finetune", "frozen", "gpm", "inflora", "drs", "sdlora", "olora", "ewc
           "ncm", "ranpac"]
 CONFIGS: dict[str, dict[str, Any]] = {name: {"method": name} for name in FAMILY} | {
     "exact": {"augment": "photo", "oe_epochs": "all"},
-    "tangent": {**TANGENT, "dml_form": "softmax", "augment": "none"},
+    "tangent": {**TANGENT, "form": "softmax", "augment": "none"},
     "drs under rectification": {"method": "drs", "gr": "tangent"},
-    "bilora": {"method": "bilora", "bilora_coefficients": 40},
-    "coda": {"method": "coda", "coda_components": 10},
-    "RanPAC's head": {"head": "ranpac"},
+    "bilora": {"method": "bilora", "coefficients": 40},
+    "coda": {"method": "coda", "components": 10},
+    "RanPAC's head": {"classifier": "ranpac"},
     "all targets": {"targets": ["q", "k", "v", "proj", "fc1", "fc2"]},
 }
 
@@ -77,7 +77,7 @@ def test_a_run_that_was_broken_off_on_a_card_goes_on_there_and_on_the_cpu(image_
     assert there.accuracy == here.accuracy == janus.run(device="cpu", **settings).accuracy
 
 
-@pytest.mark.parametrize("settings", [{}, {"head": "ncm"}, {"head": "ranpac"}, {"method": "l2p"}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"classifier": "ncm"}, {"classifier": "ranpac"}, {"method": "l2p"}], ids=str)
 def test_a_finished_run_is_used_and_extended_on_a_card(settings: dict[str, Any], image_folder: Path, tmp_path: Path) -> None:
     janus.run(dataset=str(image_folder), out=tmp_path / "run", device="cpu", **COMMON, **settings)
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

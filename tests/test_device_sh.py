@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from janus.ablation import settings, slug
-from janus.config import Config, from_text
+from janus.ablation import ROWS, settings, slug
+from janus.configure import from_text, make
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not shutil.which("timeout"), reason="needs coreutils")
@@ -154,13 +154,9 @@ def test_what_is_missing_is_named_without_wheels_and_installed_from_them(copy: P
 def test_the_list_that_comes_with_it_is_the_readmes_rows() -> None:
     lines = [line.split() for line in (ROOT / "benchmarks/device_runs.txt").read_text().splitlines()
              if line.startswith("janus")]
-    assert len(lines) == 39
-    for words in lines:
-        name, values = words[3].rpartition("/")[2], from_text(words[5:])
-        row, seed = name.split("__seed=")
-        expected = next(settings(known) for known in ("exact+DML", "OE+GR+DML", *ROWS) if slug(known) == row)
-        assert words[:3] == ["janus", "run", "--out"] and words[4] == "--set"
-        assert Config.create(**values) == Config.create(**expected, seed=int(seed))
-
-
-ROWS = ("exact", "OE+GR", "LoRA", "frozen", "joint", "GPM", "OE", "GR", "DML", "OE+DML", "ncm")
+    rows = [words[3] for words in lines]
+    assert len(lines) == 39 and rows[:13] == rows[13:26] == rows[26:] and set(rows) == set(ROWS)
+    for i, words in enumerate(lines):
+        assert words[:3] == ["janus", "run", "--variant"] and words[4] == "--out" and words[6] == "--set"
+        assert words[5] == f"runs/device/{slug(words[3])}__seed={i // 13}"
+        assert make(from_text(words[7:])) == make(settings(words[3]), seed=i // 13)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from janus import lessons, train
+from janus.configure import flat
 from janus.errors import UsageError
 
 
@@ -42,12 +43,16 @@ def test_where_runs_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert lessons.setup().runs == tmp_path / "mine"
 
 
-def test_a_row_sets_its_switches_on_the_stream_of_the_lessons(tmp_path: Path) -> None:
+def test_a_row_sets_its_switches_on_the_stream_of_the_lessons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lesson = lessons.Lesson(False, tmp_path)
-    assert lesson.config("exact").items() >= (lessons.STREAM | {"gr": "exact", "adapter": "merged", "dataset": "icons-r"}).items()
-    assert lesson.config("GPM", seed=3, lr=0.01).items() >= {"method": "gpm", "seed": 3, "lr": 0.01}.items()
-    assert "lr" not in lesson.config("frozen") and "lr" not in lesson.config("ncm")  # they have none
-    assert lessons.Lesson(True, tmp_path).config("LoRA", tasks=10).items() >= lessons.TINY.items()
+    exact = lessons.STREAM | {"method.gr": "exact", "method.adapter": "merged", "data.dataset": "icons-r"}
+    assert flat(lesson.config("exact")).items() >= exact.items()
+    gpm = {"method.name": "gpm", "training.seed": 3, "training.lr": 0.01}
+    assert flat(lesson.config("GPM", seed=3, lr=0.01)).items() >= gpm.items()
+    monkeypatch.setitem(lessons.STREAM, "training.lr", 0.5)
+    rates = [lesson.config(row).training.lr for row in ("LoRA", "frozen", "ncm")]
+    assert rates == [0.5, 1e-3, 1e-3]  # two train no factors: the lessons' rate is not theirs
+    assert flat(lessons.Lesson(True, tmp_path).config("LoRA", tasks=10)).items() >= lessons.TINY.items()
     with pytest.raises(UsageError, match="no row 'lora'; rows are LoRA"):
         lesson.config("lora")
 
@@ -63,6 +68,6 @@ def test_a_finished_run_is_read_not_trained_again(tmp_path: Path, monkeypatch: p
     lesson = lessons.Lesson(True, tmp_path)
     first = lesson.run("frozen")
     monkeypatch.setattr(train, "Run", None)  # nothing can be trained any more
-    assert lesson.run("frozen").acc == first.acc and len(first.accuracy) == lessons.TINY["tasks"]
+    assert lesson.run("frozen").acc == first.acc and len(first.accuracy) == lessons.TINY["data.tasks"]
     with pytest.raises(TypeError):
         lesson.run("frozen", seed=1)

@@ -15,7 +15,7 @@ from test_train import _toy_backbone, broken_run, numbers, same_state, settings 
 from toys import toy_backbone
 
 from janus import backbones, checkpoint, lora, predict, train
-from janus.config import Config, deciding
+from janus.configure import config_hash, deciding, make
 from janus.errors import UsageError
 from janus.methods.ewc import EWC
 from janus.methods.lwf import LwF, distillation
@@ -23,15 +23,15 @@ from janus.methods.slca import aligned, gaussians
 from janus.train import CHECKPOINT, Run
 
 METHODS: dict[str, dict[str, Any]] = {
-    "ewc": {"method": "ewc", "ewc_lambda": 300.0, "ewc_samples": 30, "ewc_decay": 0.5},
-    "lwf": {"method": "lwf", "lwf_weight": 2.0},
-    "slca": {"method": "slca", "slca_samples": 20, "slca_epochs": 3, "slca_lr": 0.05},
+    "ewc": {"method": "ewc", "lambda_": 300.0, "samples": 30, "decay": 0.5},
+    "lwf": {"method": "lwf", "weight": 2.0},
+    "slca": {"method": "slca", "samples": 20, "method.epochs": 3, "method.lr": 0.05},
 }
 
 
 def after(tasks: int, config: dict[str, Any]) -> Run:
     """A run that has learned its first tasks."""
-    run = Run(Config.create(**config), None)
+    run = Run(make(config), None)
     for task in run.stream.tasks[:tasks]:
         run.learn(task)
     return run
@@ -53,7 +53,7 @@ def gradients_of_single_images(run: Run, t: int, index: list[int]) -> list[list[
 
 
 def test_fisher_is_the_mean_of_squared_gradients_of_single_images(settings):  # noqa: F811
-    run = after(1, settings("finetune", method="ewc", ewc_samples=10**6))
+    run = after(1, settings("finetune", method="ewc", samples=10**6))
     single = gradients_of_single_images(run, 0, list(range(len(run.stream.tasks[0].train))))
     assert len(single) == 60
     for i, found in enumerate(run.learner.method.fisher):
@@ -65,7 +65,7 @@ def test_fisher_is_the_mean_of_squared_gradients_of_single_images(settings):  # 
 
 
 def test_no_more_images_than_allowed_and_each_once(settings, monkeypatch):  # noqa: F811
-    run = after(1, settings("finetune", method="ewc", ewc_samples=7))
+    run = after(1, settings("finetune", method="ewc", samples=7))
     seen: list[torch.Tensor] = []
     forward = run.learner.forward
     monkeypatch.setattr(run.learner, "forward", lambda images: seen.append(images) or forward(images))
@@ -109,7 +109,7 @@ def test_the_penalty_is_zero_when_a_task_begins_and_its_gradient_is_by_hand(sett
 def test_what_mattered_moves_less(settings):  # noqa: F811
     """Far from the anchor, weighted by F: the more, the smaller λ."""
     def moved(weight: float) -> tuple[float, float]:
-        run = after(1, settings("finetune", method="ewc", ewc_lambda=weight))
+        run = after(1, settings("finetune", method="ewc", lambda_=weight))
         fisher, anchor = [f.clone() for f in run.learner.method.fisher], [a.clone() for a in run.learner.method.anchor]
         run.learn(run.stream.tasks[1])
         changes = [(now - then).detach() for now, then in zip(run.learner.method.factors, anchor)]
@@ -120,7 +120,7 @@ def test_what_mattered_moves_less(settings):  # noqa: F811
 
 
 def test_without_a_penalty_ewc_is_finetune(settings):  # noqa: F811
-    plain, none = (numbers(train.run(**settings("finetune", **more))) for more in ({}, {"method": "ewc", "ewc_lambda": 0.0}))
+    plain, none = (numbers(train.run(**settings("finetune", **more))) for more in ({}, {"method": "ewc", "lambda_": 0.0}))
     assert none["accuracy"] == plain["accuracy"] and none["violation"] == plain["violation"] and none["drift"] == plain["drift"]
 
 
@@ -166,7 +166,7 @@ def watched(run: Run, monkeypatch) -> list[dict[str, Any]]:
 
 
 def test_the_term_is_zero_when_a_task_begins_and_compares_with_the_model_of_then(settings, monkeypatch):  # noqa: F811
-    run = Run(Config.create(**settings("finetune", **METHODS["lwf"], lr=1e-2)), None)
+    run = Run(make(settings("finetune", **METHODS["lwf"], lr=1e-2)), None)
     steps, models = watched(run, monkeypatch), []
     for task in run.stream.tasks:
         models.append((copy.deepcopy(run.learner.model), copy.deepcopy(run.learner.heads)))
@@ -187,7 +187,7 @@ def test_the_term_is_zero_when_a_task_begins_and_compares_with_the_model_of_then
 
 def test_old_heads_answer_as_before_the_more_they_weigh(settings):  # noqa: F811
     def change(weight: float) -> float:
-        run = after(1, settings("finetune", method="lwf", lwf_weight=weight))
+        run = after(1, settings("finetune", method="lwf", weight=weight))
         images = run.stream.tasks[1].train  # new images, old head
         before = run.learner.heads[0](run.learner.features(images)).softmax(1)
         run.learn(run.stream.tasks[1])
@@ -197,7 +197,7 @@ def test_old_heads_answer_as_before_the_more_they_weigh(settings):  # noqa: F811
 
 
 def test_without_weight_lwf_is_finetune(settings):  # noqa: F811
-    plain, none = (numbers(train.run(**settings("finetune", **more))) for more in ({}, {"method": "lwf", "lwf_weight": 0.0}))
+    plain, none = (numbers(train.run(**settings("finetune", **more))) for more in ({}, {"method": "lwf", "weight": 0.0}))
     assert none["accuracy"] == plain["accuracy"] and none["violation"] == plain["violation"] and none["drift"] == plain["drift"]
 
 
@@ -226,7 +226,7 @@ def test_the_aligned_loss_by_hand():
 
 
 def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_task(settings, monkeypatch):  # noqa: F811
-    run = Run(Config.create(**settings("finetune", **METHODS["slca"])), None)
+    run = Run(make(settings("finetune", **METHODS["slca"])), None)
     batches: list[tuple[torch.Tensor, torch.Tensor]] = []
     monkeypatch.setattr("janus.methods.slca.aligned", lambda heads, f, y, t: batches.append((f, y)) or aligned(heads, f, y, t))
     task = run.stream.tasks[0]
@@ -249,8 +249,8 @@ def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_ta
 
 def test_alignment_lets_old_heads_compete(settings):  # noqa: F811
     """What only samples know: with alignment the heads agree about who wins; the learning rate of the factors is slow."""
-    slow = Config.create(method="slca")
-    assert slow.lr == 1e-4 and slow.lr < Config.create(method="finetune").lr
+    slow = make(method="slca")
+    assert slow.training.lr == 1e-4 < make(method="finetune").training.lr
     plain = train.run(**settings("finetune", lr=1e-4))
     found = train.run(**settings("finetune", **METHODS["slca"], lr=1e-4))
     assert found.drift == plain.drift and found.violation == plain.violation  # the backbone does not know of it
@@ -281,7 +281,7 @@ def test_predictions_are_those_of_the_run(name, settings, image_folder, tmp_path
 
 def two_runs(out: Path, config: dict[str, Any]) -> None:
     backbones.create = toy_backbone
-    for name, more in (METHODS | {"ewc-one": METHODS["ewc"] | {"ewc_samples": 1}}).items():
+    for name, more in (METHODS | {"ewc-one": METHODS["ewc"] | {"samples": 1}}).items():
         train.run(out / name, **config, **more)
 
 
@@ -300,25 +300,24 @@ def test_two_processes_find_what_one_finds(settings, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize(("values", "said"), [
-    ({"ewc_lambda": 5.0}, "ewc_lambda is a setting of method=ewc and does nothing with method=janus"),
-    ({"method": "ewc", "lwf_weight": 2.0}, "lwf_weight is a setting of method=lwf and does nothing with method=ewc"),
-    ({"method": "lwf", "ewc_samples": 5}, "ewc_samples is a setting of method=ewc"),
+    ({"lambda_": 5.0}, "lambda is a setting of method=ewc and does nothing with method=janus"),
+    ({"method": "ewc", "weight": 2.0}, "weight is a setting of method=lwf and does nothing with method=ewc"),
+    ({"method": "lwf", "samples": 5}, "samples is a setting of method=ewc and of method=slca"),
     ({"method": "ewc", "gr": "tangent"}, "gr=tangent does not go with method=ewc"),
     ({"method": "lwf", "adapter": "merged"}, "adapter=merged does not go with method=lwf"),
-    ({"method": "ewc", "ewc_lambda": -1.0}, "ewc_lambda must not be negative"),
-    ({"method": "ewc", "ewc_decay": 1.5}, "ewc_decay is a share"), ({"method": "ewc", "ewc_samples": 0}, "at least 1"),
-    ({"method": "lwf", "lwf_temperature": 0.0}, "lwf_temperature must be positive"),
-    ({"method": "lwf", "lwf_weight": -1.0}, "lwf_weight must not be negative"),
-    ({"method": "finetune", "slca_lr": 1.0}, "slca_lr is a setting of method=slca"),
-    ({"method": "slca", "slca_epochs": 0}, "slca_epochs must be at least 1"),
+    ({"method": "ewc", "lambda_": -1.0}, "method.lambda must not be negative"),
+    ({"method": "ewc", "decay": 1.5}, "method.decay must be at most 1"), ({"method": "ewc", "samples": 0}, "at least 1"),
+    ({"method": "lwf", "temperature": 0.0}, "method.temperature must be positive"),
+    ({"method": "lwf", "weight": -1.0}, "method.weight must not be negative"),
+    ({"method": "finetune", "method.lr": 1.0}, "method.lr is a setting of method=slca"),
+    ({"method": "slca", "method.epochs": 0}, "method.epochs must be at least 1"),
 ])
 def test_settings_of_another_method_and_values_out_of_range_are_refused_by_name(values, said):
     with pytest.raises(UsageError, match=said):
-        Config.create(**values)
+        make(values)
 
 
 def test_settings_decide_where_they_belong_and_only_there():
-    plain, ewc = deciding(Config.create().to_dict()), deciding(Config.create(method="ewc").to_dict())
-    assert not any(key.startswith(("ewc_", "lwf_")) for key in plain)
-    assert {key for key in ewc if key.startswith(("ewc_", "lwf_"))} == {"ewc_lambda", "ewc_decay", "ewc_samples"}
-    assert Config.create(method="ewc", ewc_lambda=7.0).hash() != Config.create(method="ewc").hash()
+    assert not {"method.lambda", "method.decay"} & deciding(make()).keys()
+    assert {"method.lambda", "method.decay", "method.samples"} <= deciding(make(method="ewc")).keys()
+    assert config_hash(make(method="ewc", lambda_=7.0)) != config_hash(make(method="ewc"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from torch import Tensor
 from toys import make_tiny_vit, toy_backbone
 
 import janus
-from janus import backbones, checkpoint, lora, methods, train
-from janus.config import Config, deciding
+from janus import backbones, checkpoint, configure, lora, methods, train
 from janus.errors import JanusError, UsageError
 from janus.history import complement, extend_basis
 from janus.lora import set_factors, subtracted
+from janus.method_settings import KINDS
 from janus.methods.bilora import from_spectrum
 from janus.methods.inflora import designed_A
 from janus.methods.olora import overlap
@@ -32,7 +31,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "drs": {"method": "drs", "energy": 0.98},
     "drs+tangent": {"method": "drs", "gr": "tangent", "energy": 0.98},
     "drs+exact": {"method": "drs", "gr": "exact", "init": "nullspace", "energy": 0.98},
-    "bilora": {"method": "bilora", "bilora_coefficients": 40, "lr": 1e-2},
+    "bilora": {"method": "bilora", "coefficients": 40, "lr": 1e-2},
     "sdlora": {"method": "sdlora"},
 }
 
@@ -56,7 +55,7 @@ def settings(image_folder: Path):
 
 def second_task(config: dict[str, Any]) -> Run:
     """A run that has learned its first task."""
-    run = Run(Config.create(**config), None)
+    run = Run(configure.make(config), None)
     run.learn(run.stream.tasks[0])
     return run
 
@@ -106,31 +105,20 @@ def test_the_random_state_of_others_is_left_alone_and_nothing_is_drawn_from_it(n
     assert numbers(train.run(**settings(name))) == first
 
 
-@pytest.mark.parametrize("key", ["olora_penalty", "drs_penalty", "drs_margin", "bilora_coefficients"])
-def test_settings_of_single_methods_are_refused_elsewhere_by_name(key):
-    owner = key.partition("_")[0]
+@pytest.mark.parametrize(("owner", "key"), [("drs", "margin"), ("bilora", "coefficients")])
+def test_settings_of_single_methods_are_refused_elsewhere_by_name(owner, key):
     for name in methods.all_methods():
         if name == owner:
-            assert getattr(Config.create(**{"method": name, key: 2}), key) == 2
+            assert getattr(configure.make({"method": name, key: 2}).method, key) == 2
         else:
             with pytest.raises(UsageError, match=f"{key} is a setting of method={owner} and does nothing with method={name}"):
-                Config.create(**{"method": name, key: 2})
-    if key != "bilora_coefficients":  # what fits depends on the matrices
-        with pytest.raises(UsageError, match=f"{key} must not be negative"):
-            Config.create(**{"method": owner, key: -1})
+                configure.make({"method": name, key: 2})
+    with pytest.raises(UsageError, match=f"method.{key} must "):
+        configure.make({"method": owner, key: -1})
 
 
-def test_a_run_older_than_these_settings_keeps_its_hash():
-    now = Config.create().to_dict()
-    older = {key: value for key, value in now.items() if key.partition("_")[0] not in methods.all_methods()}
-    assert deciding(older) == deciding(now) and Config.create(**older).hash() == Config.create().hash()
-    for path in (Path(__file__).parents[1] / "benchmarks" / "results" / "rows").glob("*.json"):
-        written = json.loads(path.read_text())
-        assert Config.create(**written["config"]).hash() == written["hash"], path
-    assert Config.create(method="olora").hash() != Config.create(method="olora", olora_penalty=0.1).hash()
-    assert Config.create(method="olora").hash() != Config.create(method="olora", olora_penalty=0).hash()
-    again = Config.create(method="drs", drs_margin=0.7)
-    assert Config.create(**again.to_dict()) == again
+def test_every_method_has_settings_of_its_name_and_no_others_do():
+    assert methods.all_methods().keys() == KINDS.keys()
 
 
 def test_factors_of_another_rank_keep_their_parameters_and_come_back_from_a_state():
@@ -181,7 +169,7 @@ def test_inflora_moves_nothing_that_the_past_needs(settings):
 
 def test_infloras_basis_grows_by_the_squares_of_the_eigenvalues(settings):
     """DualGPM as the authors write it: singular values of C and of (I − MMᵀ) C, their squares added up until ε."""
-    run = Run(Config.create(**settings("inflora", tasks=3)), None)
+    run = Run(configure.make(settings("inflora", tasks=3)), None)
     M = {key: torch.zeros(32, 0, dtype=torch.float64) for key in run.learner.moments.sum}
     for task, epsilon in zip(run.stream.tasks, (0.999, 0.99945, 0.9999)):
         run.learn(task)
@@ -222,7 +210,7 @@ def test_oloras_penalty_and_its_gradient_by_hand():
 
 
 def test_oloras_loss_is_cross_entropy_plus_the_overlap_of_every_layer_with_every_earlier_task(settings):
-    run = Run(Config.create(**settings("olora", tasks=3, olora_penalty=0.3)), None)
+    run = Run(configure.make(settings("olora", tasks=3, penalty=0.3)), None)
     first, second = run.stream.tasks[:2]
     As = [[], []]
     for task, kept in zip((first, second), As):
@@ -243,7 +231,7 @@ def test_oloras_loss_is_cross_entropy_plus_the_overlap_of_every_layer_with_every
 
 def test_the_penalty_makes_a_new_A_more_orthogonal_to_the_old(settings):
     def left(penalty: float) -> float:
-        run = second_task(settings("olora", olora_penalty=penalty, epochs=10))
+        run = second_task(settings("olora", penalty=penalty, epochs=10))
         old = {pair.name: pair.A.detach().clone() for pair in run.learner.pairs}
         run.learn(run.stream.tasks[1])
         return sum(overlap(pair.A, old[pair.name]).item() for pair in run.learner.pairs)
@@ -257,7 +245,7 @@ def test_the_penalty_makes_a_new_A_more_orthogonal_to_the_old(settings):
 def test_drs_sees_the_new_task_through_weights_less_the_old_adapters(settings):
     run = second_task(settings("drs"))
     old = toy_backbone()[0].state_dict()
-    expected = Run(Config.create(**settings("drs")), None)
+    expected = Run(configure.make(settings("drs")), None)
     for theirs, pair in zip(expected.learner.pairs, run.learner.pairs):  # a fresh model, from which B_1 A_1 is taken away by hand
         theirs.layer.weight.data[theirs.rows] -= (pair.B @ pair.A).detach()
     begin(run)
@@ -335,7 +323,7 @@ def test_the_augmented_triplet_loss_by_hand():
 
 
 def test_drs_adds_the_triplets_of_old_prototypes_to_the_cross_entropy(settings):
-    run = second_task(settings("drs", drs_penalty=0.7, drs_margin=0.4))
+    run = second_task(settings("drs", penalty=0.7, margin=0.4))
     begin(run)
     generator = torch.Generator().manual_seed(0)
     features, logits = torch.randn(6, 32, generator=generator), torch.randn(6, 3, generator=generator)
@@ -388,7 +376,7 @@ def test_a_spectrum_of_c_coefficients_has_c_non_zeros_before_the_real_part_and_d
 
 def test_biloras_coefficients_follow_the_gradient_of_the_loss(settings):
     """One step of Adam goes against the sign of the derivative, found here by differences of the loss in float64."""
-    run = Run(Config.create(**settings("bilora", targets=("v",), bilora_coefficients=6)), None)
+    run = Run(configure.make(settings("bilora", targets=("v",), coefficients=6)), None)
     begin_first(run)
     optimizer = run.learner.method.factor_optimizer(run.stream.tasks[0])
     run.learner.model.double()
@@ -421,15 +409,15 @@ def begin_first(run: Run) -> None:
 
 def test_a_number_of_coefficients_that_does_not_fit_is_refused(settings):
     for count in (0, 32 * 32 + 1):
-        with pytest.raises(UsageError, match="bilora_coefficients must be between 1 and 1024"):
-            train.run(**settings("bilora", bilora_coefficients=count))
+        with pytest.raises(UsageError, match="method.coefficients must be (between 1 and 1024|at least 1)"):
+            train.run(**settings("bilora", coefficients=count))
 
 
 # ── SD-LoRA ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_sdlora_trains_magnitudes_of_frozen_normalised_directions_and_one_new_pair(settings):
-    run, pairs = Run(Config.create(**settings("sdlora", tasks=3)), None), []
+    run, pairs = Run(configure.make(settings("sdlora", tasks=3)), None), []
     for task in run.stream.tasks[:2]:
         run.learn(task)
         parts = run.learner.method.parts
@@ -456,7 +444,7 @@ def test_sdlora_trains_magnitudes_of_frozen_normalised_directions_and_one_new_pa
 
 def test_sdlora_has_one_gradient_a_magnitude_summed_over_all_matrices(settings):
     """By autograd through the layers, with the magnitudes in place of what `ThroughFactors` takes back to them."""
-    run = Run(Config.create(**settings("sdlora")), None)
+    run = Run(configure.make(settings("sdlora")), None)
     run.learn(run.stream.tasks[0])
     task = run.stream.tasks[1]
     run.learner.method.begin_task(task)
@@ -489,7 +477,7 @@ def test_what_a_bilora_or_sdlora_run_has_learned_can_be_used_and_extended(settin
     images = sorted((image_folder / "test" / "class0").glob("*.png"))
     for name in ("bilora", "sdlora"):
         result = train.run(tmp_path / name, **settings(name))
-        run = Run(Config.create(**settings(name)), tmp_path / name)
+        run = Run(configure.make(settings(name)), tmp_path / name)
         run.load_state(run.resumed)
         predictor = janus.load(tmp_path / name)
         task = run.stream.tasks[0].evaluation
@@ -507,4 +495,4 @@ def test_an_sdlora_run_of_many_magnitudes_says_that_it_cannot_go_on(settings, tm
     state = checkpoint.load(tmp_path / train.CHECKPOINT)
     del state["method"]["magnitudes"]
     with pytest.raises(JanusError, match="magnitude for each matrix.*train it anew"):
-        Run(Config.create(**settings("sdlora")), tmp_path).load_state(state)
+        Run(configure.make(settings("sdlora")), tmp_path).load_state(state)

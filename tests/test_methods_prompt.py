@@ -19,8 +19,7 @@ from toys import make_tiny_vit, toy_backbone
 from vits import make
 
 import janus
-from janus import backbones, checkpoint, lora, predict, train
-from janus.config import Config
+from janus import backbones, checkpoint, configure, lora, predict, train
 from janus.errors import UsageError
 from janus.methods.codaprompt import orthonormal, overlap
 from janus.peft_io import export_peft
@@ -28,15 +27,15 @@ from janus.prefix import PrefixAttention, prefixed
 from janus.train import CHECKPOINT, Run
 
 METHODS: dict[str, dict[str, Any]] = {
-    "l2p": {"method": "l2p", "l2p_pool": 12, "l2p_length": 4, "l2p_top": 3},
-    "dualprompt": {"method": "dualprompt", "dualprompt_general": 2, "dualprompt_expert": 4},
-    "coda": {"method": "coda", "coda_components": 12, "coda_length": 4},
+    "l2p": {"method": "l2p", "pool": 12, "length": 4, "top": 3},
+    "dualprompt": {"method": "dualprompt", "general": 2, "expert": 4},
+    "coda": {"method": "coda", "components": 12, "length": 4},
 }
 
 
 def after(tasks: int, config: dict[str, Any]) -> Run:
     """A run that has learned its first tasks."""
-    run = Run(Config.create(**config), None)
+    run = Run(configure.make(config), None)
     for task in run.stream.tasks[:tasks]:
         run.learn(task)
     return run
@@ -101,7 +100,7 @@ def test_what_has_another_attention_is_refused_in_one_line(settings, monkeypatch
         monkeypatch.setattr(backbones, "create", lambda *_, family=family: (make(family), toy_backbone()[1]))
         for method in METHODS.values():
             with pytest.raises(UsageError, match=said) as error:
-                Run(Config.create(**settings("finetune", **method)), None)
+                Run(configure.make(settings("finetune", **method)), None)
             assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match="Linear has no blocks: prompts need"):
         prefixed(nn.Linear(2, 2), 5)
@@ -122,10 +121,10 @@ def cosine(a: Tensor, b: Tensor) -> float:
 def expected_prompts(run: Run, query: Tensor) -> list[list[Tensor]]:
     """By the papers' equations, for one image, its query (d,): for each block a list of prompts (l, d)."""
     kept = rows(run)
-    if run.config.method == "l2p":
+    if run.config.method.name == "l2p":
         nearest = sorted(range(12), key=lambda m: -cosine(query, kept["keys"][m]))[:3]
         return [[kept["prompts"][m] for m in nearest]]
-    if run.config.method == "dualprompt":
+    if run.config.method.name == "dualprompt":
         own = max(range(len(kept["keys"])), key=lambda t: cosine(query, kept["keys"][t]))
         return [[p] for p in kept["general"]] + [[p] for p in kept["experts"][own]]
     return [[sum(cosine(query * kept["A"][m, j], kept["K"][m, j]) * kept["P"][m, j] for m in range(len(kept["P"])))]
@@ -176,7 +175,7 @@ def test_which_blocks_have_how_many_keys_besides(name, blocks, lengths, settings
     with torch.random.fork_rng(devices=[]):
         model = VisionTransformer(img_size=32, patch_size=16, embed_dim=32, depth=blocks, num_heads=2, mlp_ratio=1, num_classes=0)
     monkeypatch.setattr(backbones, "create", lambda *_: (model, toy_backbone()[1]))
-    run, seen = Run(Config.create(**settings("finetune", **METHODS[name])), None), {}
+    run, seen = Run(configure.make(settings("finetune", **METHODS[name])), None), {}
     run.learner.method.begin_task(run.stream.tasks[0])
     for i, block in enumerate(model.blocks):
         block.attn.register_forward_pre_hook(
@@ -206,7 +205,7 @@ def test_bf16_passes_choose_by_float32_cosines(settings, monkeypatch):  # noqa: 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_backbone_and_the_factors_stay_and_the_run_learns(name, settings):  # noqa: F811
-    run = Run(Config.create(**settings("finetune", **METHODS[name], tasks=2, epochs=8, lr=1e-2, head_lr=0.03)), None)
+    run = Run(configure.make(settings("finetune", **METHODS[name], tasks=2, epochs=8, lr=1e-2, head_lr=0.03)), None)
     before = {key: t.clone() for key, t in run.learner.model.state_dict().items()}
     result = run.finish()
     assert all(torch.equal(t, before[key]) for key, t in run.learner.model.state_dict().items())
@@ -238,7 +237,7 @@ def steps(run: Run, monkeypatch) -> list[dict[str, Any]]:
 
 
 def test_l2p_moves_the_prompts_and_keys_that_were_chosen_and_no_others(settings, monkeypatch):  # noqa: F811
-    run = after(1, settings("finetune", **METHODS["l2p"], l2p_pull=0.7))
+    run = after(1, settings("finetune", **METHODS["l2p"], pull=0.7))
     before, seen = rows(run), steps(run, monkeypatch)
     run.learn(run.stream.tasks[1])
     chosen = set()
@@ -256,7 +255,7 @@ def test_l2p_moves_the_prompts_and_keys_that_were_chosen_and_no_others(settings,
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_are_those_of_the_loss_through_the_second_pass(name, settings):  # noqa: F811
     """Along each parameter's gradient the loss, here by its differences, rises by the gradient's norm; old rows are constants."""
-    weight = {"l2p": "l2p_pull", "dualprompt": "dualprompt_match", "coda": "coda_penalty"}[name]
+    weight = {"l2p": "pull", "dualprompt": "match", "coda": "penalty"}[name]
     run = after(2, settings("finetune", **METHODS[name], **{weight: 3.0}))
     images, labels = mixed(run)[:12], torch.arange(12) % 2
 
@@ -276,14 +275,14 @@ def test_gradients_are_those_of_the_loss_through_the_second_pass(name, settings)
 
 
 def test_l2ps_keys_come_to_the_queries(settings, monkeypatch):  # noqa: F811
-    run = Run(Config.create(**settings("finetune", **METHODS["l2p"], lr=1e-2, epochs=6)), None)
+    run = Run(configure.make(settings("finetune", **METHODS["l2p"], lr=1e-2, epochs=6)), None)
     seen = steps(run, monkeypatch)
     run.learn(run.stream.tasks[0])
     assert seen[-1]["beyond"] < 0.8 * seen[0]["beyond"]
 
 
 def test_dualprompt_trains_the_tasks_own_expert_and_leaves_the_old(settings, monkeypatch):  # noqa: F811
-    run = Run(Config.create(**settings("finetune", **METHODS["dualprompt"], dualprompt_match=0.7)), None)
+    run = Run(configure.make(settings("finetune", **METHODS["dualprompt"], match=0.7)), None)
     seen, ended = steps(run, monkeypatch), []
     for task in run.stream.tasks:
         run.learn(task)
@@ -303,7 +302,7 @@ def test_dualprompt_trains_the_tasks_own_expert_and_leaves_the_old(settings, mon
 
 
 def test_coda_trains_new_components_that_begin_orthogonal_to_the_old_ones(settings, monkeypatch):  # noqa: F811
-    run = Run(Config.create(**settings("finetune", **METHODS["coda"], lr=2e-2, coda_penalty=0.3)), None)
+    run = Run(configure.make(settings("finetune", **METHODS["coda"], lr=2e-2, penalty=0.3)), None)
     seen, ended = steps(run, monkeypatch), []
     for t, task in enumerate(run.stream.tasks):
         run.learn(task)
@@ -396,25 +395,25 @@ def test_two_processes_find_what_one_finds(name, settings, tmp_path):  # noqa: F
 
 
 @pytest.mark.parametrize(("values", "said"), [
-    ({"l2p_pool": 5}, "l2p_pool is a setting of method=l2p and does nothing with method=janus"),
-    ({"method": "coda", "dualprompt_expert": 8}, "dualprompt_expert is a setting of method=dualprompt"),
-    ({"method": "l2p", "coda_length": 4}, "coda_length is a setting of method=coda"),
-    ({"method": "l2p", "l2p_length": 5}, "l2p_length must be even and at least 2"),
-    ({"method": "dualprompt", "dualprompt_general": 0}, "dualprompt_general must be even and at least 2"),
-    ({"method": "coda", "coda_length": -2}, "coda_length must be even"), ({"method": "l2p", "l2p_top": 0}, "at least 1"),
-    ({"method": "coda", "coda_penalty": -1.0}, "coda_penalty must not be negative"),
+    ({"pool": 5}, "pool is a setting of method=l2p and does nothing with method=janus"),
+    ({"method": "coda", "expert": 8}, "expert is a setting of method=dualprompt"),
+    ({"method": "l2p", "components": 4}, "components is a setting of method=coda"),
+    ({"method": "l2p", "length": 5}, "method.length must be even and at least 2"),
+    ({"method": "dualprompt", "general": 0}, "method.general must be even and at least 2"),
+    ({"method": "coda", "length": -2}, "method.length must be even"), ({"method": "l2p", "top": 0}, "at least 1"),
+    ({"method": "coda", "penalty": -1.0}, "method.penalty must not be negative"),
     ({"method": "coda", "gr": "tangent"}, "gr=tangent does not go with method=coda"),
 ])
 def test_settings_of_another_method_and_values_out_of_range_are_refused_by_name(values, said):
     with pytest.raises(UsageError, match=said):
-        Config.create(**values)
+        configure.make(values)
 
 
 @pytest.mark.parametrize(("values", "said"), [
-    ({"method": "l2p", "l2p_pool": 4}, "l2p_top=5 prompts cannot be chosen from l2p_pool=4"),
-    ({"method": "coda", "coda_components": 2}, "coda_components=2 are too few for tasks=3"),
-    ({"method": "coda", "coda_components": 33}, "coda_components=33 gives each of 3 tasks 11: only 32, the width"),
+    ({"method": "l2p", "pool": 4}, "method.top=5 prompts cannot be chosen from method.pool=4"),
+    ({"method": "coda", "components": 2}, "method.components=2 are too few for data.tasks=3"),
+    ({"method": "coda", "components": 33}, "method.components=33 gives each of 3 tasks 11: only 32, the width"),
 ])
 def test_settings_that_do_not_fit_one_another_are_refused_before_training(values, said, settings):  # noqa: F811
     with pytest.raises(UsageError, match=said):
-        Run(Config.create(**settings("finetune", **values)), None)
+        Run(configure.make(settings("finetune", **values)), None)

@@ -39,13 +39,13 @@ COMMON: dict[str, Any] = {"tasks": 3, "epochs": 2, "batch_size": 13, "rank": 2, 
 TANGENT = {"gr": "tangent", "adapter": "shared", "init": "free", "lr": 3e-4}
 CONFIGS: dict[str, dict[str, Any]] = {
     "exact": {"augment": "photo", "oe_epochs": "all"},
-    "tangent": {"augment": "icons", **TANGENT, "dml_form": "softmax"},
+    "tangent": {"augment": "icons", **TANGENT, "form": "softmax"},
     "gpm": {"method": "gpm", "augment": "icons"},
     "inflora": {"method": "inflora", "augment": "icons", "energy": 0.9999, "energy_end": None},
     "sdlora": {"method": "sdlora", "augment": "icons"},
     "olora": {"method": "olora", "augment": "icons"},
-    "bilora": {"method": "bilora", "augment": "icons", "bilora_coefficients": 40},
-    "drs": {"method": "drs", "augment": "icons", "drs_penalty": 0.0},  # each process looks for triplets in its own part
+    "bilora": {"method": "bilora", "augment": "icons", "coefficients": 40},
+    "drs": {"method": "drs", "augment": "icons", "penalty": 0.0},  # each process looks for triplets in its own part
     "finetune": {"method": "finetune", "augment": "none"},
     "ncm": {"method": "ncm", "augment": "none"},
 }

@@ -12,7 +12,7 @@ from toys import toy_backbone
 
 import janus
 from janus import backbones, checkpoint, device
-from janus.config import Config, from_text
+from janus.configure import config_hash, from_text, make
 from janus.errors import UsageError
 from janus.train import CHECKPOINT, RESULT
 
@@ -70,18 +70,18 @@ def test_autocast_computes_in_what_it_says(amp: str, dtype: torch.dtype, monkeyp
 
 def test_true_is_auto_and_false_is_off() -> None:
     for yes, no in ((True, False), ("true", "False")):
-        assert Config.create(amp=yes).amp == "auto" and Config.create(amp=no).amp == "off"
-    assert Config.create(**from_text(["amp=bf16"])).amp == "bf16" and Config.create().amp == "off"
+        assert make(amp=yes).training.amp == "auto" and make(amp=no).training.amp == "off"
+    assert make(from_text(["amp=bf16"])).training.amp == "bf16" and make().training.amp == "off"
     with pytest.raises(UsageError, match="amp.*'bf17'.*did you mean 'bf16'"):
-        Config.create(amp="bf17")
+        make(amp="bf17")
 
 
 def test_auto_is_hashed_as_what_it_means_here(monkeypatch: pytest.MonkeyPatch) -> None:
     able(monkeypatch, "avx512_bf16")
-    assert Config.create(amp="auto", device="cpu").hash() == Config.create(amp="bf16").hash() != Config.create().hash()
+    assert config_hash(make(amp="auto", device="cpu")) == config_hash(make(amp="bf16")) != config_hash(make())
     able(monkeypatch)
-    assert Config.create(amp="auto", device="cpu").hash() == Config.create(amp="off").hash() == Config.create().hash()
-    assert Config.create(amp="fp16").hash() not in (Config.create().hash(), Config.create(amp="bf16").hash())
+    assert config_hash(make(amp="auto", device="cpu")) == config_hash(make(amp="off")) == config_hash(make())
+    assert config_hash(make(amp="fp16")) not in (config_hash(make()), config_hash(make(amp="bf16")))
 
 
 def test_a_run_keeps_what_auto_meant_when_it_began(settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,16 +95,16 @@ def test_a_run_keeps_what_auto_meant_when_it_began(settings, tmp_path: Path, mon
         able(monkeypatch, *(["amx_bf16"] if began == "bf16" else []))
         with pytest.raises(KeyboardInterrupt):
             janus.run(out, amp="auto", progress=stop, **settings)
-        assert checkpoint.load(out / CHECKPOINT)["config"]["amp"] == began
+        assert checkpoint.load(out / CHECKPOINT)["config"]["training"]["amp"] == began
         able(monkeypatch, *ended)
         result = janus.run(out, amp="auto", **settings)
         whole = janus.run(amp=began, **settings)
-        assert result.config["amp"] == began and result.hash == whole.hash
+        assert result.config["training"]["amp"] == began and result.hash == whole.hash
         assert (result.drift, result.accuracy, result.violation) == (whole.drift, whole.accuracy, whole.violation)
-        assert json.loads((out / RESULT).read_text())["config"]["amp"] == began
+        assert json.loads((out / RESULT).read_text())["config"]["training"]["amp"] == began
         lines: list[str] = []
         assert janus.run(out, amp="auto", progress=lines.append, **settings) == result and "nothing was trained" in lines[0]
-        assert janus.load(out, device="cpu").config.amp == began
-        with pytest.raises(UsageError, match=r"another run \(it differs in amp\)"):
+        assert janus.load(out, device="cpu").config.training.amp == began
+        with pytest.raises(UsageError, match=r"another run \(it differs in training.amp\)"):
             janus.run(out, amp="fp16", **settings)
     assert janus.run(amp="bf16", **settings).drift != janus.run(amp="off", **settings).drift

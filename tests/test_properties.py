@@ -13,8 +13,7 @@ import vits
 from test_train import _toy_backbone, settings  # noqa: F401
 from torch import Tensor
 
-from janus import backbones, lora, methods, properties
-from janus.config import Config
+from janus import backbones, configure, lora, methods, properties, store
 from janus.errors import UsageError
 from janus.methods.base import BASIS
 from janus.prefetch import Prefetcher
@@ -22,17 +21,17 @@ from janus.prompts import Prompted
 from janus.properties import Setting
 from janus.train import Run
 
-SMALL = {"bilora": {"bilora_coefficients": 40}, "ranpac": {"ranpac_dim": 50}, "slca": {"slca_samples": 10, "slca_epochs": 2},
-         "ewc": {"ewc_samples": 35}, "l2p": {"l2p_pool": 6, "l2p_length": 4, "l2p_top": 2},
-         "dualprompt": {"dualprompt_general": 2, "dualprompt_expert": 4}, "coda": {"coda_components": 6, "coda_length": 4}}
+SMALL = {"bilora": {"coefficients": 40}, "ranpac": {"dim": 50}, "slca": {"samples": 10, "method.epochs": 2},
+         "ewc": {"samples": 35}, "l2p": {"pool": 6, "length": 4, "top": 2},
+         "dualprompt": {"general": 2, "expert": 4}, "coda": {"components": 6, "length": 4}}
 CASES = {name: {"method": name, **SMALL.get(name, {})} for name in methods.all_methods()} | {
     "shared": {"method": "janus", "gr": "tangent", "adapter": "shared", "init": "free"},
     "without oe": {"method": "janus", "oe": False, "gr": "none", "adapter": "merged", "init": "free"},
     "without dml": {"method": "janus", "dml": False},
     "all targets": {"method": "gpm", "targets": ("q", "k", "v", "proj", "fc1", "fc2")},
     "drs+exact": {"method": "drs", "gr": "exact", "init": "nullspace"},
-    "olora, head=ncm": {"method": "olora", "head": "ncm"},
-    "gpm, head=ranpac": {"method": "gpm", "head": "ranpac", "ranpac_dim": 50},
+    "olora, classifier=ncm": {"method": "olora", "classifier": "ncm"},
+    "gpm, classifier=ranpac": {"method": "gpm", "classifier": "ranpac", "dim": 50},
 }
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -43,7 +42,7 @@ def start(settings):  # noqa: F811
 
     def make(case: str, learned: int = 0, **more: Any) -> Run:
         common = {key: value for key, value in settings().items() if key not in ("energy_end", "oe_epochs")}
-        run = Run(Config.create(**common | CASES[case] | more), None)
+        run = Run(configure.make(common | CASES[case] | more), None)
         for task in run.stream.tasks[:learned]:
             run.learn(task)
         return run
@@ -89,7 +88,7 @@ def test_stored_are_the_bytes_of_a_checkpoint_after_the_last_task(case, start):
     held = sum(t.nbytes for part in split(run, run.state())[0].values() for t in part)
     assert held < sum(stored.values()) if BASIS in stored else held == sum(stored.values())
     if BASIS in stored:  # the bound is reached when everything is protected
-        run = start(case, learned=3, energy=1.0, **({"energy_end": 1.0} if "energy_end" in run.learner.method.defaults else {}))
+        run = start(case, learned=3, energy=1.0, **({"energy_end": 1.0} if run.config.method.energy_end else {}))
         assert sum(t.nbytes for part in split(run, run.state())[0].values() for t in part) == sum(stored.values())
 
 
@@ -98,7 +97,7 @@ def test_what_a_finished_run_has_kept_is_what_its_checkpoint_holds(case, start):
     run = start(case)
     result = run.finish()
     held = sum(t.nbytes for part in split(run, run.state())[0].values() for t in part)
-    assert properties.of_run(result)["stored_bytes"] == held
+    assert properties.of_run(store.line(result.to_dict()))["stored_bytes"] == held
 
 
 def test_before_the_second_task_nothing_is_merged(start):
@@ -198,11 +197,11 @@ def test_extra_passes_are_those_counted_and_no_old_image_is_looked_at(case, star
     for task in run.stream.tasks:
         looks.counts.clear(), looks.read.clear()
         run.learn(task)
-        size, trained = len(task.train), len(task.train) * run.config.epochs * run.learner.method.trains_heads
+        size, trained = len(task.train), len(task.train) * run.config.training.epochs * run.learner.method.trains_heads
 
         def expected(when: str, whole: int, t: int = task.index, n: int = size) -> int:
             known = [stated[key] for key in (when, f"{when}, from task 2") if key in stated and (t or key == when)]
-            return sum(min(n, getattr(run.config, k)) if isinstance(k, str) else k * whole for k in known)
+            return sum(min(n, configure.flat(run.config)[k]) if isinstance(k, str) else k * whole for k in known)
 
         counts = looks.counts
         assert counts["train"] == double * trained and counts["factor_optimizer"] == 0
@@ -211,7 +210,7 @@ def test_extra_passes_are_those_counted_and_no_old_image_is_looked_at(case, star
         assert counts["end_task"] == expected("after", size)
         assert counts["loop"] == double * size  # for class means or the head, where the method needs them: see above
         assert looks.read == {id(task.train)}
-    assert len(run.stream) == (1 if run.learner.method.joint else 3)
+    assert len(run.stream) == (1 if run.config.method.joint else 3)
 
 
 @every_case
@@ -255,17 +254,18 @@ def test_a_stream_may_have_more_tasks_than_coda_has_components():
 def test_every_method_says_what_it_is():
     for name, method in methods.all_methods().items():
         assert ("family" in vars(method) or issubclass(method, Prompted)) and method.family and method.summary, name
-        said, values = properties.described(name, Setting()), Config.create(method=name)
+        said, values = properties.described(name, Setting()), configure.make(method=name)
         assert method.paper in said and "Both for icons-vit, 10 tasks, 100 classes, rank 8." in said
-        for key, value in vars(values).items():
-            if key.partition("_")[0] == name or key in method.defaults or key in method.fixed:
-                assert f"{key}={value}" in said
+        elsewhere = (*values.method.defaults, *values.method.fixed)
+        for path, value in configure.flat(values).items():
+            if path != "method.name" and (path.startswith("method.") or path in elsewhere):
+                assert f"{path}={value}" in said, path
         assert sum(properties.facts(method, Setting())["stored"].values()) > 0
 
 
 @pytest.mark.parametrize(("setting", "said"), [
     (Setting(model="icon-vit"), "unknown model 'icon-vit': did you mean 'icons-vit'"),
-    (Setting(rank=193), "rank 193 does not fit icons-vit: choose a whole number from 1 to 192"),
+    (Setting(rank=193), "backbone.rank=193 does not fit icons-vit: choose a whole number from 1 to 192"),
     (Setting(tasks=11, classes=10), "10 classes cannot be cut into 11 tasks"), (Setting(tasks=0), "tasks must be at least 1"),
 ])
 def test_sizes_that_cannot_be_are_refused(setting, said, monkeypatch):

@@ -29,7 +29,7 @@ def test_the_installed_package_comes_first(tmp_path, monkeypatch) -> None:
 
 
 def test_finished_runs_are_found_or_their_absence_is_said(tmp_path, monkeypatch) -> None:
-    assert (resources.results() / "rows").is_dir()
+    assert (resources.results() / "runs.parquet").is_file() and resources.measurement("memory")["counted"]
     monkeypatch.setattr(resources, "RESULTS", (tmp_path / "nowhere",))
     with pytest.raises(JanusError, match="results are missing: reinstall"):
         resources.results()

@@ -94,7 +94,7 @@ def test_lists_that_cannot_be_right_are_refused_in_one_line(tmp_path):
     assert f"no list file at {tmp_path / 'other.yaml'}" in said(UsageError, load([good[0], str(tmp_path / "other.yaml")]))
     assert "one training and one test list" in said(UsageError, load(good[:1]))
     assert "one training and one test list" in said(UsageError, load([good[0], good[0]]))
-    assert "takes file names" in said(UsageError, load({"train": good[0]}))
+    assert "split_files takes names, separated by commas" in said(UsageError, load({"train": good[0]}))
     Path(good[0]).write_text("data: [a, b]\ntargets: [0]\n")
     assert "lists 2 images and 1 targets" in said(JanusError, load(good))
     Path(good[0]).write_text("- only\n- a list\n")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
+import pandas as pd
 import pytest
-from made_results import result_values, results
+from made_results import frame, result_values, results
 from PIL import Image
 
-from janus import compare, plots, tables
+from janus import plots, store, tables
 from janus.result import Result
+
+
+def in_group(folder: Path, group: str) -> pd.DataFrame:
+    runs = store.read(folder)
+    return runs[runs["group"] == group]
 
 
 def column(table: tables.Table, name: str) -> list[str]:
@@ -19,7 +24,7 @@ def column(table: tables.Table, name: str) -> list[str]:
 
 
 def test_overview_has_mean_spread_seeds_and_the_papers_values_apart(results_folder: Path) -> None:
-    table = tables.overview(compare.read(results_folder)["rows"])
+    table = tables.overview(in_group(results_folder, "rows"))
     accs = [(2 * last + 40) / 3 for last in (20, 30, 10)]
     assert column(table, "row") == ["OE+GR", "frozen", "mine"] and column(table, "seeds") == ["3", "2", "1"]
     assert column(table, "ACC")[0] == f"**{fmean(accs):.1f} ± {stdev(accs):.1f}**" and "±" not in column(table, "ACC")[2]
@@ -76,7 +81,7 @@ def test_tables_are_written_for_every_page() -> None:
 
 
 def test_differences_are_of_the_same_seed(results_folder: Path) -> None:
-    rows = compare.read(results_folder)["rows"]
+    rows = in_group(results_folder, "rows")
     figure = plots.differences(rows, [("frozen", "OE+GR"), ("frozen", "absent")])
     seeds, mean = figure.plotly.data
     half = 12.706 * (10 - 10 / 3) / 2  # Student, one degree of freedom: t · s / √2, s = |difference| / √2
@@ -86,7 +91,7 @@ def test_differences_are_of_the_same_seed(results_folder: Path) -> None:
 
 
 def test_trajectories_show_means_seeds_and_labels(results_folder: Path) -> None:
-    figure = plots.trajectories(compare.read(results_folder)["rows"])
+    figure = plots.trajectories(in_group(results_folder, "rows"))
     lines = {t.name: t for t in figure.plotly.data if t.yaxis == "y"}
     assert list(lines["OE+GR"].y) == pytest.approx([60.0, 80 / 3])
     assert list(lines["OE+GR, seed 1"].y) == pytest.approx([60.0, 100 / 3])
@@ -96,9 +101,9 @@ def test_trajectories_show_means_seeds_and_labels(results_folder: Path) -> None:
 
 def test_capacity_shows_mean_ranks_and_gains_over_the_floor_in_the_same_seed() -> None:
     grown = {"basis_rank": [{"a": 2, "b": 4}, {"a": 5, "b": 7}]}
-    rows = {row: [Result(**(result_values(seed, last) | grown)) for seed, last in lasts] for row, lasts in
+    rows = {row: [result_values(seed, last) | grown for seed, last in lasts] for row, lasts in
             {"exact": [(0, 20.0), (1, 35.0)], "frozen": [(0, 14.0), (1, 20.0), (2, 0.0)]}.items()}
-    figure = plots.capacity(rows)
+    figure = plots.capacity(frame(rows))
     shown = {(line.name, line.yaxis): list(line.y) for line in figure.plotly.data}
     assert shown["exact", "y"] == [3.0, 6.0] and ("frozen", "y") not in shown
     assert shown["exact, seed 0", "y2"] == pytest.approx([0, 4]) and shown["exact", "y2"] == pytest.approx([0, 7])
@@ -106,17 +111,17 @@ def test_capacity_shows_mean_ranks_and_gains_over_the_floor_in_the_same_seed() -
 
 
 def test_cost_adds_up(results_folder: Path) -> None:
-    rows = compare.read(results_folder)["rows"]
+    rows = in_group(results_folder, "rows")
     bars = [t for t in plots.accuracy_over_cost(rows).plotly.data if t.type == "bar"]
     assert sum(t.x[list(t.y).index("OE+GR")] for t in bars) == pytest.approx(12.0)  # GR is a part of training
     assert column(tables.seconds_table(rows), "together")[2] == "12.0"
     assert "of it waiting for data" not in tables.seconds_table(rows).header  # results older than that clock
-    waited = {"mine": [replace(run, seconds=run.seconds | {"data": 0.5}) for run in rows["mine"]]}
-    assert column(tables.seconds_table(waited), "of it waiting for data") == ["0.5"]
+    waited = rows.assign(**{"seconds.data": 0.5})
+    assert column(tables.seconds_table(waited), "of it waiting for data") == ["0.5 ± 0.0", "0.5 ± 0.0", "0.5"]
 
 
 def test_rates_have_a_curve_a_row_and_a_line_for_the_floor(results_folder: Path) -> None:
-    tune = compare.read(results_folder)["tune"]
+    tune = in_group(results_folder, "tune")
     figure = plots.rates(tune)
     (line,) = [t for t in figure.plotly.data if t.name == "OE+GR"]
     assert list(line.x) == [1e-4, 1e-3] and list(line.y) == pytest.approx([50 / 3, 30.0])
@@ -137,13 +142,13 @@ def test_step_cost_shows_median_and_quarter_points() -> None:
 
 
 def test_provenance_names_machine_seeds_and_dates(results_folder: Path) -> None:
-    row = tables.provenance(compare.read(results_folder)).rows[0]
+    row = tables.provenance(store.read(results_folder)).rows[0]
     assert row[:2] == ["rows", 6] and row[3] == "0; 1; 2"
     assert row[4] == "Abacus, 3 thread(s)" and row[-1] == "2026-01-01 … 2026-01-03"
 
 
 def test_one_run_in_two_tables(results_folder: Path) -> None:
-    run = compare.read(results_folder)["rows"]["mine"][0]
+    run = Result.load(results_folder / "rows" / "c")
     assert dict(zip(column(tables.scores(run), "score"), column(tables.scores(run), "value")))["BWT"] == "-40.0"
     assert column(tables.parts(run), "part") == ["train", "eval", "oe", "gr"]
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from toys import make_tiny_vit
 
-from janus import backbones, learner, transforms
+from janus import backbones, configure, learner, transforms
 from janus.backbones import PreprocessConfig, normalised
-from janus.config import Config, deciding
+from janus.configure import config_hash
 from janus.errors import UsageError
 from janus.transforms import by_matrices, random_boxes, resample, train_transform
 
@@ -186,22 +186,21 @@ def test_without_normalisation_a_backbone_sees_values_from_0_to_1():
 def test_the_run_prepares_its_inputs_as_its_config_says(monkeypatch):
     checkpoint = PreprocessConfig(8, (0.5,) * 3, (0.5,) * 3, "bilinear")
     monkeypatch.setattr(backbones, "create", lambda *_: (make_tiny_vit(), checkpoint))
-    found = {how: learner.build_model(Config.create(normalise=how), seeded(0), torch.device("cpu"))[1]
+    found = {how: learner.build_model(configure.make(normalise=how), seeded(0), torch.device("cpu"))[1]
              for how in ("auto", "checkpoint", "none")}
     assert found["auto"] == found["checkpoint"] == checkpoint
     assert found["none"] == PreprocessConfig(8, (0.0,) * 3, (1.0,) * 3, "bilinear")
 
 
-def test_only_another_normalisation_changes_a_configs_hash():
-    usual = Config.create()
-    assert Config.create(normalise="checkpoint").hash() == usual.hash() != Config.create(normalise="none").hash()
-    older = {k: v for k, v in usual.to_dict().items() if k != "normalise"}  # as a result says that is older than the setting
-    assert "normalise" not in deciding(usual.to_dict()) and deciding(older) == deciding(usual.to_dict())
-    assert Config.create(data={"cache": "disk"}).hash() == usual.hash() != Config.create(data={"strength": 0.5}).hash()
-    assert Config.create(data={"strength": 1, "vocabulary": False}).hash() == usual.hash()
-    assert Config.create(data={"vocabulary": True}).hash() != usual.hash()
+def test_where_pixels_are_kept_and_what_holds_anyway_are_not_hashed():
+    usual = config_hash(configure.make())
+    assert config_hash(configure.make(normalise="none")) != usual
+    assert config_hash(configure.make(data={"cache": "disk"})) == usual != config_hash(configure.make(data={"strength": 0.5}))
+    assert config_hash(configure.make(data={"strength": 1, "vocabulary": False})) == usual
+    assert config_hash(configure.make(data={"vocabulary": True})) != usual
     with pytest.raises(UsageError, match="did you mean 'none'"):
-        Config.create(normalise="non")
+        configure.make(normalise="non")
+
 
 
 def test_photo_test_transform_is_the_central_224_of_256():

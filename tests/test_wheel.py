@@ -33,8 +33,9 @@ def test_the_wheel_runs_on_its_own_data(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "dist").glob("janus_lora-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.startswith("janus/_data/LICENSES/") for name in names) and "janus/_data/ATTRIBUTION.md" in names
-    runs = {path.relative_to(RESULTS).as_posix() for path in RESULTS.rglob("*.json")}
-    assert runs == {name.removeprefix("janus/_results/") for name in names if name.startswith("janus/_results/")}  # for the lessons
+    tables = {path.relative_to(RESULTS).as_posix() for path in RESULTS.rglob("*") if path.is_file()}
+    carried = {name.removeprefix("janus/_results/") for name in names if name.startswith("janus/_results/")}
+    assert carried == tables  # for the lessons
     assert {"janus/_notebooks/07_benchmark.ipynb", "janus/_benchmarks/protocols/icons_r.yaml",  # for `janus bench`
             "janus/_benchmarks/grids/icons_r/table1_ablation.yaml"} <= set(names)
     assert "janus/_data/icons-vocab/val.parquet" in names and not any(name.startswith(("tests/", "data/")) for name in names)
@@ -49,5 +50,6 @@ def test_the_wheel_runs_on_its_own_data(tmp_path: Path) -> None:
     assert result["versions"]["janus-lora"] == "0.1.0"
     assert all(Path(line).is_relative_to(site) for line in printed[-3:]), printed  # its own code and data, not the checkout's
     assert (site / "bin" / "janus").exists()
-    where = call(sys.executable, "-c", "import janus; print(janus.resources.results())", cwd=empty, env=environment).strip()
-    assert Path(where).is_relative_to(site)
+    read = "import janus; print(janus.resources.results(), len(janus.store.read(janus.resources.results())), sep='\\n')"
+    where, count = call(sys.executable, "-c", read, cwd=empty, env=environment).splitlines()
+    assert Path(where).is_relative_to(site) and int(count) > 500

@@ -12,9 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from build_icons import HERE, VERSION, archive
+from iconify import VERSION, archive
 
-DATA = HERE.parent
+DATA = Path(__file__).resolve().parents[1]
 
 
 def used() -> Counter[str]:

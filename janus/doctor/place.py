@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..config import Config
+from ..configure import make
 from .cost import Case
 from .photographs import write_photographs
 
@@ -65,7 +66,7 @@ def config(place: Place, device: torch.device, **settings: Any) -> Config:
         write_photographs(folder, 6 * batch, classes=6, width=64, height=48)
     fixed = {"dataset": str(folder), "tasks": 3, "epochs": 1, "batch_size": batch, "augment": "none",
              "amp": "off", "save_every": 0.0}
-    return Config.create(**fixed | settings, device=str(device))
+    return make(fixed | settings, device=str(device))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 BASIS = "basis, at most"
-NO_SWITCHES: dict[str, Any] = {"oe": False, "gr": "none", "dml": False, "adapter": "shared", "init": "free"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Sizes:
     @property
     def factors(self) -> int:
         """Numbers in A (r, n) and B (m, r) of all matrices."""
-        return sum(self.config.rank * (m + n) for _, m, n in self.matrices)
+        return sum(self.config.backbone.rank * (m + n) for _, m, n in self.matrices)
 
     @property
     def dense(self) -> int:
@@ -54,7 +53,7 @@ class Sizes:
     @property
     def basis(self) -> int:
         """The most that the bases V (n, k) of all layer inputs can hold: `janus.history.History` leaves 2r directions free."""
-        return sum(n * max(0, n - 2 * self.config.rank) for n in {key: n for key, _, n in self.matrices}.values())
+        return sum(n * max(0, n - 2 * self.config.backbone.rank) for n in {key: n for key, _, n in self.matrices}.values())
 
 
 class LearnerProtocol(classifiers.LearnerProtocol, Protocol):
@@ -77,8 +76,8 @@ class LearnerProtocol(classifiers.LearnerProtocol, Protocol):
 class Method:
     """Heads only: the hooks a method may override. `learner` gives it the model, heads, history and config.
 
-    name: how it is called. paper: where it comes from. fixed: config values it implies. switches: which of
-    `oe, gr, dml, adapter, init` may be set. defaults: config values unless given. joint: it sees all classes at once.
+    name: how it is called, also by its settings, a subclass of `janus.method_settings.MethodSettings` of the same name; an
+    instance has them as `settings`. paper: where it comes from.
     trains_features: whether an image's features ever change; where they do not, a test image goes through the backbone once.
 
     What `janus methods` tells of it: family: janus, lora, classic, prototype, prompt or bound. passes: when it takes the task's
@@ -90,24 +89,16 @@ class Method:
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
-    fixed: ClassVar[dict[str, Any]] = {}
-    switches: ClassVar[tuple[str, ...]] = ()
-    defaults: ClassVar[dict[str, Any]] = {}
     trains_factors: ClassVar[bool] = False
     trains_heads: ClassVar[bool] = True
     trains_features: ClassVar[bool] = True
-    joint: ClassVar[bool] = False
     family: ClassVar[str] = ""
     passes: ClassVar[dict[str, int | str]] = {}
     inference: ClassVar[str] = "nothing"
 
-    @classmethod
-    def faults(cls, config: Mapping[str, Any]) -> Iterator[str]:
-        """What is wrong with the method's own settings together. config: the values of those that are known."""
-        yield from ()
-
     def __init__(self, learner: LearnerProtocol) -> None:
         self.learner = learner
+        self.settings: Any = learner.config.method
 
     def begin_task(self, task: Task) -> None:
         """Before the first batch of a task (not repeated on resume); the task's head is not there yet."""
@@ -165,7 +156,7 @@ class Method:
     @classmethod
     def keeps_prototypes(cls, config: Config) -> bool:
         """Whether the loss or the classifier needs the class means of old tasks (`learner.prototypes`)."""
-        return config.head == "ncm"
+        return config.classifier.name == "ncm"
 
     @classmethod
     def stored(cls, s: Sizes) -> dict[str, int]:
@@ -178,7 +169,7 @@ class Method:
         parts = {}
         if cls.trains_factors:
             parts["factors"] = 4 * s.factors
-            if s.config.adapter == "merged" and s.tasks > 1:
+            if s.config.method.adapter == "merged" and s.tasks > 1:
                 parts["merged weights"] = 4 * s.dense
         if cls.trains_heads:
             parts["heads"] = 4 * s.classes * (s.width + 1)
@@ -186,7 +177,7 @@ class Method:
             parts["class means"] = 4 * s.classes * s.width
         if cls.keeps_basis(s.config):
             parts[BASIS] = 4 * s.basis
-        return parts | classifiers.KINDS[s.config.head].stored(s.config, s.width, s.classes)
+        return parts | classifiers.KINDS[s.config.classifier.name].stored(s.config, s.width, s.classes)
 
     @classmethod
     def trainable(cls, s: Sizes) -> dict[str, int]:

@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..lora import merge, set_factors
 from ..reparam import ThroughFactors
 from ..stream import Task
-from .base import NO_SWITCHES, LearnerProtocol, Sizes
+from .base import LearnerProtocol, Sizes
 from .lora import LoRAMethod
 
 
@@ -25,34 +25,31 @@ def from_spectrum(coefficients: Tensor, positions: Tensor, shape: tuple[int, int
 
 
 class BiLoRA(LoRAMethod):
-    """`W = W0 + Σ_{i≤t} s·Re(IFFT2(F_i))`; F_t has `bilora_coefficients` real numbers at random positions, all 0 at first, that
-    are trained.
+    """`W = W0 + Σ_{i≤t} s·Re(IFFT2(F_i))`; F_t has `method.coefficients` real numbers at random positions, all 0 at
+    first, that are trained.
 
     The positions are drawn anew for each task (here from the run's seed; in the authors' code from 777 + 10t) and are the same in
     all matrices of a shape. Two tasks share few of them, and updates at different frequencies are orthogonal: `⟨ΔW_i, ΔW_j⟩ = 0`.
-    s is the setting `scale`, the paper's α = 300. LoRA's `rank` plays no part in training, since ΔW_t is dense: the adapted layers
+    s is `backbone.scale`, the paper's α = 300. LoRA's `rank` plays no part in training, since ΔW_t is dense: the adapted layers
     hold it as B, with A = I.
 
     Between tasks it keeps the merged weights only; during a task, the coefficients.
 
     Raises:
-        UsageError: `bilora_coefficients` is 0, or more than a matrix has entries.
+        UsageError: `method.coefficients` is 0, or more than a matrix has entries.
     """
 
     name = "bilora"
     summary = "BiLoRA: a few Fourier coefficients a task, at random positions"
     paper = "Zhu et al., BiLoRA: Almost-Orthogonal Parameter Spaces for Continual Learning, CVPR 2025"
     family = "lora"
-    fixed = NO_SWITCHES | {"adapter": "merged"}
-    switches = ()
-    defaults = {"scale": 300.0}
 
     def __init__(self, learner: LearnerProtocol) -> None:
         super().__init__(learner)
         most = min(len(pair.B) * pair.A.shape[1] for pair in learner.pairs)
-        self.count = learner.config.bilora_coefficients
+        self.count = self.settings.coefficients
         if not 1 <= self.count <= most:
-            raise UsageError(f"bilora_coefficients must be between 1 and {most}, the entries of a matrix; got {self.count}")
+            raise UsageError(f"method.coefficients must be between 1 and {most}, the entries of a matrix; got {self.count}")
         self.values = {pair.name: nn.Parameter(pair.B.new_zeros(self.count)) for pair in learner.pairs}
         self.training = False  # inside a task; between two, the weights hold all that was learned
 
@@ -85,8 +82,8 @@ class BiLoRA(LoRAMethod):
             shapes = [(self.values[pair.name], tuple(pair.B.shape)) for pair in learner.pairs]
             return [from_spectrum(values, places[shape], shape) for values, shape in shapes]
 
-        return ThroughFactors(list(self.values.values()), [pair.B for pair in learner.pairs], compute, learner.config.lr,
-                              learner.config.weight_decay)
+        c = learner.config.training
+        return ThroughFactors(list(self.values.values()), [pair.B for pair in learner.pairs], compute, c.lr, c.weight_decay)
 
     @classmethod
     def stored(cls, s: Sizes) -> dict[str, int]:
@@ -94,7 +91,7 @@ class BiLoRA(LoRAMethod):
 
     @classmethod
     def trainable(cls, s: Sizes) -> dict[str, int]:
-        return {"coefficients": s.config.bilora_coefficients * len(s.matrices), "head": super().trainable(s)["head"]}
+        return {"coefficients": s.config.method.coefficients * len(s.matrices), "head": super().trainable(s)["head"]}
 
     def state_dict(self) -> dict[str, Any]:
         return {"values": dict(self.values)} if self.training else {}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,9 +22,9 @@ class CODAPrompt(Prompted):
     to the old (Gram–Schmidt, as in the authors' code; but there new rows are made orthogonal to each old row as if these were to
     one another, which trained rows are only nearly).
 
-    Settings: `coda_components` for the whole stream (100; a task has a T-th, rounded down, and so has a task of `janus extend`),
-    `coda_length` (8), `coda_penalty` is λ (the paper's 0.1; the authors' scripts have had 0 since their tasks begin with
-    Gram–Schmidt, and before that their code divided the penalty by a million).
+    Settings: `method.components` for the whole stream (100; a task has a T-th, rounded down, and so has a task of
+    `janus extend`), `method.length` (8), `method.penalty` is λ (the paper's 0.1; the authors' scripts have had 0 since their
+    tasks begin with Gram–Schmidt, and before that their code divided the penalty by a million).
 
     Two forward passes an image, in training and at test. Keeps all components: M·5·(l·d + 2d) numbers. No image.
 
@@ -39,22 +36,17 @@ class CODAPrompt(Prompted):
     summary = "CODA-Prompt: prompts as sums of components, some new ones a task"
     paper = "Smith et al., CODA-Prompt: COntinual Decomposed Attention-based Prompting, CVPR 2023"
 
-    @classmethod
-    def faults(cls, config: Mapping[str, Any]) -> Iterator[str]:
-        if config.keys() >= {"coda_components", "tasks"} and 1 <= config["coda_components"] < config["tasks"]:
-            yield f"coda_components={config['coda_components']} are too few for tasks={config['tasks']}: each needs one at least"
-
     def __init__(self, learner: LearnerProtocol) -> None:
         super().__init__(learner)
-        c, d = learner.config, learner.model.num_features
-        self.share, tasks = c.coda_components // c.tasks, c.tasks + len(c.extended)
+        c, d = learner.config.data, learner.model.num_features
+        self.share, tasks = self.settings.components // c.tasks, c.tasks + len(c.extended)
         if self.share * tasks > d:
-            raise UsageError(f"coda_components={c.coda_components} gives each of {tasks} tasks {self.share}: "
+            raise UsageError(f"method.components={self.settings.components} gives each of {tasks} tasks {self.share}: "
                              f"only {d}, the width of the features, can be orthogonal")
 
     def begin_task(self, task: Task) -> None:
-        c, d, generator = self.learner.config, self.learner.model.num_features, self.learner.generator("prompts", task.index)
-        shapes = {"P": (c.coda_length, self.width), "K": (d,), "A": (d,)}
+        d, generator = self.learner.model.num_features, self.learner.generator("prompts", task.index)
+        shapes = {"P": (self.settings.length, self.width), "K": (d,), "A": (d,)}
         new = {name: drawn(generator, self.share, self.layers, *shape) for name, shape in shapes.items()}
         old = {name: self.rows(name).detach() if self.trained else rows[:0] for name, rows in new.items()}
         self.grow(**{name: orthonormal(rows, old[name]) for name, rows in new.items()})
@@ -65,13 +57,13 @@ class CODAPrompt(Prompted):
 
     @classmethod
     def numbers(cls, s: Sizes) -> tuple[int, int]:
-        components = s.config.coda_components // s.config.tasks  # as in `share`
-        share = components * min(cls.blocks, s.attentions) * (s.config.coda_length + 2) * s.width
+        components = s.config.method.components // s.config.data.tasks  # as in `share`
+        share = components * min(cls.blocks, s.attentions) * (s.config.method.length + 2) * s.width
         return share, (s.tasks - 1) * share
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         penalty = sum(overlap(self.rows(name)) for name in "PKA")
-        return super().loss(features, logits, labels) + self.learner.config.coda_penalty * penalty
+        return super().loss(features, logits, labels) + self.settings.penalty * penalty
 
 
 def weights(query: Tensor, K: Tensor, A: Tensor) -> Tensor:

@@ -47,14 +47,15 @@ class DRS(LoRAMethod):
     `W̃ = W0 − Σ_{i<t} B_i A_i`, in which what the old tasks had learned is unlearned. The top eigenvectors U (n, k) of the second
     moment of each layer's inputs there, up to the share `energy` of its trace, span the space in which features drift little.
     Adam's updates (not the gradients) become `ΔA P` and `P ΔB`, `P = U Uᵀ/√k`; see `DriftResistantAdam`. Task 1 is free.
-    Loss: cross-entropy + `drs_penalty` · augmented triplet loss with `drs_margin` (defaults: CIFAR-100's; ImageNet-R .2, 2.0).
+    Loss: cross-entropy + `method.penalty` · augmented triplet loss with `method.margin` (defaults: CIFAR-100's; ImageNet-R .2,
+    2.0).
 
     Each A_t starts from Kaiming's draw and distances are between normalised features, as in the authors' code, with which this one
     agrees to rounding but for what follows (benchmarks/fidelity.md). B_t starts at 0, which `exact` needs; theirs has one number
-    drawn from N(0, .01²) in each column. Our prototypes are means of normalised features, those of `head=ncm` and of all methods
-    here; theirs of the features themselves, normalised when used. They find U under the training transform. They classify by the
-    nearest class mean, here `head=ncm`; the default is the linear heads. Several processes look for triplets each in its own part
-    of the batch.
+    drawn from N(0, .01²) in each column. Our prototypes are means of normalised features, those of `classifier=ncm` and of all
+    methods here; theirs of the features themselves, normalised when used. They find U under the training transform. They
+    classify by the nearest class mean, here `classifier=ncm`; the default is the linear heads. Several processes look for
+    triplets each in its own part of the batch.
 
     gr: the plug-in. `tangent` makes the full-weight step `Z P` and the factor updates closest to it; `exact` also starts from an A
     in span(U), so that all of ΔW acts on span(U) only. The violation is measured against the past's inputs, as for `finetune`, and
@@ -68,9 +69,6 @@ class DRS(LoRAMethod):
     paper = "Liu & Chang, LoRA Subtraction for Drift-Resistant Space in Exemplar-Free Continual Learning, CVPR 2025"
     family = "lora"
     passes = {"before, from task 2": 1}
-    fixed = {"oe": True, "dml": False, "adapter": "merged"}
-    switches = ("gr", "init")
-    defaults = {"gr": "none", "init": "free", "energy": 0.99}
 
     def __init__(self, learner: LearnerProtocol) -> None:
         super().__init__(learner)
@@ -87,17 +85,17 @@ class DRS(LoRAMethod):
                 U = extend_basis(C[:, :0], C, learner.energy(task.index))
                 self.outside[key] = complement(U).float()
         reset(learner.model, learner.generator("factors", task.index))
-        if learner.config.init == "nullspace":
+        if self.settings.init == "nullspace":
             self.start_off(self.outside)
 
     def factor_optimizer(self, task: Task) -> RectifiedAdam:
-        c, kind = self.learner.config, DriftResistantAdam if task.index else RectifiedAdam
-        return kind(self.learner.pairs, c.lr, gr=c.gr, basis=self.outside, weight_decay=c.weight_decay, cap=c.cap, ridge=c.ridge)
+        c, s, kind = self.learner.config.training, self.settings, DriftResistantAdam if task.index else RectifiedAdam
+        return kind(self.learner.pairs, c.lr, gr=s.gr, basis=self.outside, weight_decay=c.weight_decay, cap=s.cap,
+                    ridge=s.ridge)
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        c = self.learner.config
-        triplet = augmented_triplet_loss(features, labels, self.learner.prototypes.old, c.drs_margin)
-        return super().loss(features, logits, labels) + c.drs_penalty * triplet
+        triplet = augmented_triplet_loss(features, labels, self.learner.prototypes.old, self.settings.margin)
+        return super().loss(features, logits, labels) + self.settings.penalty * triplet
 
     def end_task(self, task: Task) -> None:
         self.outside = {}

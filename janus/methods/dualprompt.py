@@ -15,8 +15,8 @@ class DualPrompt(Prompted):
     only it trains: `L = CE + λ (1 − cos(q(x), k_t))`, mean over the batch, with e_t in place. At test an image gets the E-prompt
     whose key is nearest to q(x) by cosine: no task id is used.
 
-    Settings: `dualprompt_general`, length of G (6; the paper's 5 has no halves for K and V), `dualprompt_expert`, length of an
-    E-prompt (20), `dualprompt_match` is λ (1). With fewer than five blocks E is at fewer; with two, G at one and E at one.
+    Settings: `method.general`, length of G (6; the paper's 5 has no halves for K and V), `method.expert`, length of an
+    E-prompt (20), `method.match` is λ (1). With fewer than five blocks E is at fewer; with two, G at one and E at one.
 
     Two forward passes an image, in training and at test. Keeps G and, for each task, e_t and k_t: 60·d + d numbers. No image.
     """
@@ -30,10 +30,10 @@ class DualPrompt(Prompted):
         self.general = general_blocks(self.layers)
 
     def begin_task(self, task: Task) -> None:
-        c, generator = self.learner.config, self.learner.generator("prompts", task.index)
+        generator = self.learner.generator("prompts", task.index)
         if not self.trained:
-            self.grow(general=drawn(generator, self.general, c.dualprompt_general, self.width))
-        self.grow(experts=drawn(generator, 1, self.layers - self.general, c.dualprompt_expert, self.width),
+            self.grow(general=drawn(generator, self.general, self.settings.general, self.width))
+        self.grow(experts=drawn(generator, 1, self.layers - self.general, self.settings.expert, self.width),
                   keys=drawn(generator, 1, self.learner.model.num_features))
 
     def prompts(self, query: Tensor) -> list[Tensor]:
@@ -47,11 +47,11 @@ class DualPrompt(Prompted):
     def numbers(cls, s: Sizes) -> tuple[int, int]:
         layers = min(cls.blocks, s.attentions)
         general = general_blocks(layers)
-        expert = ((layers - general) * s.config.dualprompt_expert + 1) * s.width  # with its key
-        return general * s.config.dualprompt_general * s.width + expert, (s.tasks - 1) * expert
+        expert = ((layers - general) * s.config.method.expert + 1) * s.width  # with its key
+        return general * s.config.method.general * s.width + expert, (s.tasks - 1) * expert
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        return super().loss(features, logits, labels) + self.learner.config.dualprompt_match * self.distance.mean()
+        return super().loss(features, logits, labels) + self.settings.match * self.distance.mean()
 
 
 def general_blocks(layers: int) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..prefetch import Prefetcher
 from ..stream import Task
-from .base import NO_SWITCHES, LearnerProtocol, Sizes
+from .base import LearnerProtocol, Sizes
 from .lora import LoRAMethod
 
 
@@ -19,8 +19,8 @@ class EWC(LoRAMethod):
 
     After a task `F ← γF + mean_n (∂ log p(y_n | x_n) / ∂θ)²` and θ* = θ: one anchor for all tasks (Schwarz et al., ICML 2018), so
     the penalty is zero when a task begins. With γ = 1 the Fisher information of all tasks is summed (Huszár, PNAS 2018).
-    Settings: `ewc_lambda` is λ; `ewc_decay` is γ; F is the mean over at most `ewc_samples` training images a task, drawn at
-    random (test transform, their own labels, the task's own head), one backward pass each.
+    Settings: `method.lambda` is λ; `method.decay` is γ; F is the mean over at most `method.samples` training images a task, drawn
+    at random (test transform, their own labels, the task's own head), one backward pass each.
     The heads of old tasks are not trained again, so they need no penalty.
 
     Keeps F and θ*: twice the factors, whatever the number of tasks. No image.
@@ -30,9 +30,7 @@ class EWC(LoRAMethod):
     summary = "LoRA held by the Fisher information of old tasks"
     paper = "Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, PNAS 2017"
     family = "classic"
-    passes = {"after": "ewc_samples"}
-    fixed = NO_SWITCHES
-    switches = ()
+    passes = {"after": "method.samples"}
 
     def __init__(self, learner: LearnerProtocol) -> None:
         super().__init__(learner)
@@ -43,13 +41,13 @@ class EWC(LoRAMethod):
     def penalty(self) -> Tensor:
         """`λ/2 Σ_i F_i (θ_i − θ*_i)²`, a scalar."""
         terms = [(f * (now - then) ** 2).sum() for f, now, then in zip(self.fisher, self.factors, self.anchor)]
-        return self.learner.config.ewc_lambda / 2 * torch.stack(terms).sum()
+        return self.settings.lambda_ / 2 * torch.stack(terms).sum()
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         return super().loss(features, logits, labels) + self.penalty()
 
     def end_task(self, task: Task) -> None:
-        new, decay = self.information(task), self.learner.config.ewc_decay
+        new, decay = self.information(task), self.settings.decay
         self.fisher = [decay * f + g for f, g in zip(self.fisher, new)]
         self.anchor = [factor.detach().clone() for factor in self.factors]
 
@@ -57,7 +55,8 @@ class EWC(LoRAMethod):
         """The diagonal of a task's empirical Fisher information, in the shapes of `factors`: the mean of the squared gradients of
         single images' log-likelihoods. Several processes take their part of the images each."""
         learner = self.learner
-        chosen = torch.randperm(len(task.train), generator=learner.generator("fisher", task.index))[: learner.config.ewc_samples]
+        order = torch.randperm(len(task.train), generator=learner.generator("fisher", task.index))
+        chosen = order[: self.settings.samples]
         mine, squares = chosen[learner.processes.part(len(chosen))], [torch.zeros_like(f) for f in self.fisher]
         with Prefetcher(task.train, mine[:, None], learner.device) as images:  # one by one
             for index, image in images:

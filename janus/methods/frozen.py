@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import NO_SWITCHES, Method
+from .base import Method
 
 
 class Frozen(Method):
@@ -10,7 +10,6 @@ class Frozen(Method):
 
     name = "frozen"
     summary = "heads only, the backbone never changes"
-    fixed = NO_SWITCHES
     trains_features = False
     family = "bound"
 
@@ -21,7 +20,6 @@ class NearestClassMean(Method):
     name = "ncm"
     summary = "nearest class mean on the frozen backbone"
     paper = "Mensink et al., Distance-Based Image Classification, TPAMI 2013"
-    fixed = NO_SWITCHES | {"head": "ncm"}
     trains_heads = trains_features = False
     family = "prototype"
     inference = "the product with the class means instead of the heads'"

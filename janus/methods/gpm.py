@@ -25,14 +25,11 @@ class GPM(LoRAMethod):
     paper = "Saha et al., Gradient Projection Memory, ICLR 2021"
     family = "lora"
     passes = {"after": 1}
-    fixed = {"oe": True, "dml": False}
-    switches = ("gr", "adapter", "init")
-    defaults = {"gr": "none", "adapter": "shared", "init": "free"}
     power: ClassVar[int] = 1  # of λ in the energy rule
 
     def __init__(self, learner: LearnerProtocol) -> None:
         super().__init__(learner)
-        self.memory = History(learner.pairs, learner.config.rank, self.power)
+        self.memory = History(learner.pairs, learner.config.backbone.rank, self.power)
 
     @classmethod
     def keeps_basis(cls, config: Config) -> bool:

@@ -54,9 +54,6 @@ class InfLoRA(GPM):
     paper = "Liang & Li, InfLoRA: Interference-Free Low-Rank Adaptation for Continual Learning, CVPR 2024"
     family = "lora"
     passes = {"before": 1, "after": 1}
-    fixed = {"oe": True, "gr": "none", "dml": False, "adapter": "merged", "init": "nullspace"}
-    switches = ()
-    defaults = {"energy": 0.98, "energy_end": 0.998}
     power = 2
 
     @torch.no_grad()
@@ -65,7 +62,8 @@ class InfLoRA(GPM):
         if task.index > 0:
             merge(learner.model)  # B = 0 afterwards
         with self.extra_pass(task.train) as moments:
-            designed = {key: designed_A(moments.mean(key), M, learner.config.rank) for key, M in self.basis().items()}
+            rank = learner.config.backbone.rank
+            designed = {key: designed_A(moments.mean(key), M, rank) for key, M in self.basis().items()}
             for pair in learner.pairs:
                 pair.A.copy_(designed[pair.input_key])
 
@@ -73,9 +71,9 @@ class InfLoRA(GPM):
         """Adam on B; A gets no gradient."""
         for pair in self.learner.pairs:
             pair.A.requires_grad_(False)
-        c = self.learner.config
+        c = self.learner.config.training
         return torch.optim.AdamW([pair.B for pair in self.learner.pairs], lr=c.lr, weight_decay=c.weight_decay)
 
     @classmethod
     def trainable(cls, s: Sizes) -> dict[str, int]:
-        return super().trainable(s) | {"factors": s.config.rank * sum(m for _, m, _ in s.matrices)}
+        return super().trainable(s) | {"factors": s.config.backbone.rank * sum(m for _, m, _ in s.matrices)}

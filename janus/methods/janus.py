@@ -25,28 +25,27 @@ class Janus(LoRAMethod):
     name = "janus"
     summary = "Online Estimation + Gradient Rectification + Decoupled Margin Loss"
     paper = "Chen et al., Janus-LoRA: A Balanced Low-Rank Adaptation for Continual Learning, ICML 2026"
-    switches = ("oe", "gr", "dml", "adapter", "init")
     family = "janus"
 
     def basis(self) -> dict[str, Tensor]:
         """The protected input subspaces (input_key → V); empty when nothing is protected."""
-        return self.learner.history.basis if self.learner.config.oe else {}
+        return self.learner.history.basis if self.settings.oe else {}
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         loss = super().loss(features, logits, labels)
-        if self.learner.config.dml:
-            c, prototypes = self.learner.config, self.learner.prototypes
+        if self.settings.dml:
+            c, prototypes = self.settings.loss, self.learner.prototypes
             prototypes.observe(features, labels, self.learner.processes)
             loss = loss + decoupled_margin_loss(
-                features, labels, prototypes.old, prototypes.centres, form=c.dml_form, nearest=c.dml_nearest,
-                push_margin=c.dml_push_margin, pull_margin=c.dml_pull_margin, push_weight=c.dml_push,
-                pull_weight=c.dml_pull, temperature=c.dml_temperature)
+                features, labels, prototypes.old, prototypes.centres, form=c.form, nearest=c.nearest,
+                push_margin=c.push_margin, pull_margin=c.pull_margin, push_weight=c.push, pull_weight=c.pull,
+                temperature=c.temperature)
         return loss
 
     @classmethod
     def keeps_basis(cls, config: Config) -> bool:
-        return config.oe
+        return config.method.oe
 
     @classmethod
     def keeps_prototypes(cls, config: Config) -> bool:
-        return config.dml or super().keeps_prototypes(config)
+        return config.method.dml or super().keeps_prototypes(config)

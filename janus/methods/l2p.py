@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 from torch import Tensor
 
 from ..prompts import Prompted, cosines, drawn
@@ -13,13 +10,13 @@ from .base import Sizes
 
 
 class L2P(Prompted):
-    """Learning to Prompt: M pairs of key and prompt (k_m, p_m); an image takes the `l2p_top` whose cos(q(x), k_m) is largest.
+    """Learning to Prompt: M pairs of key and prompt (k_m, p_m); an image takes the `method.top` of largest cos(q(x), k_m).
     `L = CE + λ Σ_{chosen m} (1 − cos(q(x), k_m))`, mean over the batch: the keys come to the queries that choose them. All tasks
     train the same pool.
 
     The variant with prefixes at the first block, which CODA-Prompt compares with as L2P++ and later work calls L2P. The paper puts
     prompts in front of the tokens and classifies the mean of what becomes of them; here, as with every method, heads read CLS.
-    Settings: `l2p_pool` is M (30), `l2p_length` (20), `l2p_top` (5), `l2p_pull` is λ (the paper's 0.5).
+    Settings: `method.pool` is M (30), `method.length` (20), `method.top` (5), `method.pull` is λ (the paper's 0.5).
 
     Selection is per image. In the authors' code a batch can vote for its prompts. That is not offered: test batches are of one
     task, and each image would be told of it by the others. Nor is the paper's optional penalty on keys that are chosen often.
@@ -32,25 +29,20 @@ class L2P(Prompted):
     paper = "Wang et al., Learning to Prompt for Continual Learning, CVPR 2022"
     blocks = 1
 
-    @classmethod
-    def faults(cls, config: Mapping[str, Any]) -> Iterator[str]:
-        if config.keys() >= {"l2p_top", "l2p_pool"} and config["l2p_top"] > config["l2p_pool"]:
-            yield f"l2p_top={config['l2p_top']} prompts cannot be chosen from l2p_pool={config['l2p_pool']}"
-
     def begin_task(self, task: Task) -> None:
         if not self.trained:
-            c, generator = self.learner.config, self.learner.generator("prompts")
-            self.grow(prompts=drawn(generator, c.l2p_pool, c.l2p_length, self.width),
-                      keys=drawn(generator, c.l2p_pool, self.learner.model.num_features))
+            generator = self.learner.generator("prompts")
+            self.grow(prompts=drawn(generator, self.settings.pool, self.settings.length, self.width),
+                      keys=drawn(generator, self.settings.pool, self.learner.model.num_features))
 
     def prompts(self, query: Tensor) -> list[Tensor]:
-        nearest, chosen = cosines(query, self.trained["keys"]).topk(self.learner.config.l2p_top, dim=1)  # (b, top)
+        nearest, chosen = cosines(query, self.trained["keys"]).topk(self.settings.top, dim=1)  # (b, top)
         self.distance = (1 - nearest).sum(dim=1)
         return [self.trained["prompts"][chosen]]  # (b, top, l, d)
 
     @classmethod
     def numbers(cls, s: Sizes) -> tuple[int, int]:
-        return s.config.l2p_pool * (s.config.l2p_length + 1) * s.width, 0
+        return s.config.method.pool * (s.config.method.length + 1) * s.width, 0
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        return super().loss(features, logits, labels) + self.learner.config.l2p_pull * self.distance.mean()
+        return super().loss(features, logits, labels) + self.settings.pull * self.distance.mean()

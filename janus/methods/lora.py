@@ -10,7 +10,7 @@ from torch import Tensor
 from ..lora import merge, reset
 from ..rectify import RectifiedAdam, nullspace_start
 from ..stream import Task
-from .base import NO_SWITCHES, Method
+from .base import Method
 
 
 class LoRAMethod(Method):
@@ -26,11 +26,11 @@ class LoRAMethod(Method):
     inference = "nothing after merging"
 
     def begin_task(self, task: Task) -> None:
-        c, learner = self.learner.config, self.learner
-        if c.adapter == "merged" and task.index > 0:
+        learner = self.learner
+        if self.settings.adapter == "merged" and task.index > 0:
             merge(learner.model)
             reset(learner.model, learner.generator("factors", task.index))
-            if c.init == "nullspace":
+            if self.settings.init == "nullspace":
                 self.start_off(self.basis())
 
     @torch.no_grad()
@@ -40,9 +40,9 @@ class LoRAMethod(Method):
             pair.A.copy_(nullspace_start(pair.A, bases.get(pair.input_key)))
 
     def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
-        c = self.learner.config
-        return RectifiedAdam(self.learner.pairs, c.lr, gr=c.gr, basis=self.basis(), weight_decay=c.weight_decay,
-                             cap=c.cap, ridge=c.ridge)
+        c, s = self.learner.config.training, self.settings
+        return RectifiedAdam(self.learner.pairs, c.lr, gr=s.gr, basis=self.basis(), weight_decay=c.weight_decay,
+                             cap=s.cap, ridge=s.ridge)
 
 
 class Finetune(LoRAMethod):
@@ -52,8 +52,6 @@ class Finetune(LoRAMethod):
     summary = "sequential LoRA, nothing protected"
     paper = "Hu et al., LoRA, ICLR 2022"
     family = "bound"
-    fixed = NO_SWITCHES
-    switches = ()
 
 
 class Joint(LoRAMethod):
@@ -62,7 +60,4 @@ class Joint(LoRAMethod):
     name = "joint"
     summary = "LoRA on all classes at once (upper bound)"
     paper = "Hu et al., LoRA, ICLR 2022"
-    joint = True
     family = "bound"
-    fixed = NO_SWITCHES
-    switches = ()

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import NO_SWITCHES
 from .lora import LoRAMethod
 
 
@@ -14,9 +13,9 @@ class LwF(LoRAMethod):
     """Learning without Forgetting on LoRA: `L = CE + λ Σ_{j<t} T² KL(softmax(o_j / T) ‖ softmax(n_j / T))`, mean over the batch.
 
     o_j (b, classes of task j): logits of old head j by the model as it was when the task began, on the new task's (augmented)
-    images; n_j: by the model as it is. One more forward pass a step, without gradient. Settings: `lwf_weight` is λ (the paper's
-    λ_o = 1), `lwf_temperature` is T (2, the paper's). Two things differ from the paper, where the gradient of the term does not
-    carry Hinton's T² and old heads are trained along: here a head is not touched after its task.
+    images; n_j: by the model as it is. One more forward pass a step, without gradient. Settings: `method.weight` is λ (the
+    paper's λ_o = 1), `method.temperature` is T (2, the paper's). Two things differ from the paper, where the gradient of the
+    term does not carry Hinton's T² and old heads are trained along: here a head is not touched after its task.
 
     Keeps nothing between tasks; within one, the factors it began with (`learner.start_factors`). No image.
     """
@@ -26,8 +25,6 @@ class LwF(LoRAMethod):
     paper = "Li & Hoiem, Learning without Forgetting, ECCV 2016"
     family = "classic"
     passes = {"with each training pass, from task 2": 1}
-    fixed = NO_SWITCHES
-    switches = ()
 
     @torch.no_grad()
     def begin_step(self, images: Tensor) -> None:
@@ -45,9 +42,9 @@ class LwF(LoRAMethod):
             pair.B.copy_(B)
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        loss, c = super().loss(features, logits, labels), self.learner.config
+        loss, s = super().loss(features, logits, labels), self.settings
         for head in self.learner.heads[:-1]:
-            loss = loss + c.lwf_weight * distillation(head(self.before), head(features.float()), c.lwf_temperature)
+            loss = loss + s.weight * distillation(head(self.before), head(features.float()), s.temperature)
         return loss
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..stream import Task
-from .base import NO_SWITCHES, LearnerProtocol, Sizes
+from .base import LearnerProtocol, Sizes
 from .lora import LoRAMethod
 
 
@@ -19,7 +19,7 @@ def overlap(A: Tensor, old: Tensor) -> Tensor:
 
 class OLoRA(LoRAMethod):
     """`W = W0 + Σ_{i≤t} B_i A_i`, the earlier pairs frozen; the loss is the cross-entropy plus
-    `olora_penalty · Σ_layers Σ_{i<t} Σ_{jk} |A_i A_tᵀ|_{jk}`.
+    `method.penalty · Σ_layers Σ_{i<t} Σ_{jk} |A_i A_tᵀ|_{jk}`.
 
     The paper's equation squares the entries; the authors' code, followed here, takes their absolute values. (It adds an L2 term
     on the new factors too; `weight_decay` is near to it.) The penalty is soft, and B is not constrained.
@@ -31,8 +31,6 @@ class OLoRA(LoRAMethod):
     summary = "O-LoRA: one pair a task, A penalised for overlap with earlier ones"
     paper = "Wang et al., Orthogonal Subspace Learning for Language Model Continual Learning, EMNLP Findings 2023"
     family = "lora"
-    fixed = NO_SWITCHES | {"adapter": "merged"}
-    switches = ()
 
     def __init__(self, learner: LearnerProtocol) -> None:
         super().__init__(learner)
@@ -40,7 +38,7 @@ class OLoRA(LoRAMethod):
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         penalty = sum(overlap(pair.A, self.old[pair.name]) for pair in self.learner.pairs)
-        return super().loss(features, logits, labels) + self.learner.config.olora_penalty * penalty
+        return super().loss(features, logits, labels) + self.settings.penalty * penalty
 
     def end_task(self, task: Task) -> None:
         for pair in self.learner.pairs:
@@ -48,7 +46,7 @@ class OLoRA(LoRAMethod):
 
     @classmethod
     def stored(cls, s: Sizes) -> dict[str, int]:
-        return super().stored(s) | {"every A": 4 * s.tasks * s.config.rank * sum(n for _, _, n in s.matrices)}
+        return super().stored(s) | {"every A": 4 * s.tasks * s.config.backbone.rank * sum(n for _, _, n in s.matrices)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"old": self.old}

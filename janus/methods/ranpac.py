@@ -8,7 +8,7 @@ from .frozen import NearestClassMean
 class RanPAC(NearestClassMean):
     """Ridge regression on random features of the frozen backbone. Nothing is trained.
 
-    The paper also adapts the backbone in task 1 ("phase 1"); this is its row without. Adapted features: `head=ranpac` with
+    The paper also adapts the backbone in task 1 ("phase 1"); this is its row without. Adapted features: `classifier=ranpac` with
     another method. Between tasks: see `janus.classifiers.RanPAC`.
     """
 
@@ -17,4 +17,3 @@ class RanPAC(NearestClassMean):
     paper = "McDonnell et al., RanPAC, NeurIPS 2023"
     family = "prototype"
     inference = "two products, d x M and M x classes, instead of the heads'"
-    fixed = NearestClassMean.fixed | {"head": "ranpac"}

@@ -11,7 +11,7 @@ from ..errors import JanusError
 from ..lora import kaiming_A, set_factors
 from ..reparam import ThroughFactors
 from ..stream import Task
-from .base import NO_SWITCHES, LearnerProtocol, Sizes
+from .base import LearnerProtocol, Sizes
 from .lora import LoRAMethod
 
 START = 0.8  # of every magnitude, in every task
@@ -35,8 +35,6 @@ class SDLoRA(LoRAMethod):
     summary = "SD-LoRA: old directions frozen, all magnitudes trained anew"
     paper = "Wu et al., SD-LoRA: Scalable Decoupled Low-Rank Adaptation for Class Incremental Learning, ICLR 2025"
     family = "lora"
-    fixed = NO_SWITCHES | {"adapter": "merged"}
-    switches = ()
 
     def __init__(self, learner: LearnerProtocol) -> None:
         super().__init__(learner)
@@ -54,7 +52,7 @@ class SDLoRA(LoRAMethod):
                 old, A = {"A_old": pair.A[:0].clone(), "B_old": pair.B[:, :0].clone()}, pair.A
             else:
                 old = self.joined(self.parts[pair.name])
-                A = kaiming_A(learner.config.rank, n, generator, pair.A.device, pair.A.dtype)
+                A = kaiming_A(learner.config.backbone.rank, n, generator, pair.A.device, pair.A.dtype)
             self.parts[pair.name] = old | {"A": nn.Parameter(A.clone()), "B": nn.Parameter(A.new_zeros(len(pair.B), len(A)))}
             set_factors(pair, *self.factors(self.parts[pair.name]))
 
@@ -70,7 +68,7 @@ class SDLoRA(LoRAMethod):
         return torch.cat([part["A_old"], part["A"]]), B * self.magnitudes.repeat_interleave(len(part["A"]))
 
     def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
-        c, pairs = self.learner.config, self.learner.pairs
+        c, pairs = self.learner.config.training, self.learner.pairs
         parts = [self.parts[pair.name] for pair in pairs]
         values = [self.magnitudes, *(part[key] for part in parts for key in TRAINED)]
         return ThroughFactors(values, [p for pair in pairs for p in (pair.A, pair.B)],

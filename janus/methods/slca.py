@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..stream import Task
-from .base import NO_SWITCHES, LearnerProtocol, Sizes
+from .base import LearnerProtocol, Sizes
 from .lora import LoRAMethod
 
 
@@ -22,9 +22,9 @@ class SLCA(LoRAMethod):
     measured when its task ended, and *all* heads are trained on samples of them, together, by
     `CE(z / (τ ‖z‖))`, z = W f + b over all classes seen: only the direction of z counts, so no head grows at the cost of others.
 
-    Settings: `slca_samples` a class and epoch, each epoch fresh; `slca_epochs`; `slca_lr`, of SGD with momentum 0.9 and weight
-    decay 5e-4, cosine to zero; `slca_temperature` is τ. In its code, not in its equations, the paper also lengthens old means;
-    that is left out. Other heads than `linear` do not see the alignment.
+    Settings: `method.samples` a class and epoch, each epoch fresh; `method.epochs`; `method.lr`, of SGD with momentum 0.9 and
+    weight decay 5e-4, cosine to zero; `method.temperature` is τ. In its code, not in its equations, the paper also lengthens old
+    means; that is left out. Other classifiers than `linear` do not see the alignment.
 
     Keeps μ (classes, d) and a Cholesky factor of Σ + 1e-4 I (classes, d, d), float32: at 100 classes 15 MB for d = 192, 236 MB
     for d = 768. No image.
@@ -35,9 +35,6 @@ class SLCA(LoRAMethod):
     paper = "Zhang et al., SLCA, ICCV 2023"
     family = "classic"
     passes = {"after": 1}
-    fixed = NO_SWITCHES
-    switches = ()
-    defaults = {"lr": 1e-4}
 
     def __init__(self, learner: LearnerProtocol) -> None:
         super().__init__(learner)
@@ -53,17 +50,17 @@ class SLCA(LoRAMethod):
 
     def align(self, task: Task) -> None:
         """Train all heads on samples of all classes seen. Every process does the same."""
-        c, (classes, d) = self.learner.config, self.mean.shape
-        optimizer = torch.optim.SGD(self.learner.heads.parameters(), lr=c.slca_lr, momentum=0.9, weight_decay=5e-4)
+        c, (classes, d) = self.settings, self.mean.shape
+        optimizer = torch.optim.SGD(self.learner.heads.parameters(), lr=c.lr, momentum=0.9, weight_decay=5e-4)
         generator = self.learner.generator("slca", task.index)
-        labels = torch.arange(classes, device=self.mean.device).repeat_interleave(c.slca_samples)
-        for epoch in range(c.slca_epochs):
-            optimizer.param_groups[0]["lr"] = c.slca_lr * 0.5 * (1 + math.cos(math.pi * epoch / c.slca_epochs))
-            noise = torch.randn(classes, c.slca_samples, d, generator=generator).to(self.mean)
+        labels = torch.arange(classes, device=self.mean.device).repeat_interleave(c.samples)
+        for epoch in range(c.epochs):
+            optimizer.param_groups[0]["lr"] = c.lr * 0.5 * (1 + math.cos(math.pi * epoch / c.epochs))
+            noise = torch.randn(classes, c.samples, d, generator=generator).to(self.mean)
             samples = (self.mean[:, None] + noise @ self.root.mT).flatten(0, 1)  # (classes · samples, d): μ + L ε
-            for index in torch.randperm(len(labels), generator=generator).split(c.slca_samples):
+            for index in torch.randperm(len(labels), generator=generator).split(c.samples):
                 optimizer.zero_grad()
-                aligned(self.learner.heads, samples[index], labels[index], c.slca_temperature).backward()
+                aligned(self.learner.heads, samples[index], labels[index], c.temperature).backward()
                 optimizer.step()
 
     @classmethod

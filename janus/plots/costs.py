@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from statistics import fmean, stdev
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..compare import Rows
-from ..timing import total
+from ..compare import by_variant
 from .figure import COLOURS, MARKERS, WIDE, Figure
 from .runs import end_labels, style
 
 
-def accuracy_over_cost(rows: Rows) -> Figure:
+def accuracy_over_cost(runs: pd.DataFrame) -> Figure:
     """ACC beside the seconds of a run by part, the cheapest row first: means over seeds, ACC with its standard deviation.
 
     The hooks of OE run inside the training step, so up to a second of them is drawn twice.
     """
-    order = sorted(rows, key=lambda row: -fmean(total(r.seconds) for r in rows[row]))
+    rows = by_variant(runs)
+    order = sorted(rows, key=lambda row: -rows[row]["seconds"].mean())
     figure = make_subplots(1, 2, column_widths=[0.38, 0.62], horizontal_spacing=0.03, shared_yaxes=True)
     for row in order:
         colour, marker, _ = style(row)
-        accs = [r.acc for r in rows[row]]
+        accs = rows[row]["acc"]
         figure.add_trace(go.Scatter(
-            x=[fmean(accs)], y=[row], mode="markers", name=row, showlegend=False,
+            x=[accs.mean()], y=[row], mode="markers", name=row, showlegend=False,
             marker={"color": colour, "symbol": marker, "size": 12},
-            error_x={"array": [stdev(accs) if len(accs) > 1 else 0.0], "color": colour, "thickness": 1.5, "width": 0},
+            error_x={"array": [accs.std() if len(accs) > 1 else 0.0], "color": colour, "thickness": 1.5, "width": 0},
             hovertemplate=f"{row}: %{{x:.1f}} %<extra></extra>"), 1, 1)
-    bars = {"training": lambda r: r.seconds["train"] - r.seconds["gr"], "GR": lambda r: r.seconds["gr"],
-            "OE, or a pass of its own": lambda r: r.seconds["oe"], "evaluation": lambda r: r.seconds["eval"]}
-    for (name, value), colour, pattern in zip(bars.items(), (COLOURS[1], COLOURS[0], COLOURS[3], "#C8C8C8"), ("", "/", "x", ".")):
+    bars = {"training": "train", "GR": "seconds.gr", "OE, or a pass of its own": "seconds.oe",
+            "evaluation": "seconds.eval"}
+    seconds = runs.assign(train=runs["seconds.train"] - runs["seconds.gr"])
+    parts = seconds.groupby("variant")[[*bars.values()]].mean().loc[order]
+    drawn = zip(bars.items(), (COLOURS[1], COLOURS[0], COLOURS[3], "#C8C8C8"), ("", "/", "x", "."))
+    for (name, key), colour, pattern in drawn:
         figure.add_trace(go.Bar(
-            x=[fmean(map(value, rows[row])) for row in order], y=order, orientation="h", name=name, marker={
+            x=parts[key].tolist(), y=order, orientation="h", name=name, marker={
                 "color": colour, "pattern": {"shape": pattern, "size": 6}, "line": {"width": 0}},
             hovertemplate=f"%{{y}}, {name}: %{{x:.1f}} s<extra></extra>"), 1, 2)
     figure.update_yaxes(automargin=True, showgrid=False, categoryorder="array", categoryarray=order)
@@ -43,8 +46,8 @@ def accuracy_over_cost(rows: Rows) -> Figure:
     figure.update_layout(title="Does accuracy cost time?", barmode="stack", bargap=0.3, height=190 + 32 * len(order), width=WIDE,
                          margin={"t": 105}, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right",
                                                     "traceorder": "normal"})
-    told = ", ".join(f"{row} {fmean(r.acc for r in rows[row]):.1f} % in {fmean(total(r.seconds) for r in rows[row]):.0f} s"
-                     for row in order[::-1])
+    means = {row: rows[row][["acc", "seconds"]].mean() for row in order[::-1]}
+    told = ", ".join(f"{row} {mean['acc']:.1f} % in {mean['seconds']:.0f} s" for row, mean in means.items())
     return Figure(figure, f"ACC beside the seconds of a run, by row: {told}.")
 
 
@@ -78,7 +81,7 @@ def step_cost(cost: Mapping[str, Any]) -> Figure:
 def over_tasks(record: Mapping[str, Any]) -> Figure:
     """Does a long stream get slower or larger? Median time of a step and resident memory after each task, a line a method.
 
-    record: `benchmarks/results/many_tasks.json`'s: `methods` → a row a task with `ms` and `resident` (bytes).
+    record: `many_tasks.json`'s: `methods` → a row a task with `ms` and `resident` (bytes).
     """
     titles, told = ["milliseconds of a training step", "resident memory (MB)"], []
     figure = make_subplots(1, 2, horizontal_spacing=0.16, subplot_titles=titles)

@@ -5,25 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..compare import FLOOR, Rows, curve
-from ..result import Result
-from ..tables import rate
+from .. import tables
+from ..compare import FLOOR, by_variant, curve
 from .figure import WIDE, Figure
 from .runs import end_labels, style, task_step
 
 Curves = Mapping[int, Sequence[float]]  # seed → a number after each task
 
 
-def trajectories(rows: Rows, floor: str = FLOOR) -> Figure:
+def trajectories(runs: pd.DataFrame, floor: str = FLOOR) -> Figure:
     """Accuracy over the seen classes after each task, by row, and below it how far each row is above the floor.
 
     Thick: the mean over seeds; thin: each seed. Below, a seed is compared with the same seed of the floor.
     """
-    shown = _by_seed({row: [r for r in found if len(r.accuracy) > 1] for row, found in rows.items()}, curve)
+    shown = _by_seed(runs[runs["accuracy"].str.len() > 1], curve)
     gains = _above(shown, floor)
     figure = make_subplots(2, 1, row_heights=[0.42, 0.58], vertical_spacing=0.06, shared_xaxes=True)
     for place, panel in ((1, shown), (2, gains)):
@@ -47,18 +48,19 @@ def trajectories(rows: Rows, floor: str = FLOOR) -> Figure:
     return Figure(figure, f"Accuracy over seen classes after each task, by row. After the last task: {told} per cent.")
 
 
-def capacity(rows: Rows, floor: str = FLOOR) -> Figure:
+def capacity(runs: pd.DataFrame, floor: str = FLOOR) -> Figure:
     """What streams of more and more tasks protect, and what that is worth: the rank of V after each task (mean over layer inputs)
     and below it how far each row is above the floor. A column for each number of tasks; thick: the mean over seeds.
     """
-    lengths = sorted({len(r.accuracy) for found in rows.values() for r in found})
+    counts = runs["accuracy"].str.len()
+    lengths = sorted(counts.unique())
     figure = make_subplots(2, len(lengths), vertical_spacing=0.07, horizontal_spacing=0.03, shared_xaxes="columns",
                            shared_yaxes="rows", subplot_titles=[f"{length} tasks" for length in lengths])
     ranks, gains = {}, {}
     for length in lengths:
-        some = {row: [r for r in found if len(r.accuracy) == length] for row, found in rows.items()}
-        ranks[length] = _by_seed(some, lambda r: [fmean(task.values()) for task in r.basis_rank])
-        gains[length] = _above(_by_seed(some, curve), floor)
+        same = runs[counts == length]
+        ranks[length] = _by_seed(same, _mean_ranks)
+        gains[length] = _above(_by_seed(same, curve), floor)
         for panel in (ranks, gains):
             panel[length].pop(floor, None)
     for place, panel in enumerate((ranks, gains), 1):
@@ -87,9 +89,14 @@ def capacity(rows: Rows, floor: str = FLOOR) -> Figure:
     return Figure(figure, f"Rank of V and accuracy over seen classes minus {floor}'s, after each task. At the end of {told}.")
 
 
-def _by_seed(rows: Rows, of: Callable[[Result], list[float]]) -> dict[str, Curves]:
-    """Row → seed → a number after each task; rows without runs are left out."""
-    return {row: {r.config["seed"]: of(r) for r in found} for row, found in rows.items() if found}
+def _by_seed(runs: pd.DataFrame, of: Callable[[Mapping[str, Any]], list[float]]) -> dict[str, Curves]:
+    """Row → seed → a number after each task."""
+    return {row: {run["training.seed"]: of(run) for _, run in found.iterrows()}
+            for row, found in by_variant(runs).items()}
+
+
+def _mean_ranks(run: Mapping[str, Any]) -> list[float]:
+    return [fmean(task.values()) for task in run["layers"]["basis_rank"]]
 
 
 def _above(rows: Mapping[str, Curves], floor: str) -> dict[str, Curves]:
@@ -118,31 +125,29 @@ def _with_seeds(figure: go.Figure, row: str, curves: Curves, place: int, column:
         hovertemplate=f"{row}, task %{{x}}: %{{y:.1f}}<extra></extra>"), place, column)
 
 
-def rates(tune: Rows, floor: str = FLOOR) -> Figure:
+def rates(tune: pd.DataFrame, floor: str = FLOOR) -> Figure:
     """Validation accuracy over the factors' learning rate, a curve a row; the floor, which has none, as a line."""
     figure, ends = go.Figure(), []
-    lrs = sorted({r.config["lr"] for row, found in tune.items() if row != floor for r in found})
-    for row, found in tune.items():
-        if row == floor:
-            continue
+    tune = tune.assign(rate=tables.rates(tune)).reset_index(drop=True)
+    lrs = sorted(tune.loc[tune["variant"] != floor, "rate"].unique())
+    for row, found in by_variant(tune[tune["variant"] != floor]).items():
+        found = found.sort_values(["rate", "acc"])
         colour, marker, dash = style(row)
-        points = sorted((r.config["lr"], r.acc) for r in found)
         figure.add_trace(go.Scatter(
-            x=[p[0] for p in points], y=[p[1] for p in points], mode="lines+markers", name=row, showlegend=False,
+            x=found["rate"].tolist(), y=found["acc"].tolist(), mode="lines+markers", name=row, showlegend=False,
             line={"color": colour, "dash": dash}, marker={"symbol": marker, "color": colour},
             hovertemplate=f"{row}, lr %{{x:g}}: %{{y:.1f}} %<extra></extra>"))
-        ends.append((points[-1][1], row, colour))
-    if floor in tune:
-        best = max(r.acc for r in tune[floor])
+        ends.append((found["acc"].iloc[-1], row, colour))
+    peaks = tune.loc[tune.groupby("variant", sort=False)["acc"].idxmax()].set_index("variant")
+    if floor in peaks.index:
+        best = peaks["acc"][floor]
         figure.add_hline(best, line={"color": "black", "dash": "dot"})
         ends.append((best, floor, style(floor)[0]))
-    values = [r.acc for found in tune.values() for r in found]
     right = math.log10(lrs[-1]) + 0.06
-    end_labels(figure, ends, right, 0.055 * (max(values) - min(values)))
+    end_labels(figure, ends, right, 0.055 * (tune["acc"].max() - tune["acc"].min()))
     figure.update_xaxes(title="learning rate of the factors (log)", type="log", tickvals=lrs, ticktext=[f"{lr:g}" for lr in lrs],
                         range=[math.log10(lrs[0]) - 0.08, right])
     figure.update_yaxes(title="ACC on validation (%)")
     figure.update_layout(title="How much learning rate does each row bear?", height=580, width=WIDE, margin={"r": 150})
-    peaks = {row: max(found, key=lambda r: r.acc) for row, found in tune.items()}
-    told = ", ".join(f"{row} {peak.acc:.1f} at {rate(row, peak):g}" for row, peak in peaks.items())
+    told = ", ".join(f"{row} {acc:.1f} at {rate:g}" for row, acc, rate in peaks[["acc", "rate"]].itertuples())
     return Figure(figure, f"Validation accuracy over the learning rate, by row. Best: {told}.")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..ablation import PAPER, PAPER_ROWS
-from ..compare import FLOOR, Rows, interval, paired, spread, values
+from ..compare import FLOOR, interval, paired, spread, values
 from .figure import COLOURS, MARKERS, WIDE, Figure
 from .runs import apart
 
@@ -25,12 +26,12 @@ def _group(row: str) -> str:
             else "other methods")
 
 
-def ablation(runs: Rows, key: str = "acc", label: str = "ACC (%)") -> Figure:
+def ablation(runs: pd.DataFrame, key: str = "acc", label: str = "ACC (%)") -> Figure:
     """Every row: its seeds as open points, their mean as a filled one, ± one standard deviation; `frozen` as a line."""
-    rows = list(runs)
+    rows = list(runs["variant"].unique())
     figure = go.Figure()
     for i, row in enumerate(rows):
-        found = values(runs[row], key)
+        found = values(runs, row, key)
         if not found:
             continue
         colour, marker = GROUPS[_group(row)]
@@ -41,8 +42,8 @@ def ablation(runs: Rows, key: str = "acc", label: str = "ACC (%)") -> Figure:
                                     hovertemplate=f"{row}, mean of {len(found)}: %{{x:.2f}}<extra></extra>"))
         figure.add_annotation(text=f"{spread(found)}  (n = {len(found)})", x=1.01, xref="paper", y=i, xanchor="left",
                               showarrow=False, font={"color": colour})
-    if FLOOR in runs:
-        floor = fmean(values(runs[FLOOR], key))
+    if FLOOR in rows:
+        floor = fmean(values(runs, FLOOR, key))
         figure.add_vline(x=floor, line={"color": "black", "dash": "dash", "width": 1.5})
         figure.add_annotation(text=f"{FLOOR} {floor:.1f}", x=floor, y=-1.0, showarrow=False, xanchor="left", xshift=5)
     words = "   ".join(f"<span style='color:{colour}'>{shape} {name}</span>"
@@ -51,7 +52,7 @@ def ablation(runs: Rows, key: str = "acc", label: str = "ACC (%)") -> Figure:
     figure.update_xaxes(title=f"{label} on Icons-R, test; small: each seed, large: mean ± standard deviation")
     figure.update_layout(title=f"How far above the floor do the rows stand?<br><span style='font-size:16px'>{words}</span>",
                          height=170 + 36 * len(rows), width=WIDE, margin={"l": 140, "r": 190, "t": 90})
-    said = "; ".join(f"{row} {spread(values(runs[row], key))}" for row in rows if values(runs[row], key))
+    said = "; ".join(f"{row} {spread(values(runs, row, key))}" for row in rows if values(runs, row, key))
     return Figure(figure, f"Dot plot of {label} over the ablation's rows, each seed a point: {said}.")
 
 
@@ -62,9 +63,9 @@ def _seeds(found: Sequence[float], y: float, colour: str, marker: str, row: str)
                       hovertemplate=f"{row}: %{{x:.2f}}<extra></extra>")
 
 
-def differences(runs: Rows, pairs: Sequence[tuple[str, str]], key: str = "acc", label: str = "ACC") -> Figure:
+def differences(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], key: str = "acc", label: str = "ACC") -> Figure:
     """Paired over seeds, second minus first: each seed, the mean, and its 95 % interval; the line is no difference."""
-    shown = [(pair, list(paired(runs, *pair, key).values())) for pair in pairs]
+    shown = [(pair, paired(runs, *pair, key).tolist()) for pair in pairs]
     shown = [(pair, found) for pair, found in shown if found]
     figure = go.Figure()
     clear = []
@@ -92,15 +93,15 @@ def differences(runs: Rows, pairs: Sequence[tuple[str, str]], key: str = "acc", 
                           f"Clear of zero: {', '.join(clear) or 'none'}.")
 
 
-def stability_plasticity(runs: Rows) -> Figure:
+def stability_plasticity(runs: pd.DataFrame) -> Figure:
     """What a row learns more than `frozen`, and what it forgets more, in the same seeds: one point a row, ± one standard deviation.
 
     On a grey line ACC (tasks weighing the same) is the same: learning + BWT·(T − 1)/T. Above the black one a row beats the floor.
     """
-    rows = [row for row in runs if row != FLOOR and paired(runs, FLOOR, row, "bwt")]
-    tasks = len(runs[FLOOR][0].accuracy)
+    rows = [row for row in runs["variant"].unique() if row != FLOOR and len(paired(runs, FLOOR, row, "bwt"))]
+    tasks = len(runs[runs["variant"] == FLOOR].iloc[0]["accuracy"])
     slope = -tasks / (tasks - 1)  # d(bwt) / d(learning) along equal ACC
-    spots = {row: [list(paired(runs, FLOOR, row, key).values()) for key in ("learning_acc", "bwt")] for row in rows}
+    spots = {row: [paired(runs, FLOOR, row, key).tolist() for key in ("learning_acc", "bwt")] for row in rows}
     means = {row: (fmean(x), fmean(y)) for row, (x, y) in spots.items()} | {FLOOR: (0.0, 0.0)}
     xs, ys = [[m[axis] for m in means.values()] for axis in (0, 1)]
     x_low, x_high, y_low, y_high = min(xs) - 1.3, max(xs) + 2.0, min(ys) - 1.5, max(ys) + 1.2
@@ -151,11 +152,12 @@ def _labels(means: Mapping[str, tuple[float, float]], size: tuple[float, float])
     return out
 
 
-def paper_beside_ours(runs: Rows, metric: str = "acc") -> Figure:
+def paper_beside_ours(runs: pd.DataFrame, metric: str = "acc") -> Figure:
     """The rows that the paper has too, in the paper's order: its value on the left, ours on the right, each on its own scale."""
     column = ("acc", "maa", "bwt").index(metric)
-    rows = sorted((row for row in PAPER if row in runs), key=lambda row: PAPER[row][column])
-    theirs, ours = [PAPER[row][column] for row in rows], [values(runs[row], metric) for row in rows]
+    known = set(runs["variant"])
+    rows = sorted((row for row in PAPER if row in known), key=lambda row: PAPER[row][column])
+    theirs, ours = [PAPER[row][column] for row in rows], [values(runs, row, metric) for row in rows]
     places, path = list(range(len(rows))), {"color": "#BBBBBB", "width": 1.5}
     figure = make_subplots(1, 2, horizontal_spacing=0.06, shared_yaxes=True,
                            subplot_titles=["<b>the paper's, ImageNet-R</b>", "<b>ours, Icons-R</b>"])
@@ -174,8 +176,8 @@ def paper_beside_ours(runs: Rows, metric: str = "acc") -> Figure:
                                     hovertemplate=f"{row}, mean of {len(found)}: %{{x:.2f}}<extra></extra>"), 1, 2)
         figure.add_annotation(text=f"{spread(found)}  (n = {len(found)})", x=1.01, xref="paper", y=i, xanchor="left",
                               showarrow=False, font={"color": colour})
-    if FLOOR in runs:
-        floor = fmean(values(runs[FLOOR], metric))
+    if FLOOR in known:
+        floor = fmean(values(runs, FLOOR, metric))
         figure.add_vline(x=floor, line={"color": "black", "dash": "dash", "width": 1.5}, row=1, col=2)
         figure.add_annotation(text=FLOOR, x=floor, y=len(rows) - 0.45, showarrow=False, xanchor="left", xshift=5, row=1, col=2)
     width, name = max(theirs) - min(theirs), f"{metric.upper()} ({'points' if metric == 'bwt' else '%'})"
