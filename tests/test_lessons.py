@@ -68,6 +68,6 @@ def test_a_finished_run_is_read_not_trained_again(tmp_path: Path, monkeypatch: p
     lesson = lessons.Lesson(True, tmp_path)
     first = lesson.run("frozen")
     monkeypatch.setattr(train, "Run", None)  # nothing can be trained any more
-    assert lesson.run("frozen").acc == first.acc and len(first.accuracy) == lessons.TINY["tasks"]
+    assert lesson.run("frozen").acc == first.acc and len(first.accuracy) == lessons.TINY["data.tasks"]
     with pytest.raises(TypeError):
         lesson.run("frozen", seed=1)
