@@ -4,6 +4,7 @@
 # make test-browser  the lessons in a real browser: JupyterLab and exported pages (needs Chromium); pictures in runs/browser
 # make test-colab    the lessons' setup cell in a bare environment, as Colab runs it (installs torch anew: minutes)
 # make lessons       execute the lessons in full mode and keep their outputs (needs Chrome or Chromium for the PNGs)
+# make test-lowest   the fast tests with Python 3.10 and each dependency at its lower bound, in .venv-lowest (installs torch anew)
 # make lint          ruff alone
 # make same-numbers  BASE=COMMIT: toy runs of every method, by that commit and by this tree, bit for bit the same? (minutes)
 # make clean         the environment, caches and demo runs
@@ -16,8 +17,9 @@ BIN := .venv/bin
 LAB ?=
 LESSONS ?=
 JOBS ?= 2
+LOWEST_PYTHON ?= python3.10
 
-.PHONY: lab demo test test-browser test-colab lessons lint same-numbers clean
+.PHONY: lab demo test test-lowest test-browser test-colab lessons lint same-numbers clean
 
 lab: .venv/.notebooks
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB) notebooks/00_start_here.ipynb
@@ -29,6 +31,9 @@ test: .venv/.dev
 	$(BIN)/ruff check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 	OMP_NUM_THREADS=2 $(BIN)/python tests/run_notebooks.py
+
+test-lowest: .venv-lowest/.dev
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow and not browser and not colab'
 
 test-browser: .venv/.browser
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m browser tests/browser
@@ -48,7 +53,7 @@ same-numbers: .venv/.dev
 	$(BIN)/python tests/compare_commits.py $(BASE)
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist runs/demo runs/browser
+	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache .hypothesis build dist runs/demo runs/browser
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.plots .venv/.notebooks .venv/.dev .venv/.browser: pyproject.toml | .venv/bin/python
@@ -61,3 +66,10 @@ clean:
 
 .venv/bin/python:
 	@$(PYTHON) -m venv .venv
+
+.venv-lowest/.dev: pyproject.toml tests/lowest.py
+	@echo "setting up .venv-lowest (some minutes: torch is large)"
+	@$(LOWEST_PYTHON) -m venv .venv-lowest
+	@.venv-lowest/bin/python tests/lowest.py > .venv-lowest/lowest.txt
+	@.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/lowest.txt --editable '.[dev]'
+	@touch $@

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def demo(runs: Path, figures: Path, jobs: int, common: dict[str, Any]) -> None:
     """Train what is missing, print the table, write the figure."""
-    configs = {row: layered({"runtime.threads": 1}, settings(row), common) for row in SHOWN}
+    configs = {row: layered({"runtime.threads": 1, "training.amp": "auto"}, settings(row), common) for row in SHOWN}
     folders = {row: runs / f"{slug(row)}-{config_hash(config)[:6]}" for row, config in configs.items()}
     began = time.monotonic()
     todo = [row for row in sorted(SHOWN, key=lambda r: r not in SLOW) if not (folders[row] / RESULT).exists()]
@@ -133,7 +133,8 @@ def table(results: dict[str, Result]) -> str:
         "restart; frozen: heads only; joint: all classes at once. Icons-R is not ImageNet-R, nor its backbone a ViT-B/16:",
         "compare orders, not numbers. ACC, MAA, BWT in per cent; violation: the share of a task's weight change that acts",
         "on past inputs, mean over layers and tasks.",
-        f"One seed, {some.hardware['cpu']}, {some.hardware['threads']} thread a run, torch {some.versions['torch']}.",
+        f"One seed, {some.hardware['cpu']}, {some.hardware['threads']} thread a run, torch {some.versions['torch']}, "
+        f"{'float32' if (amp := some.config['training']['amp']) == 'off' else amp}.",
         "More seeds, as far as they were run: README.md and benchmarks/results/.",
     ]
     return "\n".join(lines)

@@ -8,6 +8,8 @@ import pytest
 
 from janus import demo
 from janus.ablation import PAPER
+from janus.device import pick_device, resolve
+from janus.result import Result
 
 
 def test_demo(image_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +27,9 @@ def test_demo(image_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[s
             assert rows[row].split()[5:] == [f"{v:.2f}" for v in PAPER[row]]
     assert float(rows["exact"].split()[4]) < 1e-5 < float(rows["LoRA"].split()[4])
     assert "Icons-R is not ImageNet-R" in first and "One seed" in first and "benchmarks/results/" in first
+    amp = resolve("auto", pick_device("auto"))
+    assert {Result.load(folder).config["training"]["amp"] for folder in (tmp_path / "runs").iterdir()} == {amp}
+    assert f", {'float32' if amp == 'off' else amp}.\n" in first
     for ending in (".html", ".json"):  # and .png where there is a Chrome
         assert (tmp_path / "figures" / f"violation{ending}").stat().st_size > 1000
 

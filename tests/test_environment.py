@@ -1,10 +1,12 @@
-"""What the files that install janus promise: the conda environment's packages."""
+"""What the files that install janus promise: the conda environment's packages, and the lowest versions that are tested."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import lowest
+import pytest
 import yaml
 
 try:
@@ -35,3 +37,10 @@ def test_the_conda_environment_has_what_notebooks_and_their_tests_need():
     (pip,) = [entry["pip"] for entry in environment if isinstance(entry, dict)]
     names = named(pip) | {entry.partition(">")[0] for entry in environment if isinstance(entry, str)}
     assert names >= {"torch", "timm", "jupyterlab", "ipywidgets", "plotly", "scikit-learn", "nbval", "papermill", "python", "pip"}
+
+
+def test_every_dependency_has_a_lowest_version_that_is_tested():
+    pins = dict(pin.split("==") for pin in lowest.lowest(PROJECT["dependencies"]))
+    assert pins["torch"] and pins["timm"] and len(pins) == len(PROJECT["dependencies"])
+    with pytest.raises(ValueError, match="lower bound"):
+        lowest.lowest(["torch<3"])

@@ -108,3 +108,14 @@ def test_a_run_keeps_what_auto_meant_when_it_began(settings, tmp_path: Path, mon
         with pytest.raises(UsageError, match=r"another run \(it differs in training.amp\)"):
             janus.run(out, amp="fp16", **settings)
     assert janus.run(amp="bf16", **settings).drift != janus.run(amp="off", **settings).drift
+
+
+def test_what_is_measured_of_the_two_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import amp
+
+    near = amp.compared([50.0, 52.0, 54.0], [51.0, 52.0, 56.0])
+    assert near == {"off": 52.0, "bf16": 53.0, "seeds_sd": 2.0, "difference": 1.0, "differences": [1.0, 0.0, 2.0], "within": True}
+    assert not amp.compared([50.0, 52.0, 54.0], [53.0, 55.0, 57.0])["within"]
+    assert amp.compared([1e-8, 1e-8, 1.1e-8], [3e-8, 3e-8, 3e-8])["within"]  # both are rounding
+    assert not amp.compared([1e-8, 1e-8, 1.1e-8], [3e-3, 3e-3, 3e-3])["within"]
