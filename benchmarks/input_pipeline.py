@@ -23,9 +23,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms as vision
 from torchvision.datasets import ImageFolder
@@ -33,31 +31,12 @@ from torchvision.datasets import ImageFolder
 from janus import datasets
 from janus.backbones import PreprocessConfig
 from janus.checkpoint import write_json
+from janus.doctor.photographs import CLASSES, HEIGHT, WIDTH, write_photographs
 from janus.prefetch import Prefetcher
 from janus.result import hardware, versions
 from janus.transforms import train_transform
 
-SIZE, WIDTH, HEIGHT, CLASSES = 224, 500, 375, 10
-
-
-def photograph(rng: np.random.Generator) -> Image.Image:
-    """A gradient between two colours under noise at four scales."""
-    across = np.linspace(0, 1, WIDTH)[None, :, None] * rng.uniform() + np.linspace(0, 1, HEIGHT)[:, None, None] * rng.uniform()
-    picture = rng.uniform(60, 200, 3) + across * rng.uniform(-80, 80, 3)  # (H, W, 3)
-    for cells, strength in ((4, 40), (16, 25), (64, 15), (256, 8)):
-        small = Image.fromarray(rng.integers(0, 256, (cells * 3 // 4, cells, 3), dtype=np.uint8))
-        picture += (np.asarray(small.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.float64) / 127.5 - 1) * strength
-    return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
-
-
-def write_photographs(root: Path, count: int) -> int:
-    """`root/train/<class>/<n>.jpg`, and one image a class to test; returns the bytes of all training images."""
-    rng = np.random.default_rng(0)
-    for i in range(count + CLASSES):
-        file = root / ("train" if i < count else "test") / f"class{i % CLASSES}" / f"{i:05}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        photograph(rng).save(file, quality=90)
-    return sum(f.stat().st_size for f in (root / "train").rglob("*.jpg"))
+SIZE = 224
 
 
 def plain(root: Path, batch: int, preprocess: PreprocessConfig) -> Callable[[], int]:

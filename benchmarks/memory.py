@@ -10,53 +10,24 @@ of a card keep; not a measurement on a card.
 from __future__ import annotations
 
 import argparse
-import gc
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from step_cost import VARIANTS, Variant, example
-from torch import Tensor
 
 from janus.checkpoint import write_json
+from janus.doctor.cost import LORA, PEFT, Case, counted
 from janus.result import hardware, versions
 
-COUNTED = ("peft LoRA on qkv", "janus LoRA on k, v", "exact + OE + DML", "tangent + OE + DML")
-
-
-def alive() -> dict[int, int]:
-    """Address → bytes of every storage that a tensor holds now."""
-    gc.collect()
-    stores = (t.untyped_storage() for t in gc.get_objects() if isinstance(t, Tensor))
-    return {store.data_ptr(): store.nbytes() for store in stores}
-
-
-def saved(variant: Variant, x: Tensor, y: Tensor, amp: bool) -> int:
-    """Bytes that autograd keeps of one forward pass and that were not there before it."""
-    before, kept = alive(), {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        store = tensor.untyped_storage()
-        if store.data_ptr() not in before:
-            kept[store.data_ptr()] = store.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16, enabled=amp):
-        loss = variant.loss(x, y)  # alive until all is counted
-    del loss
-    return sum(kept.values())
+COUNTED = (PEFT, LORA, "exact + OE + DML", "tangent + OE + DML")
 
 
 def count(model: str, name: str, rank: int, directions: int) -> dict[str, dict[str, float]]:
-    """Precision → megabytes that do not depend on the batch, and megabytes an image: from passes of one and of two images."""
-    empty = set(alive())
-    variant = VARIANTS[name](model, rank, directions)
-    one, two = example(model, 1), example(model, 2)
-    variant.step(*one)  # the optimisers' state is there from now on
-    lasting = sum(size for place, size in alive().items() if place not in empty)
-    found = {}
-    for precision, amp in (("float32", False), ("half precision", True)):
-        a, b = saved(variant, *one, amp), saved(variant, *two, amp)
-        found[precision] = {"fixed": (lasting + 2 * a - b) / 1e6, "image": (b - a) / 1e6}
+    """Precision → megabytes that do not depend on the batch, and megabytes an image: from steps of one and of two images."""
+    case, found = Case(model, 1, rank, directions, torch.get_num_threads()), {}
+    for precision, half in (("float32", None), ("half precision", torch.bfloat16)):
+        one, two = (counted(replace(case, batch=batch, half=half), name)[0] for batch in (1, 2))
+        found[precision] = {"fixed": 2 * one - two, "image": two - one}
     return found
 
 

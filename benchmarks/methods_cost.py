@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from turns import against, in_turns
 
 from janus.ablation import FIELD, KNOWN, PROTOCOL
 from janus.checkpoint import write_json
@@ -25,6 +24,7 @@ from janus.config import Config
 from janus.configure import layered
 from janus.result import hardware, versions
 from janus.stream import Task
+from janus.timing import interleaved, ratios
 from janus.train import Run
 
 BASE = "LoRA"
@@ -73,8 +73,8 @@ def main() -> None:
     for row in dict.fromkeys((BASE, *args.rows)):
         print(f"{row}: nine tasks", flush=True)
         started[row] = learned(row, args.per_class, args.threads)
-    seconds = in_turns({row: partial(once, *before) for row, before in started.items()}, args.rounds, warm_up=1)
-    rows = against(seconds, BASE)
+    seconds = interleaved({row: partial(once, *before) for row, before in started.items()}, args.rounds, warm_up=1)
+    rows = ratios(seconds, BASE)
     for row, found in rows.items():
         found["seconds"] = statistics.median(seconds[row])
         print(f"{row:22s} {found['ratio']:.2f} ({found['low']:.2f} … {found['high']:.2f})  {found['seconds']:.2f} s")

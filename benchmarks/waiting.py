@@ -18,28 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from input_pipeline import write_photographs
 
-import janus
 from janus import datasets
 from janus.ablation import KNOWN
 from janus.checkpoint import write_json
 from janus.device import pick_device
+from janus.doctor.photographs import waiting, write_photographs
 from janus.errors import JanusError
 from janus.result import hardware, versions
 
 ROWS = ("LoRA", "exact+DML", "OE+GR+DML")
-TASKS = 2
 
 
 def measure(folder: Path, images: int, rows: list[str], **settings: Any) -> dict[str, dict[str, float]]:
     """Row → images a second of the training loop, and the share of its time in which it waited, in per cent."""
-    settings |= {"dataset": str(folder), "data": {"cache": "disk"}, "tasks": TASKS, "augment": "photo"}
     found = {}
     for row in rows:
-        seconds = janus.run(**KNOWN[row] | settings).seconds
-        found[row] = {"images_per_second": settings["epochs"] * images / seconds["train"],
-                      "waiting_percent": 100 * seconds["data"] / seconds["train"]}
+        found[row] = waiting(folder, images, **KNOWN[row] | settings)
         print(f"{row:12s} {found[row]['images_per_second']:7.1f} images/s, waits {found[row]['waiting_percent']:.2f} % of the time",
               flush=True)
     return found

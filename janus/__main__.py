@@ -146,7 +146,20 @@ def models(args: argparse.Namespace) -> None:
     _list(backbones.models(), args.pattern)
 
 
-COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
+def doctor(args: argparse.Namespace) -> int:
+    from . import checkpoint
+    from .doctor import examine
+
+    if args.out is not None and not args.out.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {args.out.absolute().parent}: make it, or choose another --out")
+    found = examine(args.device, args.quick, lambda line: print(line, file=sys.stderr, flush=True))
+    if args.out is not None:
+        checkpoint.write_json(args.out, found.to_dict())
+    print(found.table())
+    return 1 if found.failed else 0
+
+
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str]] = {
     "run": (run, "train and evaluate a method on a stream; the same command again goes on where it stopped"),
     "bench": (bench, "run all that a grid file describes; the same command again goes on where it stopped"),
     "extend": (extend, "teach new classes to a finished run, which itself stays as it is"),
@@ -155,6 +168,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
     "datasets": (datasets, "list the data sets"),
     "methods": (methods, "list the methods and what each keeps and trains, or describe one"),
     "models": (models, "list the backbones"),
+    "doctor": (doctor, "whether this machine computes what it should, and how fast; what to run first on a new one"),
 }
 
 
@@ -198,7 +212,8 @@ def build_parser() -> Parser:
     parts["extend"].add_argument("--data", metavar="DATA", required=True, help="the new classes: an image folder or a data set")
     parts["extend"].add_argument("--out", metavar="DIR", help="folder for the result (DIR-extended)")
     for name in ("run", "extend"):
-        parts[name].add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="settings")
+        parts[name].add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
+                                 help="settings, by full path (method.margin=2) or by the last part where that is unique")
         parts[name].add_argument("--quiet", action="store_true", help="no progress")
     parts["predict"].add_argument("folder", metavar="DIR", help="folder of a finished run")
     parts["predict"].add_argument("images", metavar="IMAGE", nargs="+", help="image files")
@@ -212,6 +227,9 @@ def build_parser() -> Parser:
                                  help="no report: add the runs in these folders to tables")
     parts["report"].add_argument("--into", metavar="DIR",
                                  help="with --collect: the tables' folder (benchmarks/results of this checkout)")
+    parts["doctor"].add_argument("--device", metavar="NAME", default="auto", help="cpu, cuda, mps or auto (auto)")
+    parts["doctor"].add_argument("--quick", action="store_true", help="less of it: 45 s on two CPU cores")
+    parts["doctor"].add_argument("--out", metavar="FILE", type=Path, help="write the checks as JSON, too")
     parts["methods"].add_argument("name", metavar="NAME", nargs="?", help="describe this one (without: a table of all)")
     parts["methods"].add_argument("--model", metavar="NAME", default="icons-vit", help="backbone, by its shapes alone (icons-vit)")
     for flag, value, what in (("--tasks", 10, "tasks"), ("--classes", 100, "all classes"), ("--rank", 8, "of the factors")):
@@ -227,7 +245,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 if the work failed, 2 if the request was wrong, 130 after Ctrl-C. Errors are one line on stderr.
+        0; 1 if the work, or a check of the doctor, failed, 2 if the request was wrong, 130 after Ctrl-C. Errors are one line
+        on stderr.
     """
     argv = sys.argv[1:] if argv is None else argv
     works = argv[:1] in (["run"], ["extend"])
@@ -240,14 +259,15 @@ def main(argv: list[str] | None = None) -> int:
     return explained(lambda: _parse(argv), "--debug" in argv, f"stopped{again}")
 
 
-def explained(work: Callable[[], None], debug: bool, stopped: str) -> int:
-    """Do the work; an error becomes one line on stderr and an exit code, Ctrl-C the line `stopped`. `debug`: tracebacks."""
+def explained(work: Callable[[], int | None], debug: bool, stopped: str) -> int:
+    """Do the work, which may return an exit code; an error becomes one line on stderr and an exit code, Ctrl-C the line
+    `stopped`. `debug`: tracebacks."""
     warnings.showwarning = _show_warning
     try:
-        work()
+        code = work() or 0
         sys.stdout.flush()
         parallel.stop()
-        return 0
+        return code
     except BrokenPipeError:  # `janus models | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -265,7 +285,7 @@ def explained(work: Callable[[], None], debug: bool, stopped: str) -> int:
         return _fail(_explain(error), 1)
 
 
-def _parse(argv: list[str]) -> None:
+def _parse(argv: list[str]) -> int | None:
     parser = build_parser()
     if not argv:
         return parser.print_help()
@@ -277,7 +297,7 @@ def _parse(argv: list[str]) -> None:
             if flag not in options:
                 raise unknown(f"option of janus {argv[0]}", flag, options)
     args = parser.parse_args(argv)
-    args.call(args)
+    return args.call(args)
 
 
 def _explain(error: Exception) -> str:

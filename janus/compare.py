@@ -112,8 +112,8 @@ def _images(stream: Mapping[str, Any]) -> str:
 
 def _told_apart(runs: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     """For each run, the settings in which the runs are not all equal, written out: "tasks=5, epochs=1"."""
-    texts = {key: runs[key].map(_short) for key in columns}
-    texts = {key: cells for key, cells in texts.items() if cells.nunique() > 1}
+    texts = {key: [_short(cell) for cell in runs[key].tolist()] for key in columns}
+    texts = {key: cells for key, cells in texts.items() if len({*cells}) > 1}
     last = [key.rpartition(".")[2] for key in texts]
     names = [name if last.count(name) == 1 else key for key, name in zip(texts, last)]
     said = [", ".join(f"{name}={cell}" for name, cell in zip(names, cells)) for cells in zip(*texts.values())]
@@ -135,8 +135,8 @@ def values(runs: pd.DataFrame, variant: str, key: str = "acc") -> list[float]:
 def paired(runs: pd.DataFrame, first: str, second: str, key: str = "acc") -> pd.Series:
     """`second` minus `first`, where both variants have runs, by seed and class order's seed: what those do to
     both of them cancels."""
-    a, b = (runs[runs["variant"] == variant].drop_duplicates(SEEDS, keep="last").set_index(SEEDS)[key]
-            for variant in (first, second))
+    a, b = (runs.loc[runs["variant"] == variant, [*SEEDS, key]].drop_duplicates(SEEDS, keep="last")
+            .set_index(SEEDS)[key] for variant in (first, second))
     return (b - a).dropna().sort_index()
 
 

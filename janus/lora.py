@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .errors import JanusError, UsageError
+from .linalg import full_float32
 from .vit import TARGETS as TARGETS
 from .vit import bypasses, example_image, input_key, join, matrices, split, target_faults
 
@@ -150,7 +151,8 @@ class LoRALinear(nn.Module):
     @torch.no_grad()
     def effective_weight(self) -> Tensor:
         """W0 + s·B·A (out, in), detached."""
-        return _compose(self.weight, self.scale, self.blocks.values(), self.factors())
+        with full_float32(self.weight.device):
+            return _compose(self.weight, self.scale, self.blocks.values(), self.factors())
 
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
         if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # autocast leaves float64 alone
@@ -166,7 +168,8 @@ class LoRALinear(nn.Module):
             if getattr(self, f"W0_{name}") is None:
                 setattr(self, f"W0_{name}", self.weight[rows].clone())
             B = getattr(self, f"B_{name}")
-            self.weight[rows].addmm_(B, getattr(self, f"A_{name}"), alpha=self.scale)
+            with full_float32(self.weight.device):  # it is kept for good
+                self.weight[rows].addmm_(B, getattr(self, f"A_{name}"), alpha=self.scale)
             B.zero_()
 
     def to_linear(self) -> nn.Linear:

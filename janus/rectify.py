@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .errors import JanusError, UsageError, unknown
 from .history import precise, project_out
+from .linalg import full_float32
 from .lora import Pair, watch_gradient
 from .parallel import gradients
 
@@ -133,7 +134,7 @@ class RectifiedAdam(torch.optim.Optimizer):
 
     With `tangent`, gradients accumulate from backward to `zero_grad`, like `.grad` does. `torch.amp.GradScaler` works with all
     three; what others do to `.grad` (`unscale_`, clipping, DistributedDataParallel's mean) does not reach the dense gradients:
-    they are in `gradients()`. Projections are as exact as float32 products are: with TF32 allowed, to four digits.
+    they are in `gradients()`. Products are full float32 products, also where TF32 is allowed, or under autocast.
 
     Raises:
         UsageError: unknown `gr`. From `step` with `tangent`: `unscale_` was called, or one of several processes would step alone.
@@ -203,7 +204,8 @@ class RectifiedAdam(torch.optim.Optimizer):
                 continue
             A = torch.stack([pair.A for pair in batch])  # (L, r, n)
             B = torch.stack([pair.B for pair in batch])  # (L, m, r)
-            dA, dB = (self._tangent if self.gr == "tangent" else self._factors)(batch, A, B, V)
+            with full_float32(A.device):
+                dA, dB = (self._tangent if self.gr == "tangent" else self._factors)(batch, A, B, V)
             torch._foreach_add_([pair.A for pair in batch], list(dA.unbind()))
             torch._foreach_add_([pair.B for pair in batch], list(dB.unbind()))
         return loss

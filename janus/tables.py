@@ -102,23 +102,23 @@ def overview(runs: pd.DataFrame, kinds: Sequence[str] = tuple(KINDS),
 
     The best ACC, MAA and BWT are bold; `joint`, which sees all classes at once, does not compete.
     """
-    counts = runs["variant"].value_counts(sort=False)
+    rows = by_variant(runs)
     label, theirs = cite if isinstance(cite, tuple) else ("", {})
     if cite is True:
-        label, theirs = paper.beside(settings_of(runs.iloc[0]), counts.index)
-    cited = any(row in theirs for row in counts.index)
-    numbers = {kind: {row: values(runs, row, KINDS[kind]) for row in counts.index} for kind in kinds}
+        label, theirs = paper.beside(settings_of(runs.iloc[0]), rows)
+    cited = any(row in theirs for row in rows)
+    numbers = {kind: {row: found[KINDS[kind]].dropna().tolist() for row, found in rows.items()} for kind in kinds}
     best = {kind: max((fmean(v) for row, v in numbers[kind].items() if v and row != "joint"), default=None)
-            for kind in ("ACC", "MAA", "BWT") if kind in kinds and len(counts) > 1}
+            for kind in ("ACC", "MAA", "BWT") if kind in kinds and len(rows) > 1}
     lines = []
-    for row, count in counts.items():
+    for row, found in rows.items():
         cells = []
         for kind in kinds:
             v = numbers[kind][row]
             cell = spread(v, 2 if kind in SHARES else 1)
             cells.append(f"**{cell}**" if v and kind in best and row != "joint" and fmean(v) == best[kind] else cell)
         beside = " / ".join(f"{v:.2f}" for v in theirs[row]) if row in theirs else ""
-        lines.append([row, count, *cells, *([beside] if cited else [])])
+        lines.append([row, len(found), *cells, *([beside] if cited else [])])
     return Table(["row", "seeds", *kinds, *([f"the paper's, {label}: ACC / MAA / BWT"] if cited else [])], lines)
 
 

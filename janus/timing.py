@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -63,3 +64,36 @@ def clock(seconds: float) -> str:
     """3725 → "1:02:05", 125 → "2:05"."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
+
+
+def interleaved(work: Mapping[str, Callable[[], float]], rounds: int, warm_up: int, seconds: float | None = None,
+                tell: Callable[[str], None] | None = print) -> dict[str, list[float]]:
+    """Time several things in turns in one process, so that what else the machine does meets them all.
+
+    Args:
+        work: name → a call that does it once and says how many seconds it took.
+        rounds: how often each is done after `warm_up` rounds; each round begins with another one.
+        seconds: no round begins after so many, but two at least are made.
+        tell: gets a line a round; None: nobody does.
+
+    Returns:
+        Name → the seconds of each round.
+    """
+    names, taken, begun = list(work), {name: [] for name in work}, time.monotonic()
+    for r in range(warm_up + rounds):
+        if seconds is not None and r >= warm_up + 2 and time.monotonic() - begun > seconds:
+            break
+        for name in names[r % len(names):] + names[: r % len(names)]:
+            taken[name].append(work[name]())
+        if tell:
+            tell(f"round {r + 1} of {warm_up + rounds}")
+    return {name: found[warm_up:] for name, found in taken.items()}
+
+
+def ratios(seconds: Mapping[str, list[float]], base: str) -> dict[str, dict[str, float]]:
+    """Name → ratio to `base` in the same round: median, and the quarter points of the rounds (two at least)."""
+    report = {}
+    for name, found in seconds.items():
+        low, middle, high = statistics.quantiles((t / reference for t, reference in zip(found, seconds[base])), n=4)
+        report[name] = {"ratio": middle, "low": low, "high": high}
+    return report

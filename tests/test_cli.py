@@ -239,6 +239,15 @@ def test_methods_are_sized_without_weights_and_one_is_described(capsys: Capture,
     assert json.loads(capsys.readouterr().out)["settings"]["method.epochs"]["default"] == 5
 
 
+@pytest.mark.parametrize("argv", [["run", "--dataset", "icons-q"], ["run", "--method", "janos"], ["run", "--model", "vit_tinny"],
+                                  ["run", "--set", "methd=x"], ["run", "--set", "method.margn=2"], ["run", "--set", "lr=fast"]])
+def test_a_typing_error_is_answered_before_torch_is_imported(argv: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "janus", *argv, "--out", "x"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("janus: ")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "pydantic" in imported and not {"torch", "timm"} & imported
+
+
 def test_help_does_not_wait_for_torch() -> None:
     def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300)

@@ -15,7 +15,7 @@ import janus
 ROOT = Path(janus.__file__).parent
 LAYERS = (  # from below
     ("errors",),
-    ("timing", "device", "resources", "settings"),
+    ("timing", "device", "resources", "settings", "linalg"),
     ("checkpoint", "parallel", "lora", "vit", "backbones", "peft_io", "reparam", "prefix"),
     ("history", "rectify", "separation", "metrics"),
     ("registry", "icons", "images", "imageset", "cache", "prefetch", "transforms", "sources", "splits", "datasets",
@@ -25,7 +25,7 @@ LAYERS = (  # from below
     ("learner",),
     ("result", "updates", "evaluation", "train", "predict"),
     ("paper", "ablation", "grids", "store", "clusters", "papermill", "bench"),
-    ("compare", "tables", "properties"),
+    ("compare", "tables", "properties", "doctor"),
     ("plots", "widgets"),
     ("report", "lessons", "demo", "__init__", "__main__"),
 )

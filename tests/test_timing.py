@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -66,3 +68,22 @@ def test_elsewhere_a_clock_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         with watch.running():
             pass
     assert watch.take() == 5.0 and watch.take() == 0.0
+
+
+def test_things_are_timed_in_turns_and_compared_round_by_round() -> None:
+    order: list[str] = []
+
+    def work(name: str, seconds: float) -> float:
+        order.append(name)
+        return seconds * (1 + len(order) // 3)  # a machine that slows down: both alike within a round
+
+    works = {name: partial(work, name, seconds) for name, seconds in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
+    lines: list[str] = []
+    seconds = timing.interleaved(works, rounds=3, warm_up=1, tell=lines.append)
+    assert order == [*"abc", *"bca", *"cab", *"abc"] and lines[-1] == "round 4 of 4"
+    assert {len(found) for found in seconds.values()} == {3}
+    assert timing.ratios({"a": [1, 2, 4], "b": [2, 4, 8]}, "a")["b"] == {"ratio": 2, "low": 2, "high": 2}
+
+
+def test_timing_stops_in_time_but_not_before_there_is_something_to_compare() -> None:
+    assert len(timing.interleaved({"a": lambda: 1.0}, 50, 1, seconds=0.0, tell=lambda line: None)["a"]) == 2

@@ -46,7 +46,7 @@ def test_the_wheel_runs_on_its_own_data(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     printed = call(sys.executable, "-c", RUN, cwd=empty, env=environment).splitlines()
     result = json.loads((empty / "r" / "result.json").read_text())
-    assert result["config"]["dataset"] == "icons-r" and len(result["stream"]["class_names"]) == 100
+    assert result["config"]["data"]["dataset"] == "icons-r" and len(result["stream"]["class_names"]) == 100
     assert result["versions"]["janus-lora"] == "0.1.0"
     assert all(Path(line).is_relative_to(site) for line in printed[-3:]), printed  # its own code and data, not the checkout's
     assert (site / "bin" / "janus").exists()
