@@ -23,7 +23,7 @@ from .config import (
 )
 from .errors import unknown
 from .method_settings import KINDS, MethodSettings
-from .settings import Known, Settings, annotation, broken, field_fault, judge, read
+from .settings import Known, Settings, annotation, broken, field_fault, is_settings, judge, read
 
 GROUPS: dict[str, type[Settings]] = {
     "data": DataSettings,
@@ -73,7 +73,7 @@ class _Names:
 def _paths(kind: type[Settings], prefix: str) -> Iterator[tuple[str, Any, type[Settings]]]:
     """The full path of each setting of a class, pydantic's description of it, and the class that has it."""
     for name, field in kind.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+        if is_settings(field.annotation):
             yield from _paths(field.annotation, f"{prefix}{name}.")
         elif (prefix, name) != ("data.", "options"):
             yield f"{prefix}{field.alias or name}", field, kind

@@ -120,6 +120,11 @@ def annotation(kind: type[Settings], key: str) -> Any:
     return dict(fields(kind)).get(key)
 
 
+def is_settings(hint: Any) -> bool:
+    """Whether a type is a class of settings. (`dict[str, int]` is none, but Python 3.10 takes it for a class.)"""
+    return typing.get_origin(hint) is None and isinstance(hint, type) and issubclass(hint, Settings)
+
+
 def read(value: Any, hint: Any) -> Any:
     """A value as a setting of type `hint` may have it: text as what it stands for ("1e-4", "true", "none",
     "k,v"), a numpy scalar as Python's own, a path as text, a list as a tuple. Else it stays as it is."""
@@ -130,7 +135,7 @@ def read(value: Any, hint: Any) -> Any:
         if isinstance(value, str) and value.lower() in ("none", "null"):
             return None
         return value if value is None else read(value, next(part for part in parts if part is not type(None)))
-    if isinstance(hint, type) and issubclass(hint, Settings) and isinstance(value, Mapping):
+    if is_settings(hint) and isinstance(value, Mapping):
         return {key: read(item, annotation(hint, key)) for key, item in value.items()}
     if isinstance(value, Path):
         return str(value)

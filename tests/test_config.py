@@ -21,7 +21,7 @@ from janus.method_settings import (
     MethodSettings,
     PlainSettings,
 )
-from janus.settings import Settings, judge
+from janus.settings import Settings, is_settings, judge
 
 
 def every_class() -> list[type[Settings]]:
@@ -38,9 +38,7 @@ def test_every_setting_is_documented():
     for kind in every_class():
         assert kind.__doc__, kind.__name__
         for name, field in kind.model_fields.items():
-            if name == "name" or (
-                isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
-            ):
+            if name == "name" or is_settings(field.annotation):
                 continue
             assert len(field.description or "") > 10, (kind.__name__, name)
             assert not field.is_required(), (kind.__name__, name)
