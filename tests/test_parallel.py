@@ -127,17 +127,18 @@ def same_run(one: Path, other: Path) -> None:
     assert a.accuracy == b.accuracy and a.task_aware == b.task_aware and a.basis_rank == b.basis_rank
     assert a.drift == pytest.approx(b.drift, rel=1e-3, abs=1e-5) and a.hash == b.hash
     a, b = checkpoint.load(one / CHECKPOINT), checkpoint.load(other / CHECKPOINT)
+    method = a["config"]["method"]["name"]
     for history in ("history", "method"):
         for key, V in a[history].get("basis", {}).items():
             W = b[history]["basis"][key]
             assert V.shape == W.shape and V.shape[1] > 2
-            bound = 0.5 if a["config"]["method"] == "inflora" else 0.1  # degrees: its second pass sees what rounding made of B
+            bound = 0.5 if method == "inflora" else 0.1  # degrees: its second pass sees what rounding made of B
             assert max(metrics.principal_angles(V, W)) < bound, key
     for key, C in a["history"]["mean"].items():
         assert distance(C, b["history"]["mean"][key]) < 1e-5, key
     for key, tensor in a["model"].items():
         other = b["model"][key]
-        if a["config"]["method"] == "bilora":  # the entries of a new LayerNorm's output sum to 0, so that the mean of a row of ΔW
+        if method == "bilora":  # the entries of a new LayerNorm's output sum to 0, so that the mean of a row of ΔW
             tensor, other = (t - t.mean(1, keepdim=True) for t in (tensor, other))  # does nothing; its gradient is rounding alone
         assert distance(tensor, other) < 1e-3, key
     for mine, others in zip(a["heads"], b["heads"]):
