@@ -5,7 +5,7 @@
 #   benchmarks/device.sh --wheels [PACKAGE …]        # beforehand, with a network: fills wheels/
 #
 # DEVICE: cuda (default), cpu …   JOBS: runs at once (the number of cores, at most 8)   PYTHON: the interpreter (python3)
-# OUT: where device_results.tar.gz goes (the current folder)   DOCTOR: full or quick (quick below 600 seconds)
+# OUT: where device_results.tar.gz goes (the current folder)   DOCTOR: full or quick (quick below 420 seconds)
 #
 # The same command goes on: what is finished is not repeated, what was stopped resumes from its checkpoint. Everything is
 # in runs/device, and unpacking the bundle at the root of a fresh copy puts the finished results back there. What the
@@ -85,7 +85,7 @@ left() { echo $((budget - reserve - SECONDS)); }
 examine() {
     [[ -s $work/doctor.json ]] && echo "device.sh: examined before ($work/doctor.json)" && return
     local quick=() code=0
-    [[ ${DOCTOR:-} == quick || (-z ${DOCTOR:-} && $budget -lt 600) ]] && quick=(--quick)
+    [[ ${DOCTOR:-} == quick || (-z ${DOCTOR:-} && $budget -lt 420) ]] && quick=(--quick)
     timeout --kill-after=5 "$(left)" "$python" -m janus doctor --device "$device" "${quick[@]}" \
         --out "$work/doctor.json" >"$work/doctor.txt" 2>"$work/logs/doctor.log" &
     pids=($!)

@@ -143,7 +143,7 @@ def test_waiting_is_measured_in_the_training_loop(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setenv("JANUS_CACHE", str(tmp_path / "cache"))
     waiting.write_photographs(tmp_path / "photographs", 40)
-    settings = {"model": "icons-vit", "weights": None, "epochs": 1, "batch_size": 8, "rank": 2, "device": "cuda"}
+    settings = {"epochs": 1, "batch_size": 8, "rank": 2, "device": "cuda"}
     with card():
         found = waiting.measure(tmp_path / "photographs", 40, ["LoRA", "OE+GR+DML"], **settings)
     for row in found.values():
