@@ -49,9 +49,6 @@ ORIGINS = ("seconds", "versions", "hardware")  # mappings in a result, a column 
 NESTED = ("accuracy", "task_aware", "layers", "stream")
 
 
-# ── one run ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def line(values: Mapping[str, Any], group: str = ".", variant: str | None = None) -> Line:
     """A run's line, from the values of its `result.json`. variant: in place of the one that it names."""
     settings = {path: ",".join(value) if isinstance(value, list) else value
@@ -96,9 +93,6 @@ def create(run: Mapping[str, Any]) -> Config:
         part, _, name = path.partition(".")
         settings[part][name] = value
     return restore(settings, run["run"])
-
-
-# ── folders ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def read(folder: str | Path, detail: bool = True) -> pd.DataFrame:
@@ -227,9 +221,6 @@ def _add(run: Line, place: str, folder: str, there: dict[str, Line], done: Colle
     else:
         numbers = f"acc {same['acc']:.4f}, not {run['acc']:.4f}"
         done.refused.append(f"{place}: {run['run']} is there already, with other numbers ({numbers})")
-
-
-# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def write(runs: Iterable[Line], folder: str | Path) -> None:
