@@ -15,6 +15,7 @@ def full_float32(device: torch.device) -> Iterator[None]:
     backends = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
     newer = hasattr(backends[0], "fp32_precision")  # torch ≥ 2.9
     name, full = ("fp32_precision", "ieee") if newer else ("allow_tf32", False)
+    older = "" if newer else torch.get_float32_matmul_precision()  # of which allow_tf32 is only a part
     found = [(backend, getattr(backend, name)) for backend in backends if hasattr(backend, name)]
     shortened = [(backend, before) for backend, before in found if before != full]
     for backend, _ in shortened:
@@ -25,3 +26,5 @@ def full_float32(device: torch.device) -> Iterator[None]:
     finally:
         for backend, before in shortened:
             setattr(backend, name, before)
+        if older and shortened:
+            torch.set_float32_matmul_precision(older)
