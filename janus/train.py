@@ -279,7 +279,7 @@ class Run:
         self.learner.load_state(state)
         self.evaluation.load_state(state)
         self.optimizers = state["optimizers"]
-        self.seconds |= state["seconds"]  # an older run's have no `data`
+        self.seconds = state["seconds"]
         self.task, self.step = state["task"], state["step"]
 
     def result(self) -> Result:
