@@ -16,7 +16,7 @@ ROOT = Path(janus.__file__).parent
 LAYERS = (  # from below
     ("errors",),
     ("timing", "device", "resources", "settings", "linalg"),
-    ("checkpoint", "parallel", "lora", "vit", "backbones", "peft_io", "reparam", "prefix"),
+    ("checkpoint", "parallel", "lora_layer", "lora", "vit", "backbones", "peft_io", "reparam", "prefix"),
     ("history", "rectify", "separation", "metrics"),
     ("registry", "icons", "images", "imageset", "cache", "prefetch", "transforms", "sources", "splits", "datasets",
      "stream", "recall"),
