@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .predict import Predictor as Predictor
     from .predict import extend as extend
     from .predict import load as load
+    from .protect import Basis as Basis
+    from .protect import create_rectified_optimizer as create_rectified_optimizer
+    from .protect import estimate_basis as estimate_basis
     from .result import Result as Result
     from .train import run as run
 
@@ -25,10 +28,10 @@ __version__ = "0.1.0"
 _HOME = {  # name → module; imported when first used, so that `janus --help` does not wait for torch
     "Config": "config", "JanusError": "errors", "UsageError": "errors", "adapt": "lora", "merge": "lora", "unadapt": "lora",
     "export_peft": "peft_io", "import_peft": "peft_io", "Predictor": "predict", "extend": "predict", "load": "predict",
-    "Result": "result", "run": "train",
+    "Basis": "protect", "create_rectified_optimizer": "protect", "estimate_basis": "protect", "Result": "result", "run": "train",
 }
 _MODULES = ("ablation", "backbones", "compare", "config", "configure", "datasets", "history", "lessons", "lora", "metrics", "plots",
-            "properties", "rectify", "report", "resources", "separation", "store", "stream", "tables", "train",
+            "properties", "protect", "rectify", "report", "resources", "separation", "store", "stream", "tables", "train",
             "transforms")
 __all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605
 

@@ -10,14 +10,16 @@ Janus-LoRA (Chen et al., ICML 2026, "Online Estimation") takes it from passes th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .lora import Pair
+from .errors import JanusError
+from .hooks import Collector
+from .lora_layer import Pair
 from .parallel import Processes
 from .timing import Stopwatch
 
@@ -44,7 +46,7 @@ class SecondMoments:
     `active`.
 
     Args:
-        pairs: adapted matrices; those that share an input (`input_key`) are watched once.
+        pairs: adapted matrices; those that share an input (`input_key`) are watched once, and it is checked that they do.
 
     Every token counts (CLS included), uncentred. Sums are float32 whatever the autocast type, and they add: over
     batches, epochs and devices. Nothing that could show a sample is kept. `watch` times the hooks.
@@ -56,24 +58,52 @@ class SecondMoments:
         self.watch = Stopwatch(pairs[0].A.device if pairs else torch.device("cpu"))
         self.sum: dict[str, Tensor] = {}
         self.count: dict[str, int] = {}
+        self.mask: Tensor | None = None  # (batch, tokens) bool: those that count; None: all of them
+        self._latest: dict[str, Tensor] = {}  # an input that other layers must be fed with, too
         self._hooks = []
+        watched: dict[str, list[nn.Module]] = {}
         for pair in pairs:
-            if pair.input_key not in self.sum:
-                n = pair.A.shape[1]
-                self.sum[pair.input_key] = torch.zeros(n, n, device=pair.A.device)
-                self.count[pair.input_key] = 0
-                self._hooks.append(pair.layer.register_forward_pre_hook(self._watch(pair.input_key)))
+            layers = watched.setdefault(pair.input_key, [])
+            if pair.layer not in layers:
+                layers.append(pair.layer)
+        for key, (first, *others) in watched.items():
+            n, device = next((pair.A.shape[1], pair.A.device) for pair in pairs if pair.input_key == key)
+            self.sum[key], self.count[key] = torch.zeros(n, n, device=device), 0
+            self._hooks.append(first.register_forward_pre_hook(Collector(self._watch(key, bool(others)))))
+            for layer in others:
+                self._hooks.append(layer.register_forward_pre_hook(Collector(self._check(key, layer is others[-1]))))
 
-    def _watch(self, key: str):
+    def _watch(self, key: str, shared: bool) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if not self.active:
                 return
+            if shared:
+                self._latest[key] = inputs[0]
             with self.watch.running(), torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
-                x, total = inputs[0].detach().flatten(0, -2).float(), self.sum[key]  # (tokens, n), (n, n)
+                x, total = self._counted(inputs[0].detach()).float(), self.sum[key]  # (tokens, n), (n, n)
                 strip = -(-len(total) // STRIPS)
                 for i in range(0, len(total), strip):
                     total[i : i + strip, i:].addmm_(x[:, i : i + strip].T, x[:, i:])
             self.count[key] += len(x)
+
+        return hook
+
+    def _counted(self, x: Tensor) -> Tensor:
+        """(tokens, n): all of x, (…, n), or those that the mask names. A layer that does not see (batch, tokens) has no mask."""
+        if self.mask is not None and x.shape[:-1] == self.mask.shape:
+            return x[self.mask.to(x.device)]
+        return x.flatten(0, -2)
+
+    def _check(self, key: str, last: bool) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        """A hook for layers that should share the first one's input: by their names they do, but a name proves nothing."""
+
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen = self._latest.pop(key, None) if last else self._latest.get(key)
+            if not self.active or seen is None or inputs[0] is seen or inputs[0].data_ptr() == seen.data_ptr():
+                return
+            if inputs[0].shape != seen.shape or not torch.equal(inputs[0], seen):
+                raise JanusError(f"{key}: its layers are fed by different tensors, and one basis cannot protect them all; adapt "
+                                 "only layers that share an input there, such as K and V")
 
         return hook
 

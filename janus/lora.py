@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from .errors import JanusError, UsageError
+from .hooks import Collector
 from .lora_layer import LoRALinear as LoRALinear
 from .lora_layer import Pair as Pair
 from .lora_layer import dense_gradient as dense_gradient
 from .lora_layer import kaiming_A as kaiming_A
+from .peft_layers import check_mergeable, guard, is_peft, peft_pairs
 from .vit import TARGETS as TARGETS
 from .vit import bypasses, example_image, input_key, join, matrices, split, target_faults
 
@@ -42,7 +44,7 @@ def adapt(
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     for fault in target_faults(targets):
         raise UsageError(fault)
-    if any(isinstance(m, LoRALinear) or _is_peft(m) for m in model.modules()):
+    if any(isinstance(m, LoRALinear) or is_peft(m) for m in model.modules()):
         raise UsageError("the model is adapted already: janus.unadapt(model) first, or create a fresh one")
     plan = list(matrices(model, targets))
     ranks = {}
@@ -87,18 +89,29 @@ def install(
 def pairs(model: nn.Module) -> list[Pair]:
     """The adapted matrices in forward order, K before V; empty for a plain model.
 
-    Also reads a PEFT-wrapped model: one pair per LoRA linear layer and active adapter, on all rows, with its own
-    input key. Raises UsageError for PEFT variants whose weight is not W0 + s·B·A (DoRA) or that are no linear layers.
+    Also reads a PEFT-wrapped model: one pair per LoRA linear layer and active adapter, on all rows. Raises UsageError for PEFT
+    layers whose weight is not W0 + s·B·A (DoRA), that are no linear layers, or whose factors have no effect (merged, disabled).
     """
-    found = []
+    return [pair for _, pair in places(model)]
+
+
+def places(model: nn.Module) -> Iterator[tuple[str, Pair]]:
+    """(path of the layer, pair) of each of `pairs(model)`."""
     for path, module in model.named_modules():
         if isinstance(module, LoRALinear):
             parent = split(path)[0]
             for name, rows in module.blocks.items():
                 A, B = getattr(module, f"A_{name}"), getattr(module, f"B_{name}")
-                found.append(Pair(join(parent, name), module, input_key(path), A, B, rows, module.scale))
-        elif _is_peft(module):
-            found += _peft_pairs(model, path, module)
+                yield path, Pair(join(parent, name), module, input_key(path), A, B, rows, module.scale, name)
+        elif is_peft(module):
+            yield from ((path, pair) for pair in peft_pairs(model, path, module))
+
+
+def adapted(model: nn.Module) -> list[Pair]:
+    """The pairs of an adapted model. Raises UsageError for a plain one."""
+    found = pairs(model)
+    if not found:
+        raise UsageError(f"{type(model).__name__} has no LoRA factors: janus.adapt(model) first, or PEFT's get_peft_model")
     return found
 
 
@@ -109,7 +122,7 @@ def watch_gradient(pair: Pair, collect: Callable[[Tensor], None]) -> Callable[[]
     as ever, and the dense one is taken beside them by hooks.
     """
     if isinstance(pair.layer, LoRALinear):
-        watchers = pair.layer.watchers[split(pair.name)[1]]
+        watchers = pair.layer.watchers[pair.block]
         watchers.append(collect)
         return lambda: watchers.remove(collect)
 
@@ -118,20 +131,35 @@ def watch_gradient(pair: Pair, collect: Callable[[Tensor], None]) -> Callable[[]
             x = inputs[0].detach().flatten(0, -2)  # (tokens, n)
             output.register_hook(lambda g: collect(dense_gradient(g[..., pair.rows].flatten(0, -2), x, pair.A.dtype)))
 
-    return pair.layer.register_forward_hook(hook).remove
+    return pair.layer.register_forward_hook(Collector(hook)).remove
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """W0 ← W0 + s·B·A and B ← 0 in every adapted layer, in place: same function, room for a new task. A is kept."""
-    for module in _layers(model).values():
-        module.merge()
+    """W0 ← W0 + s·B·A and B ← 0 in every adapted layer, in place: same function, room for a new task. A is kept.
+
+    In a PEFT model, too (one adapter a layer). There the factors alone no longer hold what was learned, so PEFT's
+    `save_pretrained` is refused from then on: `janus.export_peft` writes an adapter with all of it. What is merged into half
+    precision is rounded to it; load such a model in float32.
+
+    Raises UsageError for a model that is not adapted, quantised weights, several adapters in one layer.
+    """
+    found = adapted(model)
+    for pair in found:
+        if is_peft(pair.layer):
+            check_mergeable(pair)
+    for pair in found:
+        if is_peft(pair.layer) and not pair.B.any() and pair.original is None:
+            continue  # nothing to merge: the adapter remains one that PEFT can save
+        pair.merge()
+        if is_peft(pair.layer):
+            guard(pair.layer)
     return model
 
 
 @torch.no_grad()
 def reset(target: nn.Module | Pair, generator: torch.Generator) -> None:
     """Fresh factors for one pair or a whole model: A Kaiming-uniform from `generator`, B = 0 (merge first to keep)."""
-    for pair in [target] if isinstance(target, Pair) else pairs(target):
+    for pair in [target] if isinstance(target, Pair) else adapted(target):
         r, n = pair.A.shape
         pair.A.copy_(kaiming_A(r, n, generator, pair.A.device, pair.A.dtype))
         pair.B.zero_()
@@ -141,15 +169,14 @@ def reset(target: nn.Module | Pair, generator: torch.Generator) -> None:
 def subtracted(pairs: Iterable[Pair]) -> Iterator[None]:
     """Inside, a matrix that is W = W0 + Σ B_i A_i (merged) is `W̃ = W0 − Σ B_i A_i`. Afterwards W is W again, bit for bit."""
     with torch.no_grad():
-        layers = {pair.layer: pair.layer.weight.clone() for pair in pairs}
-        for layer, W in layers.items():
-            for name, rows in layer.blocks.items():
-                layer.weight[rows] = 2 * getattr(layer, f"W0_{name}") - W[rows]
+        merged = [(pair, pair.weight.clone()) for pair in pairs if pair.original is not None]
+        for pair, W in merged:
+            pair.weight.copy_(2 * pair.original - W)
         try:
             yield
         finally:
-            for layer, W in layers.items():
-                layer.weight.copy_(W)
+            for pair, W in merged:
+                pair.weight.copy_(W)
 
 
 def set_factors(pair: Pair, A: Tensor, B: Tensor) -> None:
@@ -158,7 +185,12 @@ def set_factors(pair: Pair, A: Tensor, B: Tensor) -> None:
 
 
 def unadapt(model: nn.Module) -> nn.Module:
-    """Back to the plain timm model, in place: every adapted layer becomes an nn.Linear with the effective weight."""
+    """Back to the plain timm model, in place: every adapted layer becomes an nn.Linear with the effective weight.
+
+    Raises UsageError for a PEFT model.
+    """
+    if any(is_peft(module) for module in model.modules()):
+        raise UsageError("PEFT has wrapped this model: its own model.merge_and_unload() gives the plain one")
     for path, module in _layers(model).items():
         parent, leaf = split(path)
         owner = model.get_submodule(parent)
@@ -170,46 +202,50 @@ def unadapt(model: nn.Module) -> nn.Module:
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """What adaptation has changed, for a checkpoint: the factors and, once merged, the frozen rows. Tensors by name."""
+    """What adaptation has changed, for a checkpoint: the factors and, once merged, the frozen rows. Tensors by name.
+
+    Of a PEFT model: the same, of the active adapters.
+    """
     tensors = {}
-    for path, module in _layers(model).items():
-        for name, rows in module.blocks.items():
-            tensors |= {f"{path}.{kind}_{name}": getattr(module, f"{kind}_{name}").detach() for kind in "AB"}
-            if getattr(module, f"W0_{name}") is not None:
-                tensors[f"{path}.W_{name}"] = module.weight[rows].detach()
+    for path, pair in places(model):
+        tensors |= {f"{path}.A_{pair.block}": pair.A.detach(), f"{path}.B_{pair.block}": pair.B.detach()}
+        if pair.original is not None:
+            tensors[f"{path}.W_{pair.block}"] = pair.weight
     return tensors
 
 
 @torch.no_grad()
 def load_state(model: nn.Module, tensors: dict[str, Tensor], any_rank: bool = False) -> None:
-    """Put what `state` returned into a freshly adapted model (same backbone, rank and targets).
+    """Put what `state` returned into an adapted model (same backbone, rank and targets).
 
     any_rank: take over the saved ranks, too (see `set_factors`).
 
     Raises JanusError naming tensors that are missing, foreign or of another shape; the model is then unchanged.
     """
     todo: list[tuple[Tensor, Tensor]] = []
-    merged: list[tuple[LoRALinear, str, Tensor]] = []
+    rows: list[tuple[Pair, Tensor | None]] = []
     rest = dict(tensors)
-    for path, module in _layers(model).items():
-        for name, rows in module.blocks.items():
-            for key, own in ((f"A_{name}", getattr(module, f"A_{name}")), (f"B_{name}", getattr(module, f"B_{name}"))):
-                value = rest.pop(f"{path}.{key}", None)
-                r = slice(1, None) if key.startswith("A") else slice(0, 1)  # where the rank does not stand
-                if value is None or (value.shape[r] != own.shape[r] if any_rank else value.shape != own.shape):
-                    raise JanusError(f"{path}.{key} is missing or of another shape: saved from another adaptation?")
-                todo.append((own, value))
-            if (value := rest.pop(f"{path}.W_{name}", None)) is not None:
-                if value.shape != module.weight[rows].shape:
-                    raise JanusError(f"{path}.W_{name} is of another shape: saved from another backbone?")
-                merged.append((module, name, value))
+    for path, pair in places(model):
+        for key, own in ((f"{path}.A_{pair.block}", pair.A), (f"{path}.B_{pair.block}", pair.B)):
+            value = rest.pop(key, None)
+            r = slice(1, None) if own is pair.A else slice(0, 1)  # where the rank does not stand
+            if value is None or (value.shape[r] != own.shape[r] if any_rank else value.shape != own.shape):
+                raise JanusError(f"{key} is missing or of another shape: saved from another adaptation?")
+            todo.append((own, value))
+        value = rest.pop(f"{path}.W_{pair.block}", None)
+        if value is not None and value.shape != pair.weight.shape:
+            raise JanusError(f"{path}.W_{pair.block} is of another shape: saved from another backbone?")
+        rows.append((pair, value))
     if rest:
         raise JanusError(f"{next(iter(rest))} belongs to no adapted layer here: saved from another adaptation?")
-    for module, name, value in merged:
-        rows = module.weight[module.blocks[name]]
-        if getattr(module, f"W0_{name}") is None:
-            setattr(module, f"W0_{name}", rows.clone())
-        rows.copy_(value)
+    for pair, value in rows:
+        if value is None:
+            pair.undo_merges()
+            continue
+        pair.keep_original()
+        pair.weight.copy_(value)
+        if is_peft(pair.layer):
+            guard(pair.layer)
     for own, value in todo:
         own.data = value.to(own, copy=True)
 
@@ -235,28 +271,3 @@ def _check_called(model: nn.Module, example: Tensor | None) -> None:
             f"{owner.__module__}.{owner.__name__} uses the weight of {missing[0]} without calling the layer: LoRA "
             "would have no effect there; choose another backbone or other targets"
         )
-
-
-def _is_peft(module: nn.Module) -> bool:
-    """A PEFT LoRA layer, known by its parts so that PEFT need not be installed."""
-    return all(hasattr(module, name) for name in ("lora_A", "lora_B", "scaling", "base_layer"))
-
-
-def _peft_pairs(model: nn.Module, path: str, module: nn.Module) -> list[Pair]:
-    owner = model.get_submodule(split(path)[0])
-    if bypasses(owner, split(path)[1]):
-        raise UsageError(
-            f"{type(owner).__name__} at {path} never calls its qkv layer, so PEFT's LoRA has no effect there: "
-            "set qkv_bias_separate = True on every attention first"
-        )
-    found = []
-    for adapter in module.active_adapters:
-        if adapter not in module.lora_A:
-            continue
-        A, B = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-        if A.dim() != 2 or not isinstance(module.get_base_layer(), nn.Linear):
-            raise UsageError(f"{path}: LoRA on a {type(module.get_base_layer()).__name__} is not supported")
-        if getattr(module, "use_dora", {}).get(adapter):
-            raise UsageError(f"{path}: DoRA rescales W0 + s·B·A, which the closed forms do not cover; use plain LoRA")
-        found.append(Pair(path, module, path, A, B, slice(0, B.shape[0]), float(module.scaling[adapter])))
-    return found

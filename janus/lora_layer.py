@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,8 @@ from .linalg import full_float32
 class Pair:
     """One adapted matrix: the rows `rows` of `layer`'s output are (W0 + scale·B·A)·x, x being the layer's input.
 
-    `name` is the matrix ("blocks.0.attn.k"); `input_key` is equal for the pairs that are fed by the same tensor.
+    `name` is the matrix ("blocks.0.attn.k"); `input_key` is equal for the pairs that are fed by the same tensor. `block` tells
+    the pairs of one layer apart; of a PEFT layer it is the adapter's name.
     """
 
     name: str
@@ -28,6 +30,42 @@ class Pair:
     B: nn.Parameter  # (m, r)
     rows: slice
     scale: float
+    block: str = ""
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen rows (m, n): a view, what is written into it changes the layer."""
+        linear = self.layer.get_base_layer() if hasattr(self.layer, "get_base_layer") else self.layer
+        return linear.weight.detach()[self.rows]
+
+    @property
+    def original(self) -> Tensor | None:
+        """The frozen rows (m, n) as they were before the first merge; None: nothing was merged yet."""
+        return getattr(self.layer, f"W0_{self.block}", None)
+
+    def keep_original(self) -> None:
+        """Note the frozen rows before they are changed for the first time, in a buffer that is saved with the model."""
+        if self.original is None:
+            self.layer.register_buffer(f"W0_{self.block}", self.weight.clone())
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add s·B·A to the frozen rows and set B to zero; A stays."""
+        self.keep_original()
+        W = self.weight
+        with full_float32(W.device):  # it is kept for good
+            if W.dtype == self.A.dtype:
+                W.addmm_(self.B, self.A, alpha=self.scale)
+            else:  # PEFT: half-precision weights, float32 factors
+                W.copy_(W.float().addmm_(self.B.float(), self.A.float(), alpha=self.scale))
+        self.B.zero_()
+
+    @torch.no_grad()
+    def undo_merges(self) -> None:
+        """The frozen rows as they were before the first merge; nothing where there was none. A and B stay."""
+        if self.original is not None:
+            self.weight.copy_(self.original)
+            setattr(self.layer, f"W0_{self.block}", None)
 
 
 def kaiming_A(
@@ -134,7 +172,7 @@ class LoRALinear(nn.Module):
             A = kaiming_A(rank, self.in_features, generator, self.weight.device, self.weight.dtype)
             self.register_parameter(f"A_{name}", nn.Parameter(A))
             self.register_parameter(f"B_{name}", nn.Parameter(A.new_zeros(rows.stop - rows.start, rank)))
-            self.register_buffer(f"W0_{name}", None, persistent=False)  # the rows before the first merge
+            self.register_buffer(f"W0_{name}", None)  # the rows before the first merge: in the state_dict once there was one
 
     def factors(self) -> tuple[Tensor, ...]:
         """(A_1, …, A_p, B_1, …, B_p) in the order of `blocks`."""
@@ -153,16 +191,15 @@ class LoRALinear(nn.Module):
             x, self.weight, self.bias, self.scale, tuple(self.blocks.values()), tuple(self.watchers.values()), *self.factors()
         )
 
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Add s·B·A to the frozen rows and set B to zero; A stays. The rows before the first merge are kept as W0."""
-        for name, rows in self.blocks.items():
-            if getattr(self, f"W0_{name}") is None:
-                setattr(self, f"W0_{name}", self.weight[rows].clone())
-            B = getattr(self, f"B_{name}")
-            with full_float32(self.weight.device):  # it is kept for good
-                self.weight[rows].addmm_(B, getattr(self, f"A_{name}"), alpha=self.scale)
-            B.zero_()
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"watchers": {name: [] for name in self.blocks}}  # who watches a model does not watch its copies
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name, rows in self.blocks.items():  # a state that holds the weight says whether it was merged
+            saved = state_dict.get(f"{prefix}W0_{name}")
+            if saved is not None or f"{prefix}weight" in state_dict:
+                setattr(self, f"W0_{name}", None if saved is None else self.weight.detach()[rows].clone())
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def to_linear(self) -> nn.Linear:
         """A plain frozen nn.Linear with the effective weight; half precision that was held as float32 is half again."""

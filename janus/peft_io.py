@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from .backbones import read_safetensors
 from .errors import JanusError, UsageError
-from .lora import LoRALinear, install, pairs
+from .lora import install, pairs, places
+from .lora_layer import Pair
+from .peft_layers import is_peft
 from .prefix import PrefixAttention
 from .vit import split
 
@@ -53,34 +55,39 @@ def export_peft(
     NOT_CARRIED: what PEFT cannot carry), README.md, heads.safetensors. A model that was never merged keeps its factors;
     after `merge` each matrix is the SVD of its displacement W − W0 since `adapt`, at its numerical rank (`_factorise`).
 
-    Raises UsageError for a model that is not adapted by `janus.adapt` or has prompts, JanusError if the folder cannot be written.
+    A model that PEFT wrapped is exported, too: needed once `janus.merge` has put factors into its weights.
+
+    Raises UsageError for a model that is not adapted or has prompts, JanusError if the folder cannot be written.
     """
-    layers = {path: m for path, m in model.named_modules() if isinstance(m, LoRALinear)}
+    layers: dict[str, list[Pair]] = {}
+    for path, pair in places(model):
+        layers.setdefault(path, []).append(pair)
     if not layers:
-        hint = "use its own save_pretrained" if pairs(model) else "janus.adapt(model) first"
-        raise UsageError(f"{type(model).__name__} was not adapted by janus: {hint}")
+        raise UsageError(f"{type(model).__name__} was not adapted by janus or PEFT: janus.adapt(model) first")
     if any(isinstance(module, PrefixAttention) for module in model.modules()):
         raise UsageError("the model has prompts, which a LoRA adapter cannot hold: keep the run's folder, which janus.load reads")
     tensors: dict[str, Tensor] = {}
     ranks, alphas, modules = {}, {}, {}
     needs = []
-    for path, layer in layers.items():
-        scale, factors = _layer_factors(layer)
+    for place, found in layers.items():
+        path = place.removeprefix(_PREFIX)
+        scale, factors = _layer_factors(found)
         blocks = {}
-        A = torch.cat([A for A, _ in factors.values()])  # (R, n)
-        B = A.new_zeros(layer.out_features, len(A))  # (m, R)
+        A = torch.cat([A for A, _ in factors])  # (R, n)
+        B = A.new_zeros(found[0].layer.out_features, len(A))  # (m, R)
         start = 0
-        for name, (A_i, B_i) in factors.items():
-            rows, r = layer.blocks[name], len(A_i)
+        for pair, (A_i, B_i) in zip(found, factors):
+            rows, r = pair.rows, len(A_i)
             B[rows, start : start + r] = B_i
-            blocks[name] = [rows.start, rows.stop, r]
+            blocks[_block(pair, path)] = [rows.start, rows.stop, r]
             start += r
         tensors |= {f"{_PREFIX}{path}.lora_A.weight": A.cpu(), f"{_PREFIX}{path}.lora_B.weight": B.cpu()}
         ranks[path], alphas[path] = len(A), scale * len(A)  # PEFT's scaling is alpha / rank
         modules[path] = {"scale": scale, "blocks": blocks}
-        if getattr(model.get_submodule(split(path)[0]), "qkv_bias_was_fused", False) and _QKV_BIAS not in needs:
+        fused = getattr(model.get_submodule(split(place)[0]), "qkv_bias_was_fused", False)
+        if fused and _QKV_BIAS not in needs:
             needs.append(_QKV_BIAS)
-    merged = any(s is not None for layer in layers.values() for s in _originals(layer))
+    merged = any(pair.original is not None for found in layers.values() for pair in found)
     config = _peft_config(base, ranks, alphas)
     note = {"format": 1, "base": base, "merged": merged, "modules": modules, "peft_needs": needs}
     note |= {"not_carried_by_peft": NOT_CARRIED, "classes": list(classes) if classes is not None else None}
@@ -116,6 +123,9 @@ def import_peft(model: nn.Module, folder: str | Path) -> nn.Module:
     JanusError for missing or damaged files and for an adapter made for another backbone.
     """
     folder = Path(folder)
+    if (folder / "adapter_model.bin").exists() and not (folder / "adapter_model.safetensors").exists():
+        raise UsageError(f"{folder} holds adapter_model.bin, a pickle, which can run code and is not read: if you trust it, load "
+                         "it with PEFT, and model.save_pretrained(folder) writes adapter_model.safetensors")
     config = _read_json(folder / "adapter_config.json")
     tensors = read_safetensors(folder / "adapter_model.safetensors")
     note = _read_json(folder / "janus.json") if (folder / "janus.json").exists() else {}
@@ -137,6 +147,9 @@ def import_peft(model: nn.Module, folder: str | Path) -> nn.Module:
     values: dict[str, list[tuple[str, Tensor, Tensor]]] = {}
     for path, factors in found.items():
         linear, A, B = layers.get(path), factors.get("A"), factors.get("B")
+        if path in layers and not isinstance(linear, nn.Linear):
+            raise UsageError(f"{folder}: LoRA on {path}, a {type(linear).__name__}, is not supported: train an adapter whose "
+                             "target_modules are linear layers")
         fits = isinstance(linear, nn.Linear) and A is not None and B is not None and A.dim() == B.dim() == 2
         if not fits or (B.shape[0], A.shape[1]) != tuple(linear.weight.shape) or A.shape[0] != B.shape[1]:
             raise JanusError(f"{folder}: {path} does not fit this {type(model).__name__}: made for another backbone?")
@@ -161,19 +174,28 @@ def load_heads(folder: str | Path) -> dict[str, Tensor]:
     return read_safetensors(Path(folder) / "heads.safetensors")
 
 
-def _originals(layer: LoRALinear) -> list[Tensor | None]:
-    return [getattr(layer, f"W0_{name}") for name in layer.blocks]
+def _block(pair: Pair, path: str) -> str:
+    """The name of a pair in janus.json: of a PEFT layer with one adapter, the name that `import_peft` gives such a layer."""
+    return _whole(path) if is_peft(pair.layer) and len(pair.layer.active_adapters) == 1 else pair.block
 
 
-def _layer_factors(layer: LoRALinear) -> tuple[float, dict[str, tuple[Tensor, Tensor]]]:
-    """(scale, name -> (A, B)) whose product is the layer's displacement since `adapt`, in float32."""
-    factors = {n: (getattr(layer, f"A_{n}").float(), getattr(layer, f"B_{n}").float()) for n in layer.blocks}
-    if all(W0 is None for W0 in _originals(layer)):
-        return layer.scale, factors
-    for (name, (A, B)), W0 in zip(list(factors.items()), _originals(layer), strict=True):
-        rows = layer.weight[layer.blocks[name]]
-        delta = rows.cpu().double() - W0.cpu().double() + layer.scale * (B.cpu().double() @ A.cpu().double())
-        factors[name] = _factorise(delta, W0)
+def _whole(path: str) -> str:
+    """The name of a pair on all rows of a layer: k of attn.k_proj, else the layer's own."""
+    leaf = split(path)[1]
+    return leaf[0] if leaf in ("q_proj", "k_proj", "v_proj") else leaf
+
+
+def _layer_factors(layer: list[Pair]) -> tuple[float, list[tuple[Tensor, Tensor]]]:
+    """(scale, (A, B) of each pair) whose product is the displacement since the layer was adapted, in float32."""
+    factors = [(pair.A.float(), pair.B.float()) for pair in layer]
+    if all(pair.original is None for pair in layer) and len({pair.scale for pair in layer}) == 1:
+        return layer[0].scale, factors
+    for i, (pair, (A, B)) in enumerate(zip(layer, factors)):
+        delta = pair.scale * (B.cpu().double() @ A.cpu().double())
+        if pair.original is None:
+            factors[i] = A, pair.scale * B
+        else:
+            factors[i] = _factorise(pair.weight.cpu().double() - pair.original.cpu().double() + delta, pair.original)
     return 1.0, factors
 
 
@@ -197,9 +219,7 @@ def _split_blocks(
 ) -> list[tuple[str, slice, Tensor, Tensor]]:
     """(name, rows, A, B) for each pair stacked in A and B; without a note of ours, one pair on all rows."""
     if not blocks:
-        leaf = split(path)[1]
-        name = leaf[0] if leaf in ("q_proj", "k_proj", "v_proj") else leaf
-        return [(name, slice(0, B.shape[0]), A, B)]
+        return [(_whole(path), slice(0, B.shape[0]), A, B)]
     parts, rest, start = [], B.clone(), 0
     for name, (first, last, rank) in blocks.items():
         columns = slice(start, start + rank)

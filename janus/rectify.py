@@ -26,6 +26,7 @@ from .history import precise, project_out
 from .linalg import full_float32
 from .lora import Pair, watch_gradient
 from .parallel import gradients
+from .peft_layers import inactive
 
 MODES = ("none", "tangent", "exact")
 DENSE = 2**21  # numbers of the m x n matrices that `tangent` computes with at once: they stay in a processor's cache
@@ -132,7 +133,8 @@ class RectifiedAdam(torch.optim.Optimizer):
         basis: input_key → V (n, k), the protected inputs; None or k = 0: nothing is protected (`P = I`).
         cap: with `tangent`, the largest `‖ΔA‖/‖A‖` of one step. ridge: see `tangent_update`.
 
-    With `tangent`, gradients accumulate from backward to `zero_grad`, like `.grad` does. `torch.amp.GradScaler` works with all
+    With `tangent`, dense gradients accumulate over backward passes until the next step or `zero_grad`: a Trainer that clears
+    `.grad` by `model.zero_grad()` does not reach them. `torch.amp.GradScaler` works with all
     three; what others do to `.grad` (`unscale_`, clipping, DistributedDataParallel's mean) does not reach the dense gradients:
     they are in `gradients()`. Products are full float32 products, also where TF32 is allowed, or under autocast.
 
@@ -148,6 +150,9 @@ class RectifiedAdam(torch.optim.Optimizer):
         if gr not in MODES:
             raise unknown("gr", gr, MODES)
         self.pairs = list(pairs)
+        if frozen := [pair.name for pair in self.pairs if not (pair.A.requires_grad or pair.B.requires_grad)]:
+            raise UsageError(f"the factors of {frozen[0]} are frozen and would not be trained: requires_grad_(True), or, for PEFT, "
+                             "PeftModel.from_pretrained(…, is_trainable=True)")
         self.gr = gr
         params = [p for pair in self.pairs for p in (pair.A, pair.B)]
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, cap=cap, ridge=ridge))
@@ -168,6 +173,10 @@ class RectifiedAdam(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let the dense gradients go: a step was made from them, or they are not wanted."""
         self._handed_out = False
         for tap in self._taps.values():
             tap.value = None
@@ -192,8 +201,16 @@ class RectifiedAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        try:
+            self._step()
+        finally:
+            self._forget()
+        return loss
+
+    def _step(self) -> None:
+        self._check_active()
         if getattr(self, "found_inf", None) is not None and self.found_inf.item():
-            return loss  # the scaler lowers its scale
+            return  # the scaler lowers its scale
         if self._taps:
             self._check_dense()
         if getattr(self, "grad_scale", None) is not None:
@@ -208,7 +225,11 @@ class RectifiedAdam(torch.optim.Optimizer):
                 dA, dB = (self._tangent if self.gr == "tangent" else self._factors)(batch, A, B, V)
             torch._foreach_add_([pair.A for pair in batch], list(dA.unbind()))
             torch._foreach_add_([pair.B for pair in batch], list(dB.unbind()))
-        return loss
+
+    def _check_active(self) -> None:
+        for pair in self.pairs:
+            if fault := inactive(pair.layer):
+                raise UsageError(f"{pair.name}: {fault}; else this step would change nothing")
 
     def _check_dense(self) -> None:
         """Raise where something was done to the factors' gradients alone, which would go wrong in silence."""
@@ -238,7 +259,8 @@ class RectifiedAdam(torch.optim.Optimizer):
         found = [self._taps[id(pair)].value for pair in batch]
         like = next((G for G in found if G is not None), None)
         if like is None:
-            raise JanusError("gr=tangent saw no forward pass: make the optimiser before the forward pass of its first step")
+            raise JanusError("gr=tangent has no dense gradient: make the optimiser before the forward pass of its first step, and "
+                             "call backward before each step")
         m, v, t = self._moments(self.state[batch[0].A], "W", like, (len(batch), *like.shape))
         inverses, parts = pseudo_inverses(A, B, group["ridge"]), []
         size = max(1, DENSE // like.numel())

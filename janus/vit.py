@@ -85,16 +85,27 @@ def _attention(path: str, module: nn.Module) -> dict[str, dict[str, slice]] | No
     return leaves
 
 
+ONE_INPUT = {  # the layers of one module that are fed by the same tensor, in timm, transformers and diffusers → what they share
+    **dict.fromkeys(("qkv", "q_proj", "k_proj", "v_proj", "query", "key", "value", "q", "k", "v", "q_lin", "k_lin", "v_lin",
+                     "to_q", "to_k", "to_v"), ""),
+    **dict.fromkeys(("fc1_g", "fc1_x"), "fc1"), **dict.fromkeys(("gate_proj", "up_proj"), "gate_up"),
+    **dict.fromkeys(("w1", "w3"), "w1_w3"), **dict.fromkeys(("wi_0", "wi_1"), "wi"),
+}
+_QUERIES = ("q_proj", "query", "q", "q_lin", "to_q")
+_CROSS = ("cross", "encoder_attn", "encdec")  # in the names of attentions whose queries have an input of their own
+
+
 def input_key(path: str) -> str:
     """Layers with equal keys are fed by the same tensor: q, k and v of one attention, the two halves of a SwiGLU."""
     parent, leaf = split(path)
-    if leaf in ("qkv", "q_proj", "k_proj", "v_proj"):
-        return parent
-    return join(parent, "fc1") if leaf in ("fc1_g", "fc1_x") else path
+    apart = leaf in _QUERIES and any(word in parent.lower() for word in _CROSS)
+    if leaf not in ONE_INPUT or apart:
+        return path
+    return join(parent, ONE_INPUT[leaf]) if ONE_INPUT[leaf] else parent
 
 
 def example_image(model: nn.Module) -> Tensor:
-    """One black image of the model's own input size, on its device. Raises UsageError if the size is not known."""
+    """One black image of the model's own input size and channels, on its device. Raises UsageError if the size is not known."""
     parameter = next(model.parameters())
     embed, cfg = getattr(model, "patch_embed", None), getattr(model, "pretrained_cfg", None) or {}
     grid, patch = getattr(embed, "grid_size", None), getattr(embed, "patch_size", None)
@@ -103,7 +114,9 @@ def example_image(model: nn.Module) -> Tensor:
         size = (grid[0] * patch[0], grid[1] * patch[1])
     if not size:
         raise UsageError(f"the input size of {type(model).__name__} is not known: pass adapt(…, example=<image batch>)")
-    return torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    channels = first.in_channels if first is not None else getattr(embed, "in_chans", 3)
+    return torch.zeros(1, channels, *size, device=parameter.device, dtype=parameter.dtype)
 
 
 def bypasses(attention: nn.Module, leaf: str) -> bool:

@@ -15,9 +15,9 @@ import janus
 ROOT = Path(janus.__file__).parent
 LAYERS = (  # from below
     ("errors",),
-    ("timing", "device", "resources", "settings", "linalg"),
-    ("checkpoint", "parallel", "lora_layer", "lora", "vit", "backbones", "peft_io", "reparam", "prefix"),
-    ("history", "rectify", "separation", "metrics"),
+    ("timing", "device", "resources", "settings", "linalg", "hooks"),
+    ("checkpoint", "parallel", "lora_layer", "peft_layers", "lora", "vit", "backbones", "peft_io", "reparam", "prefix"),
+    ("history", "rectify", "separation", "metrics", "protect"),
     ("registry", "icons", "images", "imageset", "cache", "prefetch", "transforms", "sources", "splits", "datasets",
      "stream", "recall"),
     ("method_settings", "config", "reading", "configure"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
+import tempfile
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
@@ -14,7 +17,9 @@ from vits import FAMILIES, distance, fill, images, make
 
 from janus import lora
 from janus.errors import JanusError, UsageError
+from janus.history import SecondMoments
 from janus.lora import LoRALinear, adapt, merge, pairs, unadapt
+from janus.rectify import DenseGradient
 
 BLOCKS = {"k": (slice(4, 8), 3), "v": (slice(8, 12), 2)}
 
@@ -279,3 +284,87 @@ def test_state_round_trip_and_damage():
             lora.load_state(adapt(make("plain"), rank=4), damaged)
     with pytest.raises(JanusError, match="another"):
         lora.load_state(adapt(make("plain"), rank=3), saved)
+
+
+# ── merged is a property of the model; copies are free ─────────────────────────────────────────────────────────────────
+
+
+def through_a_file(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+
+
+def through_state_dict(model: nn.Module, **options) -> nn.Module:
+    fresh = adapt(make("plain"), rank=4, generator=torch.Generator().manual_seed(77))
+    fresh.load_state_dict(model.state_dict(), **options)
+    return fresh
+
+
+def through_safetensors(model: nn.Module) -> nn.Module:
+    fresh = adapt(make("plain"), rank=4)
+    with tempfile.TemporaryDirectory() as folder:
+        safetensors.torch.save_model(model, f"{folder}/model.safetensors")
+        safetensors.torch.load_model(fresh, f"{folder}/model.safetensors")
+    return fresh
+
+
+def through_state(model: nn.Module) -> nn.Module:
+    fresh = adapt(make("plain"), rank=4)
+    lora.load_state(fresh, lora.state(model))
+    return fresh
+
+
+WAYS = {"deepcopy": copy.deepcopy, "torch.save": through_a_file, "state_dict": through_state_dict,
+        "assign": lambda model: through_state_dict(model, assign=True),
+        "not strict": lambda model: through_state_dict(model, strict=False),
+        "safetensors": through_safetensors, "lora.state": through_state}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@torch.no_grad()
+def test_merged_survives_every_way_of_saving(way):
+    model = fill(merge(fill(adapt(make("plain"), rank=4))), seed=11)
+    again = WAYS[way](model)
+    assert torch.equal(again(images(model)), model(images(model)))
+    for ours, theirs in zip(pairs(again), pairs(model), strict=True):
+        assert torch.equal(ours.original, theirs.original)
+    saved = lora.state(again)
+    assert saved.keys() == lora.state(model).keys() and all(torch.equal(v, saved[k]) for k, v in lora.state(model).items())
+    third = WAYS[way](fill(merge(again), seed=12))  # and on from there
+    assert torch.equal(pairs(third)[0].original, pairs(model)[0].original)
+
+
+@pytest.mark.parametrize("way", [load for load in WAYS if load not in ("deepcopy", "torch.save")])
+@torch.no_grad()
+def test_a_state_from_before_the_first_merge_makes_a_merged_model_unmerged(way, monkeypatch):
+    model = fill(adapt(make("plain"), rank=4))
+    merged = merge(fill(adapt(make("plain"), rank=4), seed=5))
+    monkeypatch.setitem(globals(), "adapt", lambda *_, **__: merged)
+    again = WAYS[way](model)
+    assert again is merged and all(pair.original is None for pair in pairs(again))
+    assert torch.equal(again(images(model)), model(images(model)))
+
+
+def test_a_copy_is_free_of_what_collects_from_the_original():
+    model = adapt(make("plain"), rank=4)
+    x = images(model)
+    moments, taps = SecondMoments(pairs(model)), [DenseGradient(pair) for pair in pairs(model)]
+    moments.active = True
+    for copied in (copy.deepcopy(model), through_a_file(model)):
+        copied(x).square().sum().backward()
+        assert not any(moments.count.values()) and all(tap.value is None for tap in taps)
+        assert all(pair.B.grad is not None for pair in pairs(copied))
+        own = SecondMoments(pairs(copied))
+        own.active = True
+        copied(x)
+        assert all(own.count.values()) and not any(moments.count.values())
+    model(x).square().sum().backward()
+    assert all(moments.count.values()) and all(tap.value is not None for tap in taps)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_any_number_of_channels(channels):
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=0, in_chans=channels)
+    model = fill(adapt(model, rank=2))
+    assert model(images(model)).shape == (2, 192) and images(model).shape[1] == channels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import json
 
 import pytest
@@ -150,7 +152,7 @@ def test_peft_models_that_are_refused():
     with pytest.raises(UsageError, match="Conv2d is not supported"):
         pairs(convolution)
     plain = peft.get_peft_model(make("plain"), peft.LoraConfig(r=2, target_modules=["qkv"]))
-    for call in (lambda: adapt(plain), lambda: export_peft(plain, "unused"), lambda: import_peft(plain, "unused")):
+    for call in (lambda: adapt(plain), lambda: import_peft(plain, "unused")):
         with pytest.raises((UsageError, JanusError)):
             call()
 
@@ -191,3 +193,128 @@ def test_damaged_and_foreign_adapters_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(JanusError, match="cannot write the adapter"):
         export_peft(adapt(make("plain")), tmp_path / "file" / "below")
+
+
+# ── a PEFT model in the functions that take a model ────────────────────────────────────────────────────────────────────
+
+
+def wrapped(seed: int = 0, family: str = "plain", **options) -> nn.Module:
+    torch.manual_seed(seed)
+    config = peft.LoraConfig(r=4, lora_alpha=6, **{"target_modules": ["qkv", "fc1"]} | options)
+    return fill(peft.get_peft_model(make(family), config).eval())
+
+
+@torch.no_grad()
+def test_merge_of_a_peft_model_keeps_its_function():
+    model = wrapped()
+    x = images(make("plain"))
+    y, plain = model(x), make("plain")(x)
+    assert distance(y, plain) > 1e-2
+    merge(model)
+    assert all(not pair.B.any() and pair.original is not None for pair in pairs(model))
+    lora.reset(model, torch.Generator().manual_seed(4))
+    assert distance(model(x), y) < 1e-6
+    fill(model, seed=8)
+    merge(model)
+    z = model(x)
+    assert distance(model.merge_and_unload()(x), z) < 1e-6 and distance(z, y) > 1e-2
+
+
+@torch.no_grad()
+def test_what_is_merged_into_a_peft_model_cannot_be_lost(tmp_path):
+    """PEFT's own ways of saving keep the factors only; the others keep all."""
+    model = merge(wrapped())
+    fill(model, seed=8, std=0.05)
+    x = images(make("plain"))
+    y = model(x)
+    for save in (lambda: model.save_pretrained(str(tmp_path / "peft")), lambda: peft.get_peft_model_state_dict(model)):
+        with pytest.raises(UsageError, match="export_peft"):
+            save()
+    export_peft(model, tmp_path / "ours")
+    assert distance(by_peft(make("plain"), tmp_path / "ours")(x), y) < 1e-5
+    assert distance(import_peft(make("plain"), tmp_path / "ours")(x), y) < 1e-5
+
+    fresh = wrapped(seed=1)
+    with pytest.raises(RuntimeError, match="W0_default"):  # a model that does not know of merging does not take it in silence
+        fresh.load_state_dict(model.state_dict())
+    lora.load_state(fresh, lora.state(model))
+    assert torch.equal(fresh(x), y)
+    with pytest.raises(UsageError, match="export_peft"):
+        fresh.save_pretrained(str(tmp_path / "peft"))
+    for copied in (copy.deepcopy(model), through_a_file(model)):
+        assert torch.equal(copied(x), y)
+        with pytest.raises(UsageError, match="export_peft"):
+            copied.save_pretrained(str(tmp_path / "peft"))
+
+
+def through_a_file(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+
+
+@torch.no_grad()
+def test_nothing_to_merge_leaves_an_adapter_that_peft_can_save(tmp_path):
+    model = wrapped()
+    for pair in pairs(model):
+        pair.B.zero_()
+    merge(model).save_pretrained(str(tmp_path))
+    assert all(pair.original is None for pair in pairs(model))
+
+
+@torch.no_grad()
+def test_half_precision_weights_are_merged_as_well_as_they_can_be():
+    model = wrapped()
+    x = images(make("plain"))
+    for pair in pairs(model):
+        pair.layer.get_base_layer().to(torch.bfloat16)
+    expected = [(pair.weight.float() + pair.scale * pair.B @ pair.A).bfloat16() for pair in pairs(model)]
+    for pair, W in zip(pairs(merge(model)), expected):
+        torch.testing.assert_close(pair.weight, W, rtol=2**-7, atol=1e-7)  # one rounding to bfloat16
+    assert model.to(torch.bfloat16)(x.bfloat16()).isfinite().all()
+
+
+def test_peft_models_that_cannot_be_merged_are_refused():
+    two = wrapped()
+    two.add_adapter("more", peft.LoraConfig(r=2, target_modules=["qkv"]))
+    two.base_model.set_adapter(["default", "more"])
+    with pytest.raises(UsageError, match="one adapter a layer.*default, more"):
+        merge(two)
+    packed = wrapped()
+    weight = pairs(packed)[0].layer.get_base_layer().weight
+    weight.data = torch.zeros(weight.numel() // 2, 1, dtype=torch.uint8)  # as a 4-bit layer holds it
+    weight.requires_grad_(False)
+    with pytest.raises(UsageError, match="quantised"):
+        merge(packed)
+    with pytest.raises(UsageError, match="merge_and_unload"):
+        unadapt(wrapped())
+    for call in (lambda: merge(make("plain")), lambda: lora.reset(make("plain"), torch.Generator())):
+        with pytest.raises(UsageError, match="no LoRA factors"):
+            call()
+
+
+def test_peft_layers_that_are_more_than_lora_are_refused():
+    for options, message in (({"lora_bias": True}, "lora_bias"), ({"target_modules": ["patch_embed.proj"]}, "linear layers only")):
+        with pytest.raises(UsageError, match=message):
+            pairs(peft.get_peft_model(make("plain"), peft.LoraConfig(**{"r": 2, "target_modules": ["qkv"]} | options)))
+
+
+@torch.no_grad()
+def test_export_of_a_peft_model_that_was_not_merged(tmp_path):
+    model = wrapped()
+    export_peft(model, tmp_path)
+    x = images(make("plain"))
+    assert distance(by_peft(make("plain"), tmp_path)(x), model(x)) < 1e-6
+    ours = import_peft(make("plain"), tmp_path)
+    assert distance(ours(x), model(x)) < 1e-6 and pairs(ours)[0].name == "blocks.0.attn.qkv"
+
+
+def test_adapters_in_forms_that_are_not_read_are_named(tmp_path):
+    folder = export_peft(fill(adapt(make("plain"))), tmp_path / "adapter")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(UsageError, match="adapter_model.bin, a pickle"):
+        import_peft(make("plain"), folder)
+    model = peft.get_peft_model(make("plain"), peft.LoraConfig(r=2, target_modules=["patch_embed.proj", "qkv"]))
+    model.save_pretrained(str(tmp_path / "convolution"))
+    with pytest.raises(UsageError, match="patch_embed.proj, a Conv2d, is not supported"):
+        import_peft(make("plain"), tmp_path / "convolution")
