@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as kept_as_input
 
 from . import backbones, classifiers, lora, methods, parallel, transforms
 from .backbones import PreprocessConfig
@@ -69,11 +70,19 @@ class Learner:
     # ── images → features ────────────────────────────────────────────────────────────────────────────────────────────
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ready for the backbone, (b, 3, S, S) → final CLS features (b, d); in half precision where `amp` says so."""
+        """Images ready for the backbone, (b, 3, S, S) → final CLS features (b, d); in half precision where `amp` says so.
+
+        With `runtime.micro_batch` they go through it in slices. What the backward pass needs is kept of the last slice only;
+        the others, each in its turn, go through once more then. So the loss is that of the whole batch, whatever it is, and
+        only rounding tells the gradients from those of one pass.
+        """
         if not len(x):  # a process's part of a small batch
             return torch.zeros(0, self.model.num_features, device=self.device)
         with autocast(self.config.training.amp, self.device):
-            return self.model(x)
+            *others, last = x.split(self.config.runtime.micro_batch or len(x))
+            features = [kept_as_input(self.model, part, use_reentrant=False, preserve_rng_state=False,  # nothing in it is random
+                                      context_fn=lambda: (nullcontext(), self.recomputing())) for part in others]
+            return torch.cat([*features, self.model(last)])
 
     @torch.no_grad()
     def features(self, images: Images) -> Tensor:
@@ -93,6 +102,12 @@ class Learner:
             yield
         finally:
             self.moments.active = False
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Inside, a slice goes through the backbone a second time: nothing is counted twice."""
+        with self.watching(False), self.method.recomputing():
+            yield
 
     # ── a task ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
