@@ -28,14 +28,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(args: argparse.Namespace) -> None:
-    from . import configure
+    from . import configure, places
 
     values = configure.from_text(args.set)
     for key in ("dataset", "root", "model", "method", "tasks", "seed"):
         value = getattr(args, key)
         if value is not None and values.setdefault(key, value) != value:
             raise UsageError(f"{key} is given twice: --{key} {value} and --set {key}={values[key]}; leave one out")
-    config = configure.make(values)  # before torch: a typing error is answered at once
+    config = configure.layered(places.begun(args.out), values)  # before torch: a typing error is answered at once
 
     from . import train
 
@@ -306,7 +306,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"no space left on the disk ({text}); free some and run the same command again"
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
-        return f"out of memory ({text}); try a smaller batch_size (that is another run: another --out), or another device"
+        return f"out of memory ({text}); try --set micro_batch=N (the same run, N images at a time), or another device"
     if "by peer" in text and parallel.launched()[0] > 1:
         return "another process of this run stopped without a word; the same command goes on from the last checkpoint"
     return f"unexpected {type(error).__name__}: {text}; the same command with --debug shows where"

@@ -164,6 +164,11 @@ class RuntimeSettings(Settings):
     )
     save_every: float = Field(30.0, ge=0, description="seconds between two checkpoints inside a task")
     root: str | None = Field(None, description="folder of the data set's local files; None: $JANUS_DATA")
+    folder: str | None = Field(
+        None,
+        description="folder that relative paths of data and weights start from; where a path is not there, as "
+        "without one, the working directory. A run with such paths keeps the folder it began in",
+    )
 
 
 # ── classifiers ─────────────────────────────────────────────────────────────────────────────────────────────

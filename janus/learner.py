@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as kept_as_input
 
-from . import backbones, classifiers, lora, methods, parallel, transforms
+from . import backbones, classifiers, lora, methods, parallel, places, transforms
 from .backbones import PreprocessConfig
 from .config import Config
 from .device import autocast
@@ -189,8 +189,9 @@ def build_model(config: Config, generator: torch.Generator,
     """The config's backbone with fresh LoRA pairs, how its input is prepared, and the fingerprint of its weights."""
     with torch.random.fork_rng(devices=[]):  # weights="random" draws from torch's global generator, on the CPU
         torch.default_generator.manual_seed(config.training.seed)
-        model, preprocess = backbones.create(config.backbone.model, config.backbone.weights)
-    fingerprint, c = backbones.fingerprint(model), config.backbone
+        c = places.located(config).backbone
+        model, preprocess = backbones.create(c.model, c.weights)
+    fingerprint = backbones.fingerprint(model)
     lora.adapt(model, c.rank, c.targets, c.scale, generator)
     return model.to(device), backbones.normalised(preprocess, c.normalise), fingerprint
 

@@ -110,7 +110,8 @@ def extend(folder: str | Path, data: str | Path, out: str | Path | None = None, 
     Args:
         data: an image folder, or any data set of `janus.datasets`; a class the run knows already is refused.
         out: folder of the extended run, which resumes as `run` does; default: `folder` + "-extended".
-        settings: `device`, `threads`, `save_every`, `root` (where the old data is now); nothing else can change.
+        settings: those of `runtime` (`device`, `threads`, `micro_batch`, `save_every`, `root`: where the old data is now);
+            nothing else can change.
 
     Raises:
         UsageError: unknown data, a class that is known already, a setting that cannot change. JanusError: `folder` holds

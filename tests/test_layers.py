@@ -20,7 +20,7 @@ LAYERS = (  # from below
     ("history", "rectify", "separation", "metrics"),
     ("registry", "icons", "images", "imageset", "cache", "prefetch", "transforms", "sources", "splits", "datasets",
      "stream", "recall"),
-    ("method_settings", "config", "reading", "configure"),
+    ("method_settings", "config", "reading", "configure", "places"),
     ("classifiers", "prompts", "methods"),
     ("learner",),
     ("result", "updates", "evaluation", "train", "predict"),
