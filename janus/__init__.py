@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import Config as Config
+    from .confusion import evaluate as evaluate
     from .errors import JanusError as JanusError
     from .errors import UsageError as UsageError
     from .lora import adapt as adapt
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .predict import extend as extend
     from .predict import load as load
     from .result import Result as Result
+    from .timm_export import export as export
     from .train import run as run
 
 __version__ = "0.1.0"
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 _HOME = {  # name → module; imported when first used, so that `janus --help` does not wait for torch
     "Config": "config", "JanusError": "errors", "UsageError": "errors", "adapt": "lora", "merge": "lora", "unadapt": "lora",
     "export_peft": "peft_io", "import_peft": "peft_io", "Predictor": "predict", "extend": "predict", "load": "predict",
+    "evaluate": "confusion", "export": "timm_export",
     "Result": "result", "run": "train",
 }
 _MODULES = ("ablation", "backbones", "compare", "config", "configure", "datasets", "history", "lessons", "lora", "metrics", "plots",

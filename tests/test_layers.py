@@ -23,11 +23,11 @@ LAYERS = (  # from below
     ("method_settings", "config", "reading", "configure", "places"),
     ("classifiers", "prompts", "methods"),
     ("learner",),
-    ("result", "updates", "evaluation", "train", "predict"),
+    ("result", "updates", "evaluation", "train", "predict", "timm_export"),
     ("paper", "ablation", "grids", "store", "clusters", "papermill", "bench"),
     ("compare", "tables", "properties", "doctor"),
     ("plots", "widgets"),
-    ("report", "lessons", "demo", "__init__", "__main__"),
+    ("report", "lessons", "demo", "confusion", "arguments", "__init__", "__main__"),
 )
 
 
