@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import Config as Config
+    from .confusion import evaluate as evaluate
     from .errors import JanusError as JanusError
     from .errors import UsageError as UsageError
     from .lora import adapt as adapt
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .protect import create_rectified_optimizer as create_rectified_optimizer
     from .protect import estimate_basis as estimate_basis
     from .result import Result as Result
+    from .timm_export import export as export
     from .train import run as run
 
 __version__ = "0.1.0"
@@ -28,7 +30,8 @@ __version__ = "0.1.0"
 _HOME = {  # name → module; imported when first used, so that `janus --help` does not wait for torch
     "Config": "config", "JanusError": "errors", "UsageError": "errors", "adapt": "lora", "merge": "lora", "unadapt": "lora",
     "export_peft": "peft_io", "import_peft": "peft_io", "Predictor": "predict", "extend": "predict", "load": "predict",
-    "Basis": "protect", "create_rectified_optimizer": "protect", "estimate_basis": "protect", "Result": "result", "run": "train",
+    "evaluate": "confusion", "export": "timm_export", "Basis": "protect", "create_rectified_optimizer": "protect",
+    "estimate_basis": "protect", "Result": "result", "run": "train",
 }
 _MODULES = ("ablation", "backbones", "compare", "config", "configure", "datasets", "history", "lessons", "lora", "metrics", "plots",
             "properties", "protect", "rectify", "report", "resources", "separation", "store", "stream", "tables", "train",

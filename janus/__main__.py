@@ -1,4 +1,4 @@
-"""The `janus` command: run, bench, extend, predict, report, and what there is to choose from."""
+"""The `janus` command: run, bench, extend, predict, evaluate, report, and what there is to choose from."""
 
 from __future__ import annotations
 
@@ -10,32 +10,24 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from . import parallel
+from .arguments import build_parser
 from .errors import JanusError, UsageError, unknown
 
 # torch is imported by the commands that need it, so that --help answers at once
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are the project's own: one line, and exit code 2."""
-
-    options: dict[str, list[str]]  # of each command
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message[0].lower()}{message[1:]}; see {self.prog} --help")
-
-
 def run(args: argparse.Namespace) -> None:
-    from . import configure
+    from . import configure, places
 
     values = configure.from_text(args.set)
     for key in ("dataset", "root", "model", "method", "tasks", "seed"):
         value = getattr(args, key)
         if value is not None and values.setdefault(key, value) != value:
             raise UsageError(f"{key} is given twice: --{key} {value} and --set {key}={values[key]}; leave one out")
-    config = configure.make(values)  # before torch: a typing error is answered at once
+    config = configure.layered(places.begun(args.out), values)  # before torch: a typing error is answered at once
 
     from . import train
 
@@ -87,6 +79,25 @@ def predict(args: argparse.Namespace) -> None:
         return
     for image, answer in zip(args.images, answers):
         print(f"{image}: " + ", ".join(f"{name} {score:.3f}" for name, score in answer))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    from . import confusion
+
+    found = confusion.evaluate(args.folder, args.data, root=args.root, skip_unknown=args.skip_unknown, device=args.device)
+    for note in found.notes:
+        print(f"janus: note: {note}", file=sys.stderr)
+    print(found.table().plain())
+    print(found.line())
+    if args.out is not None:
+        found.save(args.out)
+        print(f"in {args.out}")
+
+
+def export(args: argparse.Namespace) -> None:
+    from . import timm_export
+
+    print(f"in {timm_export.export(args.folder, args.out)}")
 
 
 def report(args: argparse.Namespace) -> None:
@@ -164,81 +175,14 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str]] = {
     "bench": (bench, "run all that a grid file describes; the same command again goes on where it stopped"),
     "extend": (extend, "teach new classes to a finished run, which itself stays as it is"),
     "predict": (predict, "name what is on images, with a finished run"),
+    "evaluate": (evaluate, "accuracy of a finished run on labelled images, class by class, and what it takes for what"),
+    "export": (export, "a finished run as plain timm weights, with a script that needs no janus"),
     "report": (report, "tables (and, in HTML, figures) from folders of results"),
     "datasets": (datasets, "list the data sets"),
     "methods": (methods, "list the methods and what each keeps and trains, or describe one"),
     "models": (models, "list the backbones"),
     "doctor": (doctor, "whether this machine computes what it should, and how fast; what to run first on a new one"),
 }
-
-
-def build_parser() -> Parser:
-    from . import __version__
-
-    about = "Janus-LoRA: LoRA-based continual learning without forgetting."
-    parser = Parser(prog="janus", description=about, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"janus-lora {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    parts: dict[str, argparse.ArgumentParser] = {}
-    for name, (call, summary) in COMMANDS.items():
-        part = parts[name] = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        part.set_defaults(call=call)
-        part.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    flags: dict[str, dict[str, Any]] = {
-        "--dataset": {"metavar": "NAME", "help": "name (`janus datasets`) or path of the data (icons-r)"},
-        "--root": {"metavar": "FOLDER", "help": "where the data set's local files are"},
-        "--model": {"metavar": "NAME", "help": "backbone (`janus models`; icons-vit)"},
-        "--method": {"metavar": "NAME", "help": "method (`janus methods`; janus)"},
-        "--tasks": {"metavar": "T", "help": "number of tasks (10)"},
-        "--seed": {"metavar": "N", "help": "class order, initialisation and batches (0)"},
-    }
-    for flag, options in flags.items():
-        parts["run"].add_argument(flag, **options)
-    parts["run"].add_argument("--out", metavar="DIR", required=True, help="folder for result.json and the checkpoint")
-    parts["run"].add_argument("--variant", metavar="NAME", help="its name in tables (the method's)")
-    parts["bench"].add_argument("grid", metavar="GRID.yaml", help="the runs: a grid file, or the name of one that comes with janus")
-    parts["bench"].add_argument("--out", metavar="DIR", required=True, help="folder of the runs, one folder each")
-    parts["bench"].add_argument("--dry-run", action="store_true", help="only show the runs, how far each is, and the time left")
-    parts["bench"].add_argument("--known", metavar="DIR", nargs="+", default=(), help="folders of results: a run that "
-                                "has one there, whatever it is called, counts as finished")
-    parts["bench"].add_argument("--retry", action="store_true", help="run those again that failed before")
-    parts["bench"].add_argument("--workers", metavar="N", type=int,
-                                help="runs at once (one a GPU, or one); with --slurm: jobs (one a run)")
-    parts["bench"].add_argument("--scheduler", metavar="ADDRESS", help="a running Dask scheduler, e.g. tcp://host:8786; its "
-                                "workers have the same janus, and share --out, the data and this folder under the same paths")
-    parts["bench"].add_argument("--slurm", metavar="FILE", help="workers as SLURM jobs, on the same conditions: a YAML file of "
-                                "dask_jobqueue.SLURMCluster's arguments (queue, cores, memory, walltime, …)")
-    parts["extend"].add_argument("folder", metavar="DIR", help="folder of a finished run")
-    parts["extend"].add_argument("--data", metavar="DATA", required=True, help="the new classes: an image folder or a data set")
-    parts["extend"].add_argument("--out", metavar="DIR", help="folder for the result (DIR-extended)")
-    for name in ("run", "extend"):
-        parts[name].add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
-                                 help="settings, by full path (method.margin=2) or by the last part where that is unique")
-        parts[name].add_argument("--quiet", action="store_true", help="no progress")
-    parts["predict"].add_argument("folder", metavar="DIR", help="folder of a finished run")
-    parts["predict"].add_argument("images", metavar="IMAGE", nargs="+", help="image files")
-    parts["predict"].add_argument("--top", metavar="K", type=int, default=5, help="how many classes an image (5)")
-    parts["predict"].add_argument("--json", action="store_true", help="print JSON")
-    parts["predict"].add_argument("--device", metavar="NAME", default="auto", help="cpu, cuda, mps or auto (auto)")
-    parts["report"].add_argument("results", metavar="RESULTS", nargs="*", help="folders of runs or their tables")
-    parts["report"].add_argument("--to", metavar="KIND", default="md", help="md, html, csv (a line a run) or tex (md)")
-    parts["report"].add_argument("--out", metavar="FILE", type=Path, help="where to write it (to the terminal)")
-    parts["report"].add_argument("--collect", metavar="RUNS", nargs="+",
-                                 help="no report: add the runs in these folders to tables")
-    parts["report"].add_argument("--into", metavar="DIR",
-                                 help="with --collect: the tables' folder (benchmarks/results of this checkout)")
-    parts["doctor"].add_argument("--device", metavar="NAME", default="auto", help="cpu, cuda, mps or auto (auto)")
-    parts["doctor"].add_argument("--quick", action="store_true", help="less of it: 45 s on two CPU cores")
-    parts["doctor"].add_argument("--out", metavar="FILE", type=Path, help="write the checks as JSON, too")
-    parts["methods"].add_argument("name", metavar="NAME", nargs="?", help="describe this one (without: a table of all)")
-    parts["methods"].add_argument("--model", metavar="NAME", default="icons-vit", help="backbone, by its shapes alone (icons-vit)")
-    for flag, value, what in (("--tasks", 10, "tasks"), ("--classes", 100, "all classes"), ("--rank", 8, "of the factors")):
-        parts["methods"].add_argument(flag, metavar="N", type=int, default=value, help=f"{what} ({value})")
-    parts["methods"].add_argument("--json", action="store_true", help="print JSON")
-    for name in ("datasets", "models"):
-        parts[name].add_argument("pattern", metavar="TEXT", nargs="?", default="", help="only names that contain this")
-    parser.options = {name: [o for a in part._actions for o in a.option_strings] for name, part in parts.items()}
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -286,7 +230,7 @@ def explained(work: Callable[[], int | None], debug: bool, stopped: str) -> int:
 
 
 def _parse(argv: list[str]) -> int | None:
-    parser = build_parser()
+    parser = build_parser(COMMANDS)
     if not argv:
         return parser.print_help()
     if not argv[0].startswith("-") and argv[0] not in COMMANDS:
@@ -306,7 +250,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"no space left on the disk ({text}); free some and run the same command again"
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
-        return f"out of memory ({text}); try a smaller batch_size (that is another run: another --out), or another device"
+        return f"out of memory ({text}); try --set micro_batch=N (the same run, N images at a time), or another device"
     if "by peer" in text and parallel.launched()[0] > 1:
         return "another process of this run stopped without a word; the same command goes on from the last checkpoint"
     return f"unexpected {type(error).__name__}: {text}; the same command with --debug shows where"

@@ -156,8 +156,19 @@ class RuntimeSettings(Settings):
     threads: int | None = Field(
         None, ge=1, description="threads of torch on the CPU; None: torch's own choice"
     )
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="most images that go through the backbone at once, for a small GPU: the step is that of the whole "
+        "batch up to rounding, and takes about a third longer; None: the whole batch",
+    )
     save_every: float = Field(30.0, ge=0, description="seconds between two checkpoints inside a task")
     root: str | None = Field(None, description="folder of the data set's local files; None: $JANUS_DATA")
+    folder: str | None = Field(
+        None,
+        description="folder that relative paths of data and weights start from; where a path is not there, as "
+        "without one, the working directory. A run with such paths keeps the folder it began in",
+    )
 
 
 # ── classifiers ─────────────────────────────────────────────────────────────────────────────────────────────

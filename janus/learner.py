@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as kept_as_input
 
-from . import backbones, classifiers, lora, methods, parallel, transforms
+from . import backbones, classifiers, lora, methods, parallel, places, transforms
 from .backbones import PreprocessConfig
 from .config import Config
 from .device import autocast
@@ -69,11 +70,19 @@ class Learner:
     # ── images → features ────────────────────────────────────────────────────────────────────────────────────────────
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ready for the backbone, (b, 3, S, S) → final CLS features (b, d); in half precision where `amp` says so."""
+        """Images ready for the backbone, (b, 3, S, S) → final CLS features (b, d); in half precision where `amp` says so.
+
+        With `runtime.micro_batch` they go through it in slices. What the backward pass needs is kept of the last slice only;
+        the others, each in its turn, go through once more then. So the loss is that of the whole batch, whatever it is, and
+        only rounding tells the gradients from those of one pass.
+        """
         if not len(x):  # a process's part of a small batch
             return torch.zeros(0, self.model.num_features, device=self.device)
         with autocast(self.config.training.amp, self.device):
-            return self.model(x)
+            *others, last = x.split(self.config.runtime.micro_batch or len(x))
+            features = [kept_as_input(self.model, part, use_reentrant=False, preserve_rng_state=False,  # nothing in it is random
+                                      context_fn=lambda: (nullcontext(), self.recomputing())) for part in others]
+            return torch.cat([*features, self.model(last)])
 
     @torch.no_grad()
     def features(self, images: Images) -> Tensor:
@@ -93,6 +102,12 @@ class Learner:
             yield
         finally:
             self.moments.active = False
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Inside, a slice goes through the backbone a second time: nothing is counted twice."""
+        with self.watching(False), self.method.recomputing():
+            yield
 
     # ── a task ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -174,8 +189,9 @@ def build_model(config: Config, generator: torch.Generator,
     """The config's backbone with fresh LoRA pairs, how its input is prepared, and the fingerprint of its weights."""
     with torch.random.fork_rng(devices=[]):  # weights="random" draws from torch's global generator, on the CPU
         torch.default_generator.manual_seed(config.training.seed)
-        model, preprocess = backbones.create(config.backbone.model, config.backbone.weights)
-    fingerprint, c = backbones.fingerprint(model), config.backbone
+        c = places.located(config).backbone
+        model, preprocess = backbones.create(c.model, c.weights)
+    fingerprint = backbones.fingerprint(model)
     lora.adapt(model, c.rank, c.targets, c.scale, generator)
     return model.to(device), backbones.normalised(preprocess, c.normalise), fingerprint
 

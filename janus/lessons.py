@@ -48,6 +48,19 @@ class Lesson:
                    variant=row, **self.config(row, **settings).to_dict())
 
 
+def check_texts(**parameters: Any) -> None:
+    """Refuse a notebook's parameters that are texts but were not given as texts: papermill's `-p OUT 2024_01` is the number
+    202401 when it arrives here, and what was written is lost.
+
+    Raises:
+        UsageError: one that is not a text, with what to write instead.
+    """
+    for name, value in parameters.items():
+        if not isinstance(value, str):
+            raise UsageError(f"{name} is a text, got {value!r}: papermill's -p reads what looks like a number as one; "
+                             f"give it by -r {name} …, which keeps what is written (or OUT with a slash: -p OUT runs/2024_01)")
+
+
 def setup(fast: bool | str = False) -> Lesson:
     """Take a notebook's FAST parameter (papermill may give it as text) or JANUS_FAST=1 from the environment.
 

@@ -28,7 +28,7 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
     Raises:
         JanusError: no finished run there, a damaged checkpoint, or backbone weights that are not there any more or have changed.
     """
-    state = _finished(Path(folder))
+    state = finished(Path(folder))
     return Predictor(configure.restore(state["config"], folder), state, pick_device(device))
 
 
@@ -110,7 +110,8 @@ def extend(folder: str | Path, data: str | Path, out: str | Path | None = None, 
     Args:
         data: an image folder, or any data set of `janus.datasets`; a class the run knows already is refused.
         out: folder of the extended run, which resumes as `run` does; default: `folder` + "-extended".
-        settings: `device`, `threads`, `save_every`, `root` (where the old data is now); nothing else can change.
+        settings: those of `runtime` (`device`, `threads`, `micro_batch`, `save_every`, `root`: where the old data is now);
+            nothing else can change.
 
     Raises:
         UsageError: unknown data, a class that is known already, a setting that cannot change. JanusError: `folder` holds
@@ -126,7 +127,7 @@ def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = Non
         if key.removeprefix("runtime.") not in RuntimeSettings.model_fields:
             raise unknown("setting of an extension (the others stay those of the run):", key, RuntimeSettings.model_fields)
     folder = Path(folder)
-    state = _finished(folder)
+    state = finished(folder)
     before = configure.restore(state["config"], folder)
     if before.method.joint:
         raise UsageError(f"{folder} is a {before.method.name} run: it learns all classes at once, so none can be added later")
@@ -147,7 +148,7 @@ def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = Non
     return execute(config, target, progress), target
 
 
-def _finished(folder: Path) -> dict[str, Any]:
+def finished(folder: Path) -> dict[str, Any]:
     """The checkpoint of a finished run."""
     if not folder.is_dir():
         raise UsageError(f"no run at {str(folder)!r}: there is no such folder")

@@ -8,7 +8,8 @@ prefix tuning on K and V: its first l/2 vectors are keys, the others values, pas
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -96,7 +97,19 @@ class Prompted(Method):
         return torch.optim.AdamW(self.trained.values(), lr=c.lr, weight_decay=c.weight_decay)
 
     def begin_step(self, images: Tensor) -> None:
-        self.training, self.distance = True, images.new_zeros(len(images))  # (b,): 1 − cos of query and chosen keys
+        self.training, self.distance = True, images.new_zeros(0)  # (b,), slice by slice: 1 − cos of query and chosen keys
+
+    def matched(self, distance: Tensor) -> None:
+        """`prompts` tells how far the keys it chose are from the queries, (b,) of the slice of the batch that it is asked for."""
+        self.distance = torch.cat([self.distance, distance]) if self.training else distance
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        distance, self.training, self.distance = self.distance, True, self.distance.detach()[:0]
+        try:
+            yield
+        finally:
+            self.training, self.distance = False, distance
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         self.training = False

@@ -175,15 +175,17 @@ class _Reading:
 
     def dataset(self) -> str | None:
         """The data set's name; None: there is none of that name, and nothing follows for its options."""
-        name, root, model = (
-            self.given.get(path, self.given.get(path.partition(".")[2], self.base.get(path, usual)))
-            for path, usual in (("data.dataset", "icons-r"), ("runtime.root", None), ("backbone.model", ""))
+        usual = {"data.dataset": "icons-r", "runtime.root": None, "runtime.folder": None, "backbone.model": ""}
+        name, root, folder, model = (
+            self.given.get(path, self.given.get(path.partition(".")[2], self.base.get(path, value)))
+            for path, value in usual.items()
         )
         if self.look and isinstance(model, str) and model and (fault := registry.model_fault(model)):
             self.faults.append(fault)
         if not isinstance(name, (str, Path)):
             return None
-        if self.look and (fault := registry.dataset_fault(str(name), str(root) if root else None)):
+        places = (str(place) if place else None for place in (root, folder))
+        if self.look and (fault := registry.dataset_fault(str(name), *places)):
             self.faults.append(fault)
             return None
         return str(name)

@@ -234,11 +234,15 @@ def options_of(kind: str, given: Mapping[str, Any], label: str = "") -> dict[str
     return found.model_dump(exclude_defaults=True)
 
 
-def dataset_fault(name: str, root: str | None = None) -> str | None:
-    """What is wrong with the name of a data set, if it is no path: a path may exist where the run will be."""
+def dataset_fault(name: str, root: str | None = None, folder: str | None = None) -> str | None:
+    """What is wrong with the name of a data set, if it is no path: a path may exist where the run will be.
+
+    folder: where relative paths start from, besides the working directory.
+    """
     if name.startswith("hf:") or name in DATASETS or re.search(r"[/\\*?~]|^\.|\.parquet$", name):
         return None
     places = [Path(root).expanduser()] if root else [Path(), *([home] if (home := resources.home()) else [])]
+    places += [Path(folder)] if folder else []
     if name and any((place / name).exists() for place in places):
         return None
     return str(unknown("dataset", name, DATASETS))

@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from . import checkpoint, configure, datasets, metrics, parallel, recall, stream, transforms
+from . import checkpoint, configure, datasets, metrics, parallel, places, recall, stream, transforms
 from .config import Config
 from .device import HALF, pick_device, resolve
 from .errors import JanusError, UsageError
@@ -74,7 +74,7 @@ def run(out: str | Path | None = None, *, progress: Progress | None = None, vari
         UsageError: unknown names, wrong types, illegal combinations, another run in `out`.
         JanusError: damaged checkpoint, NaN loss (the last checkpoint is kept), no space or rights.
     """
-    return execute(configure.make(config), out, progress, variant)
+    return execute(configure.layered(places.begun(out), config), out, progress, variant)
 
 
 def execute(config: Config, out: str | Path | None = None, progress: Progress | None = None,
@@ -307,6 +307,7 @@ def build_stream(config: Config, size: int | None = None, state: dict[str, Any] 
     """The config's data set, cut into tasks (one task of all classes for the joint upper bound); then the new classes of
     an extended run, one task for each data set. `size`: the input side photographs are prepared for; `state`: the checkpoint
     that is taken up, whose finished tasks need no images; `tell`: see `janus.datasets.load`."""
+    config = places.located(config)
     c, tasks = config.data, 1 if config.method.joint else config.data.tasks
     order = config.training.seed if c.class_seed is None else c.class_seed
 
@@ -320,10 +321,13 @@ def build_stream(config: Config, size: int | None = None, state: dict[str, Any] 
 
 
 def _settled(config: Config, before: dict[str, Any], device: torch.device | None = None) -> Config:
-    """The config with what `amp=auto` means: what it meant to the run that is resumed, else what it means on the device."""
+    """The config with where its relative paths start from (`janus.places`), and what `amp=auto` means: what both were for the run
+    that is resumed, else the working directory, and what it means on the device."""
+    before = configure.flat(before)
+    config = places.kept(config, before)
     if config.training.amp != "auto":
         return config
-    was = configure.flat(before).get("training.amp")
+    was = before.get("training.amp")
     meant = was if was in ("off", *HALF) else resolve("auto", device or pick_device(config.runtime.device))
     return configure.changed(config, {"training.amp": meant})
 

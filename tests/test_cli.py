@@ -157,7 +157,7 @@ def test_nan_loss_stops_and_keeps_the_checkpoint(image_folder: Path, tmp_path: P
 @pytest.mark.parametrize(("error", "code", "words"), [
     (KeyboardInterrupt(), 130, ["stopped", "same command goes on"]),
     (ValueError("strange\nand long"), 1, ["unexpected ValueError: strange", "--debug"]),
-    (MemoryError("big"), 1, ["out of memory", "batch_size"]),
+    (MemoryError("big"), 1, ["out of memory", "micro_batch=N"]),
     (OSError(errno.ENOSPC, "No space left on device"), 1, ["no space left"]),
 ])
 def test_what_nobody_foresaw(error: BaseException, code: int, words: list[str], capsys: Capture,

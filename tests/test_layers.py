@@ -20,14 +20,14 @@ LAYERS = (  # from below
     ("history", "rectify", "separation", "metrics", "protect"),
     ("registry", "icons", "images", "imageset", "cache", "prefetch", "transforms", "sources", "splits", "datasets",
      "stream", "recall"),
-    ("method_settings", "config", "reading", "configure"),
+    ("method_settings", "config", "reading", "configure", "places"),
     ("classifiers", "prompts", "methods"),
     ("learner",),
-    ("result", "updates", "evaluation", "train", "predict"),
+    ("result", "updates", "evaluation", "train", "predict", "timm_export"),
     ("paper", "ablation", "grids", "store", "clusters", "papermill", "bench"),
     ("compare", "tables", "properties", "doctor"),
     ("plots", "widgets"),
-    ("report", "lessons", "demo", "__init__", "__main__"),
+    ("report", "lessons", "demo", "confusion", "arguments", "__init__", "__main__"),
 )
 
 

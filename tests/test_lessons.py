@@ -33,6 +33,33 @@ def test_a_fast_that_is_neither_is_refused() -> None:
         lessons.setup("yes")
 
 
+@pytest.mark.parametrize("value", [202401, 1e5, True, None])
+def test_a_text_that_papermill_made_a_number_of_is_refused(value: object) -> None:
+    lessons.check_texts(OUT="2024_01", VARIANT="")
+    with pytest.raises(UsageError, match=rf"^OUT is a text, got {value}: papermill.*-r OUT …"):
+        lessons.check_texts(VARIANT="", OUT=value)
+
+
+def test_a_folder_named_like_a_number_goes_through_papermills_command(tmp_path: Path) -> None:
+    """The parameters cell and the check of lesson 07, by papermill's own command."""
+    import nbformat
+    from click.testing import CliRunner
+    from papermill.cli import papermill
+
+    lesson = nbformat.read(Path(lessons.__file__).parents[1] / "notebooks" / "07_benchmark.ipynb", 4)
+    given, checked = (next(cell.source for cell in lesson.cells if word in cell.source)
+                      for word in ("OUT: str", "check_texts"))
+    cells = [nbformat.v4.new_code_cell(given, metadata={"tags": ["parameters"]}),
+             nbformat.v4.new_code_cell("import janus\n" + checked.splitlines()[0] + "\nprint('folder', OUT)")]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / "in.ipynb")
+    command = [str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), "--no-progress-bar"]
+    refused = CliRunner().invoke(papermill, [*command, "-p", "OUT", "2024_01"])
+    assert refused.exit_code == 1 and "OUT is a text, got 202401" in str(refused.exception)
+    assert CliRunner().invoke(papermill, [*command, "-r", "OUT", "2024_01"]).exit_code == 0
+    assert "folder 2024_01" in (tmp_path / "out.ipynb").read_text()
+
+
 def test_where_runs_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(lessons, "REPOSITORY", tmp_path)  # installed: no notebooks beside it

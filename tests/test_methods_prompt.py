@@ -337,6 +337,15 @@ def test_gram_schmidt_and_the_penalty_by_hand():
         sum(((b.flatten(1) @ b.flatten(1).T - torch.eye(3)) ** 2).sum().item() / 9 for b in B.transpose(0, 1)), rel=1e-5)
 
 
+def test_gram_schmidt_goes_on_where_there_are_more_rows_than_directions():
+    """Three directions, of which two old rows and two new ones need four: the new are orthogonal to the newest old one."""
+    old, generator = torch.tensor([[[1.0, 0.0, 0.0]], [[0.0, 2.0, 0.0]]]), torch.Generator().manual_seed(0)
+    new = orthonormal(torch.randn(2, 1, 3, generator=generator), old)[:, 0]
+    assert torch.allclose(new @ new.T, torch.eye(2), atol=1e-6) and torch.allclose(new @ old[1, 0], torch.zeros(2), atol=1e-6)
+    full = orthonormal(torch.randn(3, 1, 3, generator=generator), old)[:, 0]  # no room for any
+    assert torch.allclose(full @ full.T, torch.eye(3), atol=1e-6)
+
+
 # ── runs ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -373,6 +382,22 @@ def test_what_a_run_has_learned_can_be_used_and_extended_but_not_exported(name, 
         assert len(now["trained"]["P"]) == 4 and torch.equal(now["frozen"]["P"][8:], before["trained"]["P"])
     if name == "dualprompt":
         assert len(now["trained"]["experts"]) == 1 and torch.equal(now["frozen"]["experts"][2:], before["trained"]["experts"])
+
+
+def test_coda_is_extended_again_and_again(settings, image_folder, tmp_path):  # noqa: F811
+    """The toy has 32 directions: a stream of two tasks with 12 components each leaves too few for the first extension."""
+    config = settings("finetune", **METHODS["coda"] | {"components": 24, "tasks": 2, "dataset": str(image_folder)})
+    train.run(folder := tmp_path / "run0", **config)
+    for n in (1, 2):
+        for split in ("train", "test"):
+            shutil.copytree(image_folder / split / f"class{n}", tmp_path / f"new{n}" / split / f"another{n}")
+            shutil.copytree(image_folder / split / f"class{n + 2}", tmp_path / f"new{n}" / split / f"more{n}")
+        with pytest.warns(UserWarning, match=f"12 new components of task {n + 2} begin orthogonal to the newest 20 of the "
+                                             f"{12 * (n + 1)} old ones only: features have 32 directions"):
+            result = janus.extend(folder, tmp_path / f"new{n}", folder := tmp_path / f"run{n}")
+    assert len(result.accuracy) == 4 and result.learning_acc > 0
+    P = checkpoint.load(folder / CHECKPOINT)["method"]
+    assert len(P["frozen"]["P"]) == 36 and len(P["trained"]["P"]) == 12
 
 
 def toy_run(out: Path, config: dict[str, Any]) -> None:

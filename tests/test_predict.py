@@ -209,3 +209,45 @@ def test_data_that_changed_under_a_broken_run_is_noticed(tmp_path: Path) -> None
     (data / "train" / "class2" / "0.png").unlink()
     with pytest.raises(JanusError, match="the data changed since this run began.*train images"):
         janus.run(tmp_path / "r", **config)
+
+
+def test_a_run_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, away = tmp_path / "home", tmp_path / "away"
+    write_image_folder(home / "data", classes=4, train=6, test=3), away.mkdir()
+    named(home / "new", ["anchor", "bell"], seed=1)
+    save_file(backbones.create("icons-vit", weights="random")[0].state_dict(), home / "vit.safetensors")
+    settings = TINY | {"weights": "vit.safetensors", "tasks": 2, "epochs": 1}
+    monkeypatch.chdir(home)
+    words = {"dataset": "data"} | settings
+    unbroken = janus.run(tmp_path / "unbroken", **words)
+    assert unbroken.config["data"]["dataset"] == "data" and unbroken.config["backbone"]["weights"] == "vit.safetensors"
+
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        janus.run(tmp_path / "run", progress=stop, **words)
+    monkeypatch.chdir(away)
+    assert numbers(janus.run(tmp_path / "run", **words)) == numbers(unbroken)  # the very same command, elsewhere
+    assert janus.run(tmp_path / "run", **settings | {"weights": "../home/vit.safetensors"}, dataset=str(home / "data")).acc \
+        == unbroken.acc  # the same places in other words
+    picture = sorted((home / "data" / "test" / "class1").iterdir())
+    assert len(load(tmp_path / "run").predict(picture)) == 3
+    extended = extend(tmp_path / "run", "../home/new", tmp_path / "more")
+    assert None not in extended.accuracy[-1] and len(extended.accuracy) == 3  # the old images were found, too
+    with pytest.raises(UsageError, match="unknown dataset 'data'"):
+        janus.run(tmp_path / "other", **words)
+    home.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    assert len(load(tmp_path / "run").predict([])) == 0  # where the files are not any more: as the words stand
+
+
+def test_the_hash_of_a_run_knows_no_folder_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for place in ("a", "b"):
+        write_image_folder(tmp_path / place / "data", classes=2, train=4, test=2)
+        monkeypatch.chdir(tmp_path / place)
+        results.append(janus.run(tmp_path / place / "run", **TINY | {"dataset": "./data", "tasks": 1, "epochs": 1}))
+    assert results[0].hash == results[1].hash and results[0].accuracy == results[1].accuracy
+    assert [Path(result.config["runtime"]["folder"]).name for result in results] == ["a", "b"]
+    assert janus.run(**TINY | {"dataset": str(tmp_path / "a" / "data"), "tasks": 1}).config["runtime"]["folder"] is None

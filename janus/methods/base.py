@@ -110,6 +110,12 @@ class Method:
     def begin_step(self, images: Tensor) -> None:
         """Before the forward pass of a training step: this process's part of the batch, augmented, (b, 3, S, S); b may be 0."""
 
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Around a second forward pass of a slice of the batch, in the backward pass (`runtime.micro_batch`): a method whose
+        forward pass is another one between `begin_step` and `loss` makes it that one again."""
+        yield
+
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """features (b, d), logits over the current task's classes (b, c), labels (b,) in 0…c−1. Local cross-entropy.
 

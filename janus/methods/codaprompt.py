@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,12 +26,13 @@ class CODAPrompt(Prompted):
 
     Settings: `method.components` for the whole stream (100; a task has a T-th, rounded down, and so has a task of
     `janus extend`), `method.length` (8), `method.penalty` is λ (the paper's 0.1; the authors' scripts have had 0 since their
-    tasks begin with Gram–Schmidt, and before that their code divided the penalty by a million).
+    tasks begin with Gram–Schmidt, and before that their code divided the penalty by a million). Extensions may need more than the
+    d directions of the features: new K and A then begin orthogonal to the newest old rows only, and a note says so.
 
     Two forward passes an image, in training and at test. Keeps all components: M·5·(l·d + 2d) numbers. No image.
 
     Raises:
-        UsageError: more components than can be orthogonal.
+        UsageError: more components in the stream than can be orthogonal.
     """
 
     name = "coda"
@@ -39,9 +42,9 @@ class CODAPrompt(Prompted):
     def __init__(self, learner: LearnerProtocol) -> None:
         super().__init__(learner)
         c, d = learner.config.data, learner.model.num_features
-        self.share, tasks = self.settings.components // c.tasks, c.tasks + len(c.extended)
-        if self.share * tasks > d:
-            raise UsageError(f"method.components={self.settings.components} gives each of {tasks} tasks {self.share}: "
+        self.share = self.settings.components // c.tasks
+        if self.share * c.tasks > d:
+            raise UsageError(f"method.components={self.settings.components} gives each of {c.tasks} tasks {self.share}: "
                              f"only {d}, the width of the features, can be orthogonal")
 
     def begin_task(self, task: Task) -> None:
@@ -49,6 +52,9 @@ class CODAPrompt(Prompted):
         shapes = {"P": (self.settings.length, self.width), "K": (d,), "A": (d,)}
         new = {name: drawn(generator, self.share, self.layers, *shape) for name, shape in shapes.items()}
         old = {name: self.rows(name).detach() if self.trained else rows[:0] for name, rows in new.items()}
+        if (many := len(old["K"])) + self.share > d:
+            warnings.warn(f"the {self.share} new components of task {task.index + 1} begin orthogonal to the newest "
+                          f"{d - self.share} of the {many} old ones only: features have {d} directions", stacklevel=2)
         self.grow(**{name: orthonormal(rows, old[name]) for name, rows in new.items()})
 
     def prompts(self, query: Tensor) -> list[Tensor]:
@@ -79,7 +85,9 @@ def overlap(rows: Tensor) -> Tensor:
 
 
 def orthonormal(new: Tensor, old: Tensor) -> Tensor:
-    """In each layer, the Gram–Schmidt of the rows `new` (n, layers, …) after `old` (m, layers, …). On the CPU, in float64."""
+    """In each layer, the Gram–Schmidt of the rows `new` (n, layers, …) after `old` (m, layers, …): after the last of these,
+    if there are more than leave room for the new. On the CPU, in float64."""
+    old = old[max(0, len(old) + len(new) - new[0, 0].numel()) :]
     both = torch.cat([old.cpu(), new]).transpose(0, 1).flatten(2).double()  # (layers, m + n, ·)
     Q = torch.linalg.qr(both.mT)[0].mT[:, len(old) :]  # (layers, n, ·): the signs are of no account
     return Q.transpose(0, 1).reshape(new.shape).float()

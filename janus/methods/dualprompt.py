@@ -38,7 +38,7 @@ class DualPrompt(Prompted):
 
     def prompts(self, query: Tensor) -> list[Tensor]:
         similarity = cosines(query, self.rows("keys"))  # (b, tasks so far)
-        self.distance = 1 - similarity[:, -1]
+        self.matched(1 - similarity[:, -1])
         chosen = torch.full_like(similarity[:, 0], -1, dtype=torch.long) if self.training else similarity.argmax(dim=1)  # (b,)
         general = [p.expand(len(query), 1, -1, -1) for p in self.trained["general"]]
         return general + list(self.rows("experts")[chosen].unsqueeze(2).unbind(1))  # (b, layers, 1, l, d) → (b, 1, l, d) each

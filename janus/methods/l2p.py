@@ -37,7 +37,7 @@ class L2P(Prompted):
 
     def prompts(self, query: Tensor) -> list[Tensor]:
         nearest, chosen = cosines(query, self.trained["keys"]).topk(self.settings.top, dim=1)  # (b, top)
-        self.distance = (1 - nearest).sum(dim=1)
+        self.matched((1 - nearest).sum(dim=1))
         return [self.trained["prompts"][chosen]]  # (b, top, l, d)
 
     @classmethod

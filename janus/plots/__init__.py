@@ -3,6 +3,7 @@
 Colours are told apart by colour-blind readers; every series also has its own marker and a label beside it.
 """
 
+from .confusion import confusion_matrix
 from .costs import accuracy_over_cost, over_tasks, step_cost
 from .curves import capacity, rates, trajectories
 from .figure import COLOURS, FONT, MARKERS, SEQUENTIAL, Figure
@@ -17,7 +18,8 @@ from .subspace import angles, growth, memory, ranks, room
 
 __all__ = [
     "COLOURS", "FONT", "Figure", "MARKERS", "SEQUENTIAL", "ablation", "absolute_score",
-    "accuracy_curves", "accuracy_matrix", "accuracy_over_cost", "along", "angles", "capacity", "circles", "danger_plot",
+    "accuracy_curves", "accuracy_matrix", "accuracy_over_cost", "along", "angles", "capacity", "circles",
+    "confusion_matrix", "danger_plot",
     "differences", "growth", "margins", "memory", "over_tasks", "paper_beside_ours", "predictions", "predictors", "ranks", "rates",
     "residual", "room", "safe_plane", "second_step", "split_bars", "split_curves", "stability_plasticity", "step_cost",
     "stream_images", "task_map", "trajectories", "violation", "violation_by_angle",
