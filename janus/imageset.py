@@ -49,9 +49,11 @@ def assemble(
     """Split a source's images. Its own splits stand; a missing one is carved out, deterministically and class by class.
 
     One split only: `test_fraction` (0.2) and `val_fraction` (0.1) of all its images. Train and test: `val_fraction`
-    (none) of the training images. Train and validation: validation serves as the test split.
+    (none) of the training images. Train and validation: validation serves as the test split. `tell` gets the source's notes.
     """
     notes = list(source.notes)
+    for note in notes if tell else ():
+        tell(f"{name}: {note}")
     if not source.labels:
         raise UsageError(f"{name} holds no images")
     hint = ", or set skip_corrupt=true to leave such images out"

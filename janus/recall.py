@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .errors import JanusError
 from .stream import ImageSet, Stream, Task
+from .walk import nfc
 
 
 class Lost:
@@ -80,7 +81,8 @@ def _difference(now: dict[str, Any], record: dict[str, Any], start: int, stop: i
             return f"there is no task {t + 1} any more"
         one, other = now["tasks"][t], record["tasks"][t]
         span = slice(*other["positions"])
-        if one["positions"] != other["positions"] or now["class_names"][span] != record["class_names"][span]:
+        names = [[nfc(name) for name in names[span]] for names in (now["class_names"], record["class_names"])]
+        if one["positions"] != other["positions"] or names[0] != names[1]:
             return f"task {t + 1} has other classes"
         for part in ("train", record["evaluate"]):
             if one[part] != other[part]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from janus.datasets import ImageSet
 from janus.errors import UsageError
 from janus.images import Images
+from janus.walk import nfc
 
 CAP_SEED = 20_240_601  # which images `per_class` keeps: one choice for all class orders, so that runs share their data
 
@@ -213,7 +214,8 @@ def domain_incremental(
 
 def new_task(dataset: ImageSet, known: Sequence[str], index: int, evaluate: str = "test", per_class: int | None = None) -> Task:
     """All classes of `dataset` as task number `index` after the `known` class names; a known one is refused by name."""
-    again = [name for name in dataset.classes if name in set(known)]
+    met = {nfc(name) for name in known}  # an older run's may be stored otherwise
+    again = [name for name in dataset.classes if nfc(name) in met]
     if again:
         raise UsageError(
             f"class {again[0]!r} of {dataset.name} is already known to this run"

@@ -203,7 +203,7 @@ def test_a_folder_with_splits(tmp_path):
         assert [len(data.train), len(data.val), len(data.test)] == [8, 2, 4]
         assert data.train.labels.bincount().tolist() == [5, 3]
         assert every(data.train)[:, 0, 0, 0].tolist() == [3, 4, 5, 6, 99, 0, 1, 2]  # sorted by class, then by name
-        assert "1 files without an image extension ignored" in data.notes
+        assert "1 file without an image extension ignored (train/a/notes.txt)" in data.notes
 
 
 def test_val_alone_beside_train_becomes_the_test_split(tmp_path):
