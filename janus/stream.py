@@ -36,7 +36,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Stream:
-    """A sequence of tasks; `classes[p]` is the data set's class id at position p, `class_names[p]` its name."""
+    """A sequence of tasks; `classes[p]` is the data set's class id at position p, `class_names[p]` its name.
+
+    side: at which all images are held, those of new classes too, and to which images to predict are brought.
+    """
 
     dataset: str
     kind: str  # "class" or "domain"
@@ -48,6 +51,7 @@ class Stream:
     evaluate: str
     note: str  # one sentence: how the tasks were cut
     notes: tuple[str, ...] = ()  # what the data set says about its splits
+    side: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -67,9 +71,11 @@ class Stream:
         )
 
     def with_new_classes(self, dataset: ImageSet) -> Stream:
-        """This stream with all classes of `dataset` appended as one more task; a name already known is refused."""
+        """This stream with all classes of `dataset` appended as one more task, its images held at the stream's side; a name
+        already known is refused."""
         if self.kind != "class":
             raise UsageError("new classes can only be appended to a class-incremental stream")
+        dataset = dataset if self.side is None else dataset.at(self.side)
         task = new_task(dataset, self.class_names, len(self.tasks), evaluate=self.evaluate, per_class=self.per_class)
         return replace(
             self,
@@ -88,6 +94,7 @@ class Stream:
             "seed": self.seed,
             "per_class": self.per_class,
             "evaluate": self.evaluate,
+            "side": self.side,
             "class_order": list(self.classes),
             "class_names": list(self.class_names),
             "note": self.note,
@@ -158,6 +165,7 @@ def class_incremental(
         evaluate=evaluate,
         note=note,
         notes=tuple(dataset.notes),
+        side=dataset.side,
     )
 
 
@@ -209,6 +217,7 @@ def domain_incremental(
         evaluate=evaluate,
         note=f"{count} classes in {len(order)} styles, one a task: {', '.join(dataset.styles[s] for s in order)}",
         notes=tuple(dataset.notes),
+        side=dataset.side,
     )
 
 
