@@ -115,7 +115,8 @@ def _fashion(name: str, root: str | Path | None, val_fraction: float | None = No
     """Fashion-MNIST from its four IDX files, gzipped or not, or from parquet or class folders; grey becomes RGB."""
     bases = [Path(root).expanduser()] if root is not None else [home()] if home() else []
     places = [b / sub for b in bases for sub in ("", "fashion-mnist", "FashionMNIST/raw", "FashionMNIST")]
-    other = next((p for p in (places[:1] if root is not None else places[1:2]) if p.is_dir() and not idx.present(places)), None)
+    own = places[:1] if root is not None else places[1:2]
+    other = next((p for p in own if p.is_dir() and not idx.present(places)), None)
     if other is not None and (sources.parquet_files(other) or folders.has_class_folders(other)):
         kind = folders.kind(other, {})
         built = LOADERS[kind](name, root=other, val_fraction=val_fraction, **common)

@@ -17,9 +17,9 @@ PUT = "put the images into one folder per class"
 def folder(root: Path) -> Source:
     """One folder a class, its images at any depth; either below train/, val/ and test/ or directly in `root`.
 
-    Class names are the folder names, sorted; hidden files are ignored. A folder around all of them, as archives unpack, is seen
-    through; a val/ or test/ without labels is left out; what is left out is in the notes. UsageError: no class folders, a class
-    without images, a file that links put into two splits or two classes, two folders for one split.
+    Class names are the folder names, sorted; hidden files are ignored. A folder around all of them, as archives unpack, is
+    seen through; a val/ or test/ without labels is left out; what is left out is in the notes. UsageError: no class folders,
+    a class without images, a file that links put into two splits or two classes, two folders for one split.
     """
     walk, notes = Walk(EXTENSIONS), []
     place = _inside(root, walk)
@@ -30,13 +30,7 @@ def folder(root: Path) -> Source:
     names = sorted({name for _, name, _ in found})
     if any(len({nfc(c.name) for c in folders}) < len(folders) for folders in classes.values()):
         notes.append("folders whose names differ only in how accents are stored (Unicode NFC, NFD) are one class")
-    parts = dict.fromkeys([place, *(c.parent for folders in classes.values() for c in folders)])
-    loose = [f for part in parts for f in images(part)]
-    tables = [f for f in walk.others if _is_table(f)] + [f for part in parts for f, _ in children(part) if _is_table(f)]
-    notes += counted(loose, "image", "in no class folder and not used", root)
-    notes += counted(tables, "parquet file", "among the class folders and not used; to read these instead, give their path", root)
-    notes += counted(walk.links, "link", "to what was read already, or to a folder around it, left out", root)
-    notes += counted([f for f in walk.others if not _is_table(f)], "file without an image extension", "ignored", root)
+    notes += _left_out(root, place, classes, walk)
     number = {name: i for i, name in enumerate(names)}
     return Source(
         fetch=lambda i: found[i][0],
@@ -48,6 +42,20 @@ def folder(root: Path) -> Source:
         identity=lambda: file_identity([path for path, _, _ in found]),
         key=lambda i: nfc("\0".join(found[i][0].parts[len(place.parts) :])),  # sorts as the paths do
     )
+
+
+def _left_out(root: Path, place: Path, classes: dict[str, list[Path]], walk: Walk) -> list[str]:
+    """Notes on what was found and is not used."""
+    parts = dict.fromkeys([place, *(c.parent for folders in classes.values() for c in folders)])
+    loose = [f for part in parts for f in images(part)]
+    tables = [f for f in walk.others if _is_table(f)] + [f for part in parts for f, _ in children(part) if _is_table(f)]
+    others = [f for f in walk.others if not _is_table(f)]
+    return [
+        *counted(loose, "image", "in no class folder and not used", root),
+        *counted(tables, "parquet file", "among the class folders and not used; give its own path to read it instead", root),
+        *counted(walk.links, "link", "to what was read already, or to a folder around it, left out", root),
+        *counted(others, "file", "without an image extension ignored", root),
+    ]
 
 
 def has_class_folders(root: Path) -> bool:
@@ -73,8 +81,8 @@ def kind(path: Path, given: Mapping[str, Any], usual: Mapping[str, Any] | None =
 
 
 def _inside(root: Path, walk: Walk) -> Path:
-    """The folder that holds the class folders or the splits: `root`, or, where each folder from `root` on holds nothing but one
-    folder, the first that holds several."""
+    """The folder that holds the class folders or the splits: `root`, or, where each folder from `root` on holds nothing but
+    one folder, the first that holds several."""
     place, been = root, {identity(root)}
     while len(inside := walk.folders(place)) == 1 and inside[0].name.lower() not in SPLITS:
         (place,) = inside

@@ -28,8 +28,8 @@ def find(places: list[Path], stem: str, kind: str, instead: str) -> Path:
                     return place / (file + ending)
     where = f"not in {places[0]}" if places else "not found: neither root nor JANUS_DATA says where to look"
     raise UsageError(
-        f"Fashion-MNIST's {stem}-{kind}-ubyte[.gz] is {where}; give root=FOLDER with its four IDX files, or its parquet files: "
-        + instead
+        f"Fashion-MNIST's {stem}-{kind}-ubyte[.gz] is {where}; give root=FOLDER with its four IDX files, or its parquet "
+        f"files: {instead}"
     )
 
 

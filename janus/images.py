@@ -34,7 +34,7 @@ WORKERS = min(16, os.cpu_count() or 1)
 
 
 class Images(Protocol):
-    """N labelled images, held at `side` S. `labels` (N,) int64; `styles` (N,) int64 or None, an index into `ImageSet.styles`."""
+    """N labelled images, held at `side` S. `labels` (N,) int64; `styles` (N,) int64 or None, into `ImageSet.styles`."""
 
     labels: Tensor
     styles: Tensor | None
@@ -121,12 +121,11 @@ class Encoded:
     error, `hint` what else to do about it.
 
     `size` is the input side of the backbone the images are meant for (default 224). Where no `side` is given, it follows from
-    that and from the images, and is one for all of them: small ones (shorter side <= 96 pixels, as most are) keep their usual
-    size, photographs are resized so that their shorter side is `size` * 256/224; both are cropped to the central square of that
-    side. Decoding runs in a thread pool; decoded images stay in memory when all of them fit in `cache_bytes`, and else on disk
-    (`janus.cache`) where `identity()` says which images they are. `cache` is "auto", "disk" (on disk even if they fit) or
-    "none" (decode at every use what does not fit); `tell` gets a line of progress now and then while the disk cache is made, at
-    the first read.
+    that and from the images, and is one for all of them: small ones (most have a shorter side <= 96 pixels) take their usual
+    size, photographs a shorter side of `size` * 256/224; both are cropped to the central square of that side. Decoding runs
+    in a thread pool; decoded images stay in memory when all of them fit in `cache_bytes`, and else on disk (`janus.cache`)
+    where `identity()` says which images they are. `cache` is "auto", "disk" (on disk even if they fit) or "none" (decode at
+    every use what does not fit); `tell` gets a line of progress now and then while the disk cache is made, at the first read.
     """
 
     def __init__(

@@ -22,6 +22,7 @@ from .result import Result
 from .train import CHECKPOINT, RESULT, Progress, execute, lock
 
 BATCH = 64
+NAMED = 10  # of many images that cannot be read, one line names so many
 Answer = list[tuple[str, float]]
 
 
@@ -45,8 +46,8 @@ class Predictor:
     class_names: every class the run has met, in the order it met them. score: what the numbers of `predict` are,
     "probability" (softmax over all classes; the heads were trained task by task, so it ranks classes and is not calibrated),
     "cosine" (classifier `ncm`: similarity to the class mean, in [-1, 1]) or "regression" (`ranpac`: estimates of 0 and 1).
-    learner: model, heads, prototypes and what else was learned; `model` is its adapted backbone. side: every image is brought to
-    it first, as the run's own were.
+    learner: model, heads, prototypes and what else was learned; `model` is its adapted backbone. side: every image is brought
+    to it first, as the run's own were.
     """
 
     def __init__(self, config: Config, state: dict[str, Any], device: torch.device) -> None:
@@ -62,11 +63,11 @@ class Predictor:
         """(N, classes) float32 on the CPU, see `score`; images as in `predict`.
 
         Raises:
-            UsageError: something that is no image. JanusError: images that cannot be read; each is named.
+            UsageError: something that is no image. JanusError: images that cannot be read; they are named.
         """
         rows, faults = self._scored(_listed(images))
         if faults:
-            raise JanusError("; ".join(faults.values()))
+            raise JanusError(unread(faults, len(rows) + len(faults)))
         return torch.stack(list(rows.values())) if rows else torch.zeros(0, len(self.class_names))
 
     def predict(self, images: Any, top: int = 5) -> list[Answer]:
@@ -119,9 +120,10 @@ class Predictor:
 
 
 def unread(faults: dict[int, str], count: int) -> str:
-    """One line on the images of `count` that have no answer."""
+    """One line on the images of `count` that have no answer; it names the first ten."""
     what = "the image" if count == 1 else f"{len(faults)} of {count} images"
-    return f"{what} cannot be read: {'; '.join(faults.values())}"
+    more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    return f"{what} cannot be read: {'; '.join(list(faults.values())[:NAMED])}{more}"
 
 
 def _listed(images: Any) -> Tensor | list:
@@ -141,7 +143,7 @@ def _listed(images: Any) -> Tensor | list:
 
 
 def _pixels(image: str | Path | Image.Image | Tensor, i: int, side: int) -> Tensor:
-    """uint8 (3, side, side) of image number `i`, brought to the side as the images of a data set are. JanusError: it cannot be."""
+    """uint8 (3, side, side) of image number `i`, brought to the side as a data set's are. JanusError: it cannot be read."""
     if isinstance(image, Tensor):
         return at_side(image[None], side)[0]
     if isinstance(image, Image.Image):

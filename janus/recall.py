@@ -93,10 +93,10 @@ def _difference(now: dict[str, Any], record: dict[str, Any], start: int, stop: i
 
 
 def _recalled(record: dict[str, Any], start: int, stop: int, why: str) -> Stream:
-    """Tasks start…stop of a record, without images. JanusError: an older record, which does not say at which side they were."""
+    """Tasks start…stop of a record, without images. JanusError: an older record, which does not say their side."""
     if record.get("side") is None:
-        raise JanusError(f"this run was made by an older janus, which did not keep the size of its images; its old data is needed "
-                         f"to go on ({why})")
+        raise JanusError("this run was made by an older janus, which did not keep the size of its images; its old data is "
+                         f"needed to go on ({why})")
     tasks = []
     for task in record["tasks"][start:stop]:
         part = {name: None if task[name] is None else Lost(task[name]) for name in ("train", "val", "test")}

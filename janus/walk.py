@@ -10,7 +10,7 @@ from pathlib import Path
 from janus.errors import UsageError
 
 EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-JUNK = {  # what file managers, servers and notebooks make beside the user's own files; names with a dot in front are hidden anyway
+JUNK = {  # what file managers and servers make beside the user's own files; names with a dot in front are hidden anyway
     "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "__macosx", "__pycache__", "$recycle.bin",
     "system volume information", "lost+found", "thumbs.db", "desktop.ini", "ehthumbs.db",
 }
@@ -71,9 +71,9 @@ class Claims:
 class Walk:
     """Finds the files below folders of a data set.
 
-    endings: of the files that are looked for, in lower case. once: each real file once, whatever links lead to it. links: links
-    that were left out, because they lead to what was found already or to a folder around themselves. others: files of other
-    endings.
+    endings: of the files that are looked for, in lower case. once: each real file once, whatever links lead to it. links:
+    links that were left out, because they lead to what was found already or to a folder around themselves. others: files of
+    other endings.
     """
 
     def __init__(self, endings: Collection[str], once: bool = True) -> None:
@@ -127,16 +127,17 @@ def _lineage(folder: Path) -> set[object]:
     return {identity(path) for path in (real, *real.parents)}
 
 
-def counted(paths: Collection[Path], what: str, rest: str, root: Path) -> list[str]:
-    """A note that some files are not used, with one of them as the example; none if there are none.
+def counted(paths: Collection[Path], noun: str, rest: str, root: Path) -> list[str]:
+    """A note on files that are not used, with one of them as the example; none if there are none.
 
-    what: "file without …": its first word gets the plural's s. rest: what follows, "not used".
+    noun: what one is; several have an s. rest: what is said of them.
     """
     if not paths:
         return []
-    first, _, more = what.partition(" ")
-    several = f"{first}s" if len(paths) > 1 else first
-    return [f"{len(paths)} {several}{' ' * bool(more)}{more} {rest} ({'e.g. ' * (len(paths) > 1)}{below(next(iter(paths)), root)})"]
+    example = below(next(iter(paths)), root)
+    if len(paths) == 1:
+        return [f"1 {noun} {rest} ({example})"]
+    return [f"{len(paths)} {noun}s {rest} (e.g. {example})"]
 
 
 def below(path: Path, root: Path) -> str:

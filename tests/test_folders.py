@@ -156,7 +156,8 @@ def test_links_under_split_lists(tmp_path):
     root = class_folder(tmp_path / "r", {"n01": 4, "n02": 4})
     (root / "n01" / "link.png").symlink_to(root / "n01" / "000.png")
     for part, names in (("train", ("000", "001")), ("test", ("link", "003"))):
-        entries = [(f"{c}/{i}.png", n) for n, c in enumerate(("n01", "n02")) for i in names if (root / c / f"{i}.png").exists()]
+        entries = [(f"{c}/{i}.png", n) for n, c in enumerate(("n01", "n02")) for i in names]
+        entries = [(p, n) for p, n in entries if (root / p).exists()]
         text = f"data: [{', '.join(p for p, _ in entries)}]\ntargets: {[n for _, n in entries]}\n"
         (tmp_path / f"{part}.yaml").write_text(text)
     files = [str(tmp_path / f"{part}.yaml") for part in ("train", "test")]

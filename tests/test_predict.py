@@ -123,7 +123,7 @@ def test_a_wrong_top_is_refused(top: Any, finished: Path) -> None:
         load(finished).predict([], top=top)
 
 
-def test_images_that_cannot_be_read_do_not_keep_the_others_from_being_answered(old: Path, finished: Path, tmp_path: Path) -> None:
+def test_the_others_are_answered_where_some_images_cannot_be_read(old: Path, finished: Path, tmp_path: Path) -> None:
     predictor, good = load(finished), sorted((old / "test" / "class1").iterdir())[:2]
     (tmp_path / "text.png").write_text("not an image")
     data = good[0].read_bytes()
@@ -141,8 +141,10 @@ def test_images_that_cannot_be_read_do_not_keep_the_others_from_being_answered(o
     for image in bad:  # given alone
         with pytest.raises(JanusError, match="cannot decode|no such file|that is a folder"):
             predictor.predict(image)
-    with pytest.raises(JanusError, match="text.png.*none.png"):
+    with pytest.raises(JanusError, match="^4 of 5 images cannot be read: .*text.png.*none.png"):
         predictor.scores([good[0], *bad])
+    with pytest.raises(JanusError, match="^12 of 12 images .*9.png': no such file; and 2 more$"):
+        predictor.scores([tmp_path / f"no{i}.png" for i in range(12)])
 
 
 # ── one size for all ─────────────────────────────────────────────────────────────────────────────────────────────────
