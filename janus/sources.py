@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from janus import columns
 from janus.errors import JanusError, UsageError
 from janus.walk import Claims, Walk, counted, nfc
 
@@ -145,8 +146,8 @@ def parquet(
         try:
             with pq.ParquetFile(file) as opened:
                 schema = opened.schema_arrow
-                columns = [c for c in _columns(schema, str(file), **wanted) if c]
-                table = opened.read(columns=columns)
+                chosen = [c for c in _columns(schema, str(file), **wanted) if c]
+                table = opened.read(columns=chosen)
         except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
             raise JanusError(f"cannot read parquet file {file} ({_first_line(error)}); is it complete?") from error
         tables.append((table, _features(schema), split_of(file, root), str(file), file.parent))
@@ -220,13 +221,17 @@ def _columns(schema, where: str, image_column, label_column, style_column) -> tu
 
 
 def _tables(tables: list[tuple], identity: Callable[[], str], **wanted: str | None) -> Source:
-    """One source from arrow tables: (table, class names by column, split, what to call it, folder of its paths) each."""
+    """One source from arrow tables: (table, class names by column, split, what to call it, folder of its paths) each.
+
+    UsageError: a file that rows of two splits or classes name, or two rows of a table without splits.
+    """
     images, labels, styles, splits, starts, notes = [], [], [], [], [0], []
+    files: list[tuple[int, Path]] = []
     label_names: list[str] = []
     style_names: list[str] = []
     for table, names, split, where, base in tables:
         image, label, style = _columns(table.schema, where, **wanted)
-        values = _values(table.column(label), where, label)
+        values = columns.values(table.column(label), where, label)
         missing = sum(v is None or v == -1 for v in values)  # -1: how hub datasets publish a test split without labels
         if missing == len(values) and split == "test":
             notes.append(f"{where} has no labels and is not used")
@@ -235,9 +240,11 @@ def _tables(tables: list[tuple], identity: Callable[[], str], **wanted: str | No
             raise JanusError(f"{where}: {missing} of {len(values)} rows have no label; remove them")
         labels += _named(values, names.get(label), label_names, f"{where}, column {label!r}")
         if style:
-            values = _values(table.column(style), where, style)
+            values = columns.values(table.column(style), where, style)
             styles += _named(values, names.get(style), style_names, f"{where}, column {style!r}")
-        images.append((_encoded(table.column(image), where, image), where, base, _paths(table.column(image))))
+        column = table.column(image)
+        files += [(len(splits) + row, base / path) for row, path in columns.files(column)]
+        images.append((columns.encoded(column, where, image), where, base, columns.paths(column)))
         splits += [split] * len(table)
         starts.append(len(splits))
     if styles and len(styles) != len(labels):
@@ -263,22 +270,13 @@ def _tables(tables: list[tuple], identity: Callable[[], str], **wanted: str | No
 
     classes, label_of = _numbered(labels, label_names)
     style_list, style_of = _numbered(styles, style_names)
+    claims = Claims()
+    for i, file in files:  # a file that is not there is told of when its image is asked for
+        if file.is_file() and not claims.take(file, splits[i], classes[label_of[i]]) and not splits[i]:
+            raise UsageError(f"{name(i)} holds {file} again; a table without splits lists every image once")
     return Source(
         fetch, name, label_of, splits, classes, style_list or None, style_of if styles else None, notes, identity, key
     )
-
-
-def _values(column, where: str, name: str) -> list:
-    """A column of whole numbers or strings as Python values."""
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-        column = column.cast(kind)
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise UsageError(f"{where}: column {name!r} holds {kind}, not whole numbers or strings; choose another column")
-    return column.to_pylist()
 
 
 def _named(values: list, names: list[str] | None, order: list[str], where: str) -> list:
@@ -303,39 +301,3 @@ def _numbered(values: list, order: list[str]) -> tuple[list[str], list[int]]:
         raise JanusError(f"some files name their classes and some only number them ({rest[0]}); give all of them a schema")
     number = {value: i for i, value in enumerate(names)}
     return [str(n) for n in names], [number[v] for v in values]
-
-
-def _encoded(column, where: str, name: str) -> Callable[[int, Path], Path | bytes]:
-    """get(row, base) -> an image's bytes, or its path below `base`; from struct{bytes, path}, binary or string columns."""
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return lambda row, base: _bytes(column[row].as_py())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return lambda row, base: base / column[row].as_py()
-    if pa.types.is_struct(kind) and "bytes" in [kind.field(i).name for i in range(kind.num_fields)]:
-
-        def get(row: int, base: Path) -> Path | bytes:
-            value = column[row].as_py() or {}
-            if value.get("bytes") is None and value.get("path"):
-                return base / value["path"]
-            return _bytes(value.get("bytes"))
-
-        return get
-    raise UsageError(f"{where}: column {name!r} holds {kind}, not encoded images; set image_column")
-
-
-def _paths(column) -> Callable[[int], str]:
-    """get(row) -> the path stored with an image, "" where there is none."""
-    import pyarrow as pa
-
-    if not pa.types.is_struct(column.type) or "path" not in [field.name for field in column.type]:
-        return lambda row: ""
-    return lambda row: (column[row]["path"].as_py() if column[row].is_valid else None) or ""
-
-
-def _bytes(value: bytes | None) -> bytes:
-    if value is None:
-        raise ValueError("no bytes and no path")
-    return value

@@ -60,7 +60,7 @@ class Claims:
             self.first[key] = path, split, name
             return True
         other, its_split, its_name = self.first[key]
-        what = f"{path} and {other} are one file, through a link"
+        what = f"{path} and {other} are one file, through a link" if path != other else f"{path} is named twice"
         if its_split != split:
             raise UsageError(f"{what}: it cannot be in both {its_split} and {split}; remove it from one of them")
         if its_name != name:

@@ -385,10 +385,10 @@ def test_styles_are_kept(tmp_path):
 
 
 def test_images_stored_as_paths_or_plain_bytes(tmp_path):
-    write(tmp_path / "pics" / "one.png", encoded(11))
-    cells = [{"bytes": None, "path": "pics/one.png"}] * 2
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    for split in ("train", "test"):
+    for split, shade in (("train", 11), ("test", 13)):
+        write(tmp_path / "pics" / f"{split}.png", encoded(shade))
+        cells = [{"bytes": None, "path": f"pics/{split}.png"}] * 2
         save(tmp_path / "s" / f"{split}.parquet", pa.table({"image": pa.array(cells, kind), "label": [0, 0]}))
         save(tmp_path / "b" / f"{split}.parquet", pa.table({"image": pa.array([encoded(12)], pa.binary()), "label": [0]}))
     (tmp_path / "pics").rename(tmp_path / "s" / "pics")
