@@ -69,16 +69,19 @@ def predict(args: argparse.Namespace) -> None:
     if args.top < 1:
         raise UsageError(f"--top must be at least 1, got {args.top}")
     predictor = predict.load(args.folder, args.device)
-    answers = predictor.predict(args.images, top=args.top)
+    answers, faults = predictor.attempt(args.images, args.top)
     if args.json:
         named = [
             {"image": image, predictor.score: [{"class": name, "score": score} for name, score in answer]}
-            for image, answer in zip(args.images, answers)
+            | ({"error": faults[i]} if i in faults else {})
+            for i, (image, answer) in enumerate(zip(args.images, answers))
         ]
         print(json.dumps(named, indent=1))
-        return
-    for image, answer in zip(args.images, answers):
-        print(f"{image}: " + ", ".join(f"{name} {score:.3f}" for name, score in answer))
+    for i, (image, answer) in enumerate(zip(args.images, answers)):
+        if i not in faults and not args.json:
+            print(f"{image}: " + ", ".join(f"{name} {score:.3f}" for name, score in answer))
+    if faults:
+        raise JanusError(predict.unread(faults, len(answers)))
 
 
 def evaluate(args: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from janus.errors import JanusError
 
-VERSION = 1  # of the file and of how pixels are made (`janus.images`): another one is another file
+VERSION = 2  # of the file and of how pixels are made (`janus.images`): another one is another file
 ABSENT, GOOD, BAD = 0, 1, 2  # states of a record: not decoded yet, decoded, cannot be decoded
 CHUNK_BYTES = 64 * 1024**2  # pixels that are on disk before their states say so: what a crash can lose
 SECONDS = 5.0  # between two lines of progress

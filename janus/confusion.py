@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import checkpoint, configure, datasets, metrics, registry, sources
+from . import checkpoint, configure, datasets, folders, metrics, registry
 from .device import pick_device
 from .errors import JanusError, UsageError
 from .grids import some
@@ -118,7 +118,7 @@ def evaluate(run: str | Path, data: str | Path | None = None, *, root: str | Pat
         notes = (f"{lost} of {len(stream.tasks)} tasks are left out: {stream.note}",) if lost else ()
         what = f"its own {config.data.evaluate} images"
     else:
-        what, images, names = labelled(data, learner.preprocess.size, root)
+        what, images, names = labelled(data, learner.preprocess.size, predictor.side, root)
         parts, notes = known(what, images, names, classes, skip_unknown)
     found = [named(learner, images) for images in parts]
     right = [100 * (taken == images.labels).float().mean().item() for taken, images in zip(found, parts)]
@@ -135,17 +135,18 @@ def named(learner: Learner, images: Images) -> Tensor:
     return learner.method.scores(learner.features(images).to(learner.device)).cpu().argmax(1)
 
 
-def labelled(data: str | Path, size: int, root: str | Path | None = None) -> tuple[str, Images, list[str]]:
-    """(what they are, the images, the names of their labels), see `evaluate`. size: input side of the backbone."""
+def labelled(data: str | Path, size: int, side: int, root: str | Path | None = None) -> tuple[str, Images, list[str]]:
+    """(what they are, the images, the names of their labels), see `evaluate`. size: input side of the backbone. side: at which the
+    run holds its images."""
     place, name = Path(data).expanduser(), str(data)
     is_name = name in registry.DATASETS or name.startswith("hf:")
-    if is_name or root is not None or not place.is_dir() or sources.parquet_files(place):
-        built = datasets.load(data, root=root, size=size)
+    if is_name or root is not None or not place.is_dir() or folders.kind(place, {}) == "parquet":
+        built = datasets.load(data, root=root, size=size).at(side)
         return f"the test images of {built.name}", built.test, built.classes
-    source = sources.folder(place)
+    source = folders.folder(place)
     split = next((split for split in ("test", "val", "train") if split in source.splits), "")
     rows = [i for i, part in enumerate(source.splits) if part == split]
-    images = from_paths([source.fetch(i) for i in rows], torch.tensor([source.labels[i] for i in rows]), size)
+    images = from_paths([source.fetch(i) for i in rows], torch.tensor([source.labels[i] for i in rows]), side=side)
     return (f"the {split} images of {name}" if split else name), images, source.classes
 
 

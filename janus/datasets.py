@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from janus import icons, registry, sources, splits
+from janus import folders, icons, idx, registry, sources, splits
 from janus.cache import Tell
 from janus.errors import JanusError, UsageError, unknown
 from janus.images import TensorImages
@@ -21,6 +16,7 @@ from janus.resources import home, photographs
 from janus.sources import Source
 
 CACHES = ("auto", "disk", "none")
+ACCEPTED = "a folder with one folder of images per class, .parquet files (one, a folder or a pattern), or hf:OWNER/NAME"
 COMMON = ("root", "size", "skip_corrupt", "cache", "tell")  # what every loader takes
 
 
@@ -50,13 +46,20 @@ def load(
         return _call("hf:", _hub, name[3:], common, options)
     if name in LOADERS and name != "hf:":
         return _call(name, LOADERS[name], name, common, options)
+    return _read(_at, name, common, {"given": options})
+
+
+def _at(name: str, root: str | Path | None, given: dict, **common: object) -> ImageSet:
+    """What is at a path or pattern."""
     path = _find(name, root)
     if path is None or not name:
         if any(c in name for c in "/\\*?~") or name.endswith(".parquet") or name.startswith("."):
             raise UsageError(f"no data at {name!r}: the path does not exist{photographs(name)}")
         raise unknown("dataset", name, LOADERS)
-    kind = _kind(path)
-    return _call(kind, LOADERS[kind], Path(name).name or name, common | {"root": path}, options)
+    if path.is_file() and not sources.parquet_files(path):
+        raise UsageError(f"{path} is one file and no data set: give {ACCEPTED}; unpack an archive first")
+    kind = folders.kind(path, given)
+    return _call(kind, LOADERS[kind], Path(name).name or name, common | {"root": path}, given)
 
 
 def _call(kind: str, loader: Callable[..., ImageSet], name: str, common: dict, options: dict) -> ImageSet:
@@ -79,15 +82,9 @@ def _find(name: str, root: str | Path | None) -> Path | None:
     bases = [Path(root).expanduser()] if root is not None else [Path(), *([home()] if home() else [])]
     for base in bases:
         path = base / Path(name).expanduser()
-        if path.is_dir() or sources.parquet_files(path):
+        if path.exists() or sources.parquet_files(path):
             return path
     return None
-
-
-def _kind(path: Path) -> str:
-    if not path.is_dir():
-        return "parquet"
-    return "parquet" if next(path.rglob("*.parquet"), None) else "imagefolder"
 
 
 # ---- the sets -------------------------------------------------------------------------------------------------------
@@ -118,17 +115,18 @@ def _fashion(name: str, root: str | Path | None, val_fraction: float | None = No
     """Fashion-MNIST from its four IDX files, gzipped or not, or from parquet or class folders; grey becomes RGB."""
     bases = [Path(root).expanduser()] if root is not None else [home()] if home() else []
     places = [b / sub for b in bases for sub in ("", "fashion-mnist", "FashionMNIST/raw", "FashionMNIST")]
-    other = next((p for p in (places[:1] if root is not None else places[1:2]) if p.is_dir() and not _has_idx(places)), None)
-    if other is not None and (sources.parquet_files(other) or sources.has_class_folders(other)):
-        kind = _kind(other)
+    own = places[:1] if root is not None else places[1:2]
+    other = next((p for p in own if p.is_dir() and not idx.present(places)), None)
+    if other is not None and (sources.parquet_files(other) or folders.has_class_folders(other)):
+        kind = folders.kind(other, {})
         built = LOADERS[kind](name, root=other, val_fraction=val_fraction, **common)
         built.transform = "icons"
         return built
-    parts = {}
+    parts, instead = {}, _download("fashion-mnist")
     for part, stem in (("train", "train"), ("test", "t10k")):
-        pixels = _idx(_idx_file(places, f"{stem}-images", "idx3"), dims=3)  # (N, 28, 28)
-        file = _idx_file(places, f"{stem}-labels", "idx1")
-        labels = _idx(file, dims=1)
+        pixels = idx.read(idx.find(places, f"{stem}-images", "idx3", instead), dims=3)  # (N, 28, 28)
+        file = idx.find(places, f"{stem}-labels", "idx1", instead)
+        labels = idx.read(file, dims=1)
         if len(labels) != len(pixels):
             raise JanusError(f"{file} has {len(labels)} labels for {len(pixels)} images; download the set again")
         if len(labels) and int(labels.max()) >= len(FASHION):
@@ -144,41 +142,6 @@ def _fashion(name: str, root: str | Path | None, val_fraction: float | None = No
     return complete(ImageSet(name, list(FASHION), kept, val_images, parts["test"], transform="icons", notes=notes))
 
 
-def _has_idx(places: list[Path]) -> bool:
-    return any(p.is_dir() and next(p.glob("*ubyte*"), None) for p in places)
-
-
-def _idx_file(places: list[Path], stem: str, kind: str) -> Path:
-    for place in places:
-        for file in (f"{stem}-{kind}-ubyte", f"{stem}.{kind}-ubyte"):
-            for ending in ("", ".gz"):
-                if (place / (file + ending)).is_file():
-                    return place / (file + ending)
-    where = f"not in {places[0]}" if places else "not found: neither root nor JANUS_DATA says where to look"
-    raise UsageError(
-        f"Fashion-MNIST's {stem}-{kind}-ubyte[.gz] is {where}; give root=FOLDER with its four IDX files, or its parquet files: "
-        + _download("fashion-mnist")
-    )
-
-
-def _idx(file: Path, dims: int) -> Tensor:
-    """An IDX file of unsigned bytes: magic 0x0000 08 dims, big-endian sizes, then the values."""
-    try:
-        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise JanusError(f"cannot read {file} ({error}); it is truncated or damaged, download it again") from error
-    head = 4 + 4 * dims
-    if len(data) < head or data[:4] != bytes([0, 0, 8, dims]):
-        start = data[:4].hex() or "nothing"
-        raise JanusError(f"{file} is not an IDX file of {dims}-dimensional bytes (it starts with {start})")
-    shape = struct.unpack(f">{dims}I", data[4:head])
-    expected = head + int(np.prod(shape, dtype=np.int64))
-    if len(data) != expected:
-        state = "truncated" if len(data) < expected else "too long"
-        raise JanusError(f"{file} is {state}: {len(data)} bytes, {expected} expected; download it again")
-    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8, offset=head).reshape(shape).copy())
-
-
 def _folder(
     name: str,
     root: str | Path | None,
@@ -187,9 +150,9 @@ def _folder(
     class_list: str | None = None,
     **common: object,
 ) -> ImageSet:
-    """One folder a class, below train/, val/, test/ or directly; see `sources.folder`."""
+    """One folder a class, below train/, val/, test/ or directly; see `folders.folder`."""
     place = _given(root, "imagefolder")
-    source = _chosen(sources.folder(place), class_list, place)
+    source = _chosen(folders.folder(place), class_list, place)
     return assemble(name, source, val_fraction=val_fraction, test_fraction=test_fraction, **common)
 
 
@@ -264,8 +227,9 @@ def _published(name: str, own: Callable[..., Source | None] | None = None) -> Ca
         mine = {k: options.pop(k) for k in extra if k in options}
         common = {k: options.pop(k) for k in COMMON if k in options}
         place = Path(root).expanduser() if root is not None else home() / name if home() else None
-        if root is not None and not place.exists():
-            raise UsageError(f"{name}: the folder {place} given as root does not exist; {_download(name)}")
+        if root is not None and not place.is_dir():
+            state = "is a file: unpack an archive first" if place.exists() else "does not exist"
+            raise UsageError(f"{name}: the folder {place} given as root {state}; {_download(name)}")
         if place is None or not place.is_dir():
             if mine:
                 raise UsageError(f"{name}: {', '.join(mine)} needs the image files in a folder: root=FOLDER or $JANUS_DATA/{name}; "
@@ -284,7 +248,7 @@ def _published(name: str, own: Callable[..., Source | None] | None = None) -> Ca
             known, what = registry.FolderOptions, f"{name} in its authors' layout"
             usable = {k: v for k, v in defaults.items() if k in known.model_fields}
             return _read(_of(source, place), name, common, registry.options_of("imagefolder", usable | options, what))
-        kind = _kind(place)
+        kind = folders.kind(place, options, defaults)
         usable = {k: v for k, v in defaults.items() if k in registry.DATASETS[kind].options.model_fields}
         return _call(kind, LOADERS[kind], name, common, usable | options)
 

@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import cache
+from copy import copy
+from functools import cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -28,14 +29,16 @@ SMALL = 96  # a shorter side up to this is kept whole (CIFAR 32, Tiny-ImageNet 6
 PHOTO_SIDE = 224  # the backbone input size photographs are prepared for when none is given
 MARGIN = 256 / 224  # photographs keep the usual border around the centre crop: 256 for a 224-pixel input
 CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory when the whole set fits below this
+STRIP = 16  # of an image longer than so many short sides, no more than that is resized: the centre, which is all that is kept
 WORKERS = min(16, os.cpu_count() or 1)
 
 
 class Images(Protocol):
-    """N labelled images. `labels` (N,) int64; `styles` (N,) int64 or None, an index into `ImageSet.styles`."""
+    """N labelled images, held at `side` S. `labels` (N,) int64; `styles` (N,) int64 or None, into `ImageSet.styles`."""
 
     labels: Tensor
     styles: Tensor | None
+    side: int
 
     def __len__(self) -> int: ...
 
@@ -45,6 +48,10 @@ class Images(Protocol):
 
     def subset(self, index: Tensor, labels: Tensor | None = None) -> Images:
         """The images at `index` (M,), optionally under new `labels` (M,); pixels are shared, not copied."""
+        ...
+
+    def at(self, side: int) -> Images:
+        """The same images, held at another side."""
         ...
 
 
@@ -61,21 +68,33 @@ class _View:
 
     def subset(self, index: Tensor, labels: Tensor | None = None):
         styles = None if self.styles is None else self.styles[index]
-        view = object.__new__(type(self))
+        view = copy(self)
         _View.__init__(view, self.store, self.rows[index], self.labels[index] if labels is None else labels, styles)
         return view
 
 
 class TensorImages(_View):
-    """Images in memory: `pixels` uint8 (N, 3, H, W), `labels` (N,)."""
+    """Images in memory: `pixels` uint8 (N, 3, H, W), `labels` (N,); given out as they are, or at another side."""
+
+    other: int | None = None
 
     def __init__(self, pixels: Tensor, labels: Tensor, styles: Tensor | None = None) -> None:
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(f"pixels must be uint8 (N, 3, H, W), not {pixels.dtype} {tuple(pixels.shape)}")
         super().__init__(pixels, torch.arange(len(pixels)), labels, styles)
 
+    @property
+    def side(self) -> int:
+        return self.other or self.store.shape[-1]
+
     def batch(self, index: Tensor) -> Tensor:
-        return self.store[self.rows[index.cpu()]]  # (B, 3, H, W)
+        pixels = self.store[self.rows[index.cpu()]]  # (B, 3, H, W)
+        return pixels if self.other is None else at_side(pixels, self.other)
+
+    def at(self, side: int) -> TensorImages:
+        view = copy(self)
+        view.other = side
+        return view
 
 
 class FileImages(_View):
@@ -84,20 +103,29 @@ class FileImages(_View):
     def __init__(self, store: Encoded, labels: Tensor, styles: Tensor | None = None) -> None:
         super().__init__(store, torch.arange(len(store)), labels, styles)
 
+    @property
+    def side(self) -> int:
+        return self.store.side
+
     def batch(self, index: Tensor) -> Tensor:
         return self.store.read(self.rows[index.cpu()].tolist())  # (B, 3, S, S)
+
+    def at(self, side: int) -> FileImages:
+        view = copy(self)
+        view.store = self.store.at(side)
+        return view
 
 
 class Encoded:
     """A store of encoded images: `fetch(i)` gives a path or the bytes of image i, `name(i)` says what to call it in an
     error, `hint` what else to do about it.
 
-    `size` is the input side of the backbone the images are meant for (default 224). The canonical side follows from
-    it and from the images: small ones (shorter side <= 96 pixels) keep their own size, photographs are resized so
-    that their shorter side is `size` * 256/224 and cropped to the central square of that side. Decoding runs in a
-    thread pool; decoded images stay in memory when all of them fit in `cache_bytes`, and else on disk (`janus.cache`) where
-    `identity()` says which images they are. `cache` is "auto", "disk" (on disk even if they fit) or "none" (decode at every use
-    what does not fit); `tell` gets a line of progress now and then while the disk cache is made, at the first read.
+    `size` is the input side of the backbone the images are meant for (default 224). Where no `side` is given, it follows from
+    that and from the images, and is one for all of them: small ones (most have a shorter side <= 96 pixels) take their usual
+    size, photographs a shorter side of `size` * 256/224; both are cropped to the central square of that side. Decoding runs
+    in a thread pool; decoded images stay in memory when all of them fit in `cache_bytes`, and else on disk (`janus.cache`)
+    where `identity()` says which images they are. `cache` is "auto", "disk" (on disk even if they fit) or "none" (decode at
+    every use what does not fit); `tell` gets a line of progress now and then while the disk cache is made, at the first read.
     """
 
     def __init__(
@@ -112,10 +140,15 @@ class Encoded:
         cache: str = "auto",
         label: str = "images",
         tell: disk.Tell | None = None,
+        side: int | None = None,
     ) -> None:
         self.count, self.fetch, self.name, self.hint, self.tell = count, fetch, name, hint, tell
-        native = self._typical_side()
-        self.side = native if native <= SMALL else round((size or PHOTO_SIDE) * MARGIN)
+        self.again = partial(Encoded, count, fetch, name, size, cache_bytes, hint, identity, cache, label, tell)
+        self.others: dict[int, Encoded] = {}
+        if side is None:
+            native = self._typical_side()
+            side = native if native <= SMALL else round((size or PHOTO_SIDE) * MARGIN)
+        self.side = side
         place = disk.folder() if identity is not None and cache != "none" else None
         fits = count * 3 * self.side**2 <= cache_bytes and not (place and cache == "disk")
         self.disk = None if fits or not place else disk.DiskCache(place, label, identity(), count, self.side)
@@ -125,6 +158,14 @@ class Encoded:
 
     def __len__(self) -> int:
         return self.count
+
+    def at(self, side: int) -> Encoded:
+        """The store of the same images at another side: one, whoever asks."""
+        if side == self.side:
+            return self
+        if side not in self.others:
+            self.others[side] = self.again(side=side)
+        return self.others[side]
 
     def _typical_side(self, probes: int = 15) -> int:
         """Median shorter side of a few images spread over the set, from their headers; unreadable ones don't count."""
@@ -195,11 +236,15 @@ class Encoded:
 
 
 def from_paths(
-    paths: Sequence[str | Path], labels: Tensor | None = None, size: int | None = None, cache_bytes: int = CACHE_BYTES
+    paths: Sequence[str | Path],
+    labels: Tensor | None = None,
+    size: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
+    side: int | None = None,
 ) -> FileImages:
-    """Images from files; without `labels` every label is 0 (images to predict)."""
+    """Images from files, see `Encoded`; without `labels` every label is 0 (images to predict)."""
     paths = [Path(p) for p in paths]
-    store = Encoded(len(paths), paths.__getitem__, lambda i: str(paths[i]), size, cache_bytes)
+    store = Encoded(len(paths), paths.__getitem__, lambda i: str(paths[i]), size, cache_bytes, side=side)
     return FileImages(store, torch.zeros(len(paths), dtype=torch.long) if labels is None else labels)
 
 
@@ -230,6 +275,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def square(image: Image.Image, side: int) -> np.ndarray:
     """(side, side, 3): shorter side resized to `side` (antialiased), then the centre."""
+    image = _middle(image)
     width, height = image.size
     scale = side / min(width, height)
     width, height = max(side, round(width * scale)), max(side, round(height * scale))
@@ -237,3 +283,21 @@ def square(image: Image.Image, side: int) -> np.ndarray:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - side) // 2, (height - side) // 2
     return np.array(image.crop((left, top, left + side, top + side)))
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """The image, or of a strip its middle: 2 x 6000 pixels resized whole to 256 a side would be 768 000 wide."""
+    short, long = sorted(image.size)
+    cut = (long - STRIP * short) // 2
+    if cut <= 0:
+        return image
+    width, height = image.size
+    return image.crop((cut, 0, width - cut, height) if width == long else (0, cut, width, height - cut))
+
+
+def at_side(images: Tensor, side: int) -> Tensor:
+    """Images uint8 (B, 3, H, W) as a data set holds them: (B, 3, side, side), the same ones if they have that size."""
+    if images.shape[-2:] == (side, side) or not len(images):
+        return images.new_empty((0, 3, side, side)) if not len(images) else images
+    pictures = (Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in images)
+    return torch.stack([torch.from_numpy(square(picture, side)).permute(2, 0, 1) for picture in pictures]).to(images.device)

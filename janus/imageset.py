@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class ImageSet:
     """Labelled images in splits. `classes[label]` is a name; `styles[style]` too where the set records styles.
 
     `transform` is the kind of augmentation that suits the images (see `janus.transforms`); `notes` say how the splits
-    came about and what was left out.
+    came about and what was left out. Every image is given out at one `side`, whatever its own.
     """
 
     name: str
@@ -34,6 +34,27 @@ class ImageSet:
     styles: list[str] | None = None
     transform: str = "photo"
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def side(self) -> int:
+        """In pixels; the images of all splits have it."""
+        return self.train.side
+
+    def at(self, side: int) -> ImageSet:
+        """The same set, held at another side."""
+        if side == self.side:
+            return self
+        notes = [note for note in self.notes if not note.startswith(HELD)]
+        val = None if self.val is None else self.val.at(side)
+        return replace(self, train=self.train.at(side), val=val, test=self.test.at(side), notes=[*notes, held(side)])
+
+
+HELD = "images held at "
+
+
+def held(side: int) -> str:
+    """What is noted of the side."""
+    return f"{HELD}{side} x {side} pixels"
 
 
 def assemble(
@@ -49,9 +70,11 @@ def assemble(
     """Split a source's images. Its own splits stand; a missing one is carved out, deterministically and class by class.
 
     One split only: `test_fraction` (0.2) and `val_fraction` (0.1) of all its images. Train and test: `val_fraction`
-    (none) of the training images. Train and validation: validation serves as the test split.
+    (none) of the training images. Train and validation: validation serves as the test split. `tell` gets the source's notes.
     """
     notes = list(source.notes)
+    for note in notes if tell else ():
+        tell(f"{name}: {note}")
     if not source.labels:
         raise UsageError(f"{name} holds no images")
     hint = ", or set skip_corrupt=true to leave such images out"
@@ -75,7 +98,7 @@ def assemble(
     parts = dict(_divide(name, own, labels, classes, val_fraction, test_fraction, notes, source.by_key))
     everything = FileImages(store, labels, styles)
     images = {split: everything.subset(r) for split, r in parts.items()}
-    notes.append(f"images held at {store.side} x {store.side} pixels")
+    notes.append(held(store.side))
     built = ImageSet(name, classes, images["train"], images.get("val"), images["test"], source.styles, notes=notes)
     return complete(built)
 

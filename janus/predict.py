@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from . import checkpoint, configure, datasets, parallel
 from .config import Config, RuntimeSettings
 from .device import pick_device
 from .errors import JanusError, UsageError, unknown
-from .images import MARGIN, SMALL, from_paths, square, to_rgb
+from .images import at_side, from_paths, square, to_rgb
 from .learner import Learner
 from .result import Result
 from .train import CHECKPOINT, RESULT, Progress, execute, lock
 
 BATCH = 64
+NAMED = 10  # of many images that cannot be read, one line names so many
+Answer = list[tuple[str, float]]
 
 
 def load(folder: str | Path, device: str = "auto") -> Predictor:
@@ -38,65 +42,114 @@ class Predictor:
     class_names: every class the run has met, in the order it met them. score: what the numbers of `predict` are,
     "probability" (softmax over all classes; the heads were trained task by task, so it ranks classes and is not calibrated),
     "cosine" (classifier `ncm`: similarity to the class mean, in [-1, 1]) or "regression" (`ranpac`: estimates of 0 and 1).
-    learner: model, heads, prototypes and what else was learned; `model` is its adapted backbone.
+    learner: model, heads, prototypes and what else was learned; `model` is its adapted backbone. side: every image is brought
+    to it first, as the run's own were.
     """
 
     def __init__(self, config: Config, state: dict[str, Any], device: torch.device) -> None:
         self.class_names: list[str] = state["stream"]["class_names"]
+        self.side: int = state["stream"]["side"]
         self.learner = Learner(config, device)
         self.learner.load_state(state)
         self.learner.model.requires_grad_(False)
         self.config, self.device, self.model = config, device, self.learner.model
         self.score = self.learner.classifier.score
 
-    @torch.no_grad()
     def scores(self, images: Any) -> Tensor:
-        """(N, classes) float32 on the CPU, see `score`; images as in `predict`."""
-        rows = []
-        for batch in self._batches(images):  # (b, 3, S, S), ready for the backbone
-            features = self.learner.forward(batch.to(self.device)).float()  # (b, d)
-            scores = self.learner.method.scores(features)
-            rows.append((scores.softmax(dim=1) if self.score == "probability" else scores).cpu())
-        return torch.cat(rows) if rows else torch.zeros(0, len(self.class_names))
+        """(N, classes) float32 on the CPU, see `score`; images as in `predict`.
 
-    def predict(self, images: Any, top: int = 5) -> list[list[tuple[str, float]]]:
-        """For each image the `top` classes and their scores, best first.
+        Raises:
+            UsageError: something that is no image. JanusError: images that cannot be read; they are named.
+        """
+        rows, faults = self._scored(_listed(images))
+        if faults:
+            raise JanusError(unread(faults, len(rows) + len(faults)))
+        return torch.stack(list(rows.values())) if rows else torch.zeros(0, len(self.class_names))
+
+    def predict(self, images: Any, top: int = 5) -> list[Answer]:
+        """For each image the `top` classes and their scores, best first; nothing for one that cannot be read.
+
+        Of several images those that cannot be read (no such file, damaged) are named in a warning, and their answers are empty
+        lists; one that is given alone is an error.
 
         Args:
             images: paths, PIL images, or a mixture of both, in a sequence (or one alone); or a uint8 tensor (B, 3, H, W).
 
         Raises:
-            UsageError: a path that does not exist, a tensor of another kind. JanusError: an image that cannot be decoded.
+            UsageError: something that is no image, a wrong `top`. JanusError: the one image cannot be read.
         """
-        values, index = self.scores(images).topk(min(top, len(self.class_names)), dim=1)
-        return [
-            [(self.class_names[i], v) for i, v in zip(row, scores)]
-            for row, scores in zip(index.tolist(), values.tolist())
-        ]
+        answers, faults = self.attempt(images, top)
+        if faults and isinstance(images, (str, Path, Image.Image)):
+            raise JanusError(faults[0])
+        if faults:
+            warnings.warn(unread(faults, len(answers)), stacklevel=2)
+        return answers
 
-    def _batches(self, images: Any) -> Iterator[Tensor]:
-        if isinstance(images, Tensor):
-            if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-                raise UsageError(f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
-            for part in images.split(BATCH):
-                yield self.learner.plain(part)
-            return
-        images = [images] if isinstance(images, (str, Path, Image.Image)) else list(images)
-        for start in range(0, len(images), BATCH):  # each at its own size: an answer never depends on the others
-            yield torch.cat([self.learner.plain(self._pixels(image)) for image in images[start : start + BATCH]])
+    def attempt(self, images: Any, top: int = 5) -> tuple[list[Answer], dict[int, str]]:
+        """The answers of `predict`, and why there is none, by the image's number, for those that cannot be read."""
+        if isinstance(top, bool) or not isinstance(top, Integral) or top < 1:
+            raise UsageError(f"top must be a whole number of at least 1, not {top!r}")
+        images = _listed(images)
+        rows, faults = self._scored(images)
+        answers: list[Answer] = [[] for _ in range(len(images))]
+        for i, row in rows.items():
+            values, index = row.topk(min(int(top), len(self.class_names)))
+            answers[i] = [(self.class_names[c], v) for c, v in zip(index.tolist(), values.tolist())]
+        return answers, faults
 
-    def _pixels(self, image: str | Path | Image.Image) -> Tensor:
-        """uint8 (1, 3, S, S), sized as the images of a data set are."""
-        size = self.learner.preprocess.size
-        if isinstance(image, Image.Image):
-            image = to_rgb(image)
-            side = min(image.size) if min(image.size) <= SMALL else round(size * MARGIN)
-            return torch.from_numpy(square(image, side)).permute(2, 0, 1)[None]
-        if not isinstance(image, (str, Path)):
+    @torch.no_grad()
+    def _scored(self, images: Tensor | list) -> tuple[dict[int, Tensor], dict[int, str]]:
+        """The scores (classes,) of each image by its number, and why an image has none."""
+        rows, faults = {}, {}
+        for start in range(0, len(images), BATCH):
+            pixels: dict[int, Tensor] = {}
+            for i, image in enumerate(images[start : start + BATCH], start):
+                try:
+                    pixels[i] = _pixels(image, i, self.side)
+                except JanusError as error:
+                    faults[i] = str(error)
+            if pixels:
+                batch = self.learner.plain(torch.stack(list(pixels.values())))  # (b, 3, S, S), ready for the backbone
+                scores = self.learner.method.scores(self.learner.forward(batch.to(self.device)).float())  # (b, classes)
+                rows.update(zip(pixels, (scores.softmax(dim=1) if self.score == "probability" else scores).cpu()))
+        return rows, faults
+
+
+def unread(faults: dict[int, str], count: int) -> str:
+    """One line on the images of `count` that have no answer; it names the first ten."""
+    what = "the image" if count == 1 else f"{len(faults)} of {count} images"
+    more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    return f"{what} cannot be read: {'; '.join(list(faults.values())[:NAMED])}{more}"
+
+
+def _listed(images: Any) -> Tensor | list:
+    """What is given as images as a list of paths and PIL images, or as one tensor. UsageError: it is something else."""
+    if isinstance(images, Tensor):
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise UsageError(f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+        return images
+    listed = [images] if isinstance(images, (str, Path, Image.Image)) else images
+    if not isinstance(listed, Iterable) or isinstance(listed, (bytes, Mapping)):
+        listed = [listed]  # refused below
+    listed = list(listed)
+    for image in listed:
+        if not isinstance(image, (str, Path, Image.Image)):
             raise UsageError(f"images are paths, PIL images or one uint8 tensor (B, 3, H, W), got {type(image).__name__}")
-        if not Path(image).is_file():
-            raise UsageError(f"no image at {str(image)!r}: " + ("that is a folder" if Path(image).is_dir() else "no such file"))
-        return from_paths([image], size=size).batch(torch.tensor([0]))
+    return listed
+
+
+def _pixels(image: str | Path | Image.Image | Tensor, i: int, side: int) -> Tensor:
+    """uint8 (3, side, side) of image number `i`, brought to the side as a data set's are. JanusError: it cannot be read."""
+    if isinstance(image, Tensor):
+        return at_side(image[None], side)[0]
+    if isinstance(image, Image.Image):
+        try:
+            return torch.from_numpy(square(to_rgb(image), side)).permute(2, 0, 1)
+        except Exception as error:  # PIL decodes only now, and raises many types on bad files
+            raise JanusError(f"cannot decode image number {i + 1} ({error})") from error
+    if not Path(image).is_file():
+        raise JanusError(f"no image at {str(image)!r}: " + ("that is a folder" if Path(image).is_dir() else "no such file"))
+    return from_paths([image], side=side).batch(torch.tensor([0]))[0]
 
 
 def extend(folder: str | Path, data: str | Path, out: str | Path | None = None, *, progress: Progress | None = None,
@@ -156,7 +209,11 @@ def finished(folder: Path) -> dict[str, Any]:
         started = (folder / CHECKPOINT).exists()
         raise JanusError(f"the run in {folder} is not finished; give the same `janus run` command again" if started
                          else f"there is no run in {folder}: neither {RESULT} nor {CHECKPOINT}")
-    return checkpoint.load(folder / CHECKPOINT)
+    state = checkpoint.load(folder / CHECKPOINT)
+    if state["stream"].get("side") is None:
+        raise JanusError(f"the run in {folder} was made by an older janus, which did not keep the size of its images; run it "
+                         "again, into another folder")
+    return state
 
 
 def _place(data: str | Path) -> str:

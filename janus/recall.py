@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .errors import JanusError
 from .stream import ImageSet, Stream, Task
+from .walk import nfc
 
 
 class Lost:
@@ -75,12 +76,15 @@ def _take(make: Callable[[], Stream], record: dict[str, Any] | None, start: int,
 
 
 def _difference(now: dict[str, Any], record: dict[str, Any], start: int, stop: int) -> str:
+    if record.get("side") not in (None, now["side"]):
+        return f"images were held at {record['side']} pixels a side, and now are at {now['side']}"
     for t in range(start, stop):
         if t >= len(now["tasks"]):
             return f"there is no task {t + 1} any more"
         one, other = now["tasks"][t], record["tasks"][t]
         span = slice(*other["positions"])
-        if one["positions"] != other["positions"] or now["class_names"][span] != record["class_names"][span]:
+        names = [[nfc(name) for name in names[span]] for names in (now["class_names"], record["class_names"])]
+        if one["positions"] != other["positions"] or names[0] != names[1]:
             return f"task {t + 1} has other classes"
         for part in ("train", record["evaluate"]):
             if one[part] != other[part]:
@@ -89,7 +93,10 @@ def _difference(now: dict[str, Any], record: dict[str, Any], start: int, stop: i
 
 
 def _recalled(record: dict[str, Any], start: int, stop: int, why: str) -> Stream:
-    """Tasks start…stop of a record, without images."""
+    """Tasks start…stop of a record, without images. JanusError: an older record, which does not say their side."""
+    if record.get("side") is None:
+        raise JanusError("this run was made by an older janus, which did not keep the size of its images; its old data is "
+                         f"needed to go on ({why})")
     tasks = []
     for task in record["tasks"][start:stop]:
         part = {name: None if task[name] is None else Lost(task[name]) for name in ("train", "val", "test")}
@@ -99,4 +106,5 @@ def _recalled(record: dict[str, Any], start: int, stop: int, why: str) -> Stream
     note = (f"{span.stop - span.start} classes in {len(tasks)} task{'s' if len(tasks) > 1 else ''} whose images cannot be read "
             f"any more and which are not evaluated again ({why})")
     return Stream(record["dataset"], record["kind"], tuple(record["class_order"][span]), tuple(record["class_names"][span]),
-                  tuple(tasks), record["seed"], record["per_class"], record["evaluate"], note, tuple(record["notes"]))
+                  tuple(tasks), record["seed"], record["per_class"], record["evaluate"], note, tuple(record["notes"]),
+                  record["side"])

@@ -1,4 +1,4 @@
-"""Where encoded images come from: a folder, parquet in the Hugging Face image layout, the Hugging Face hub."""
+"""Where encoded images come from: what a source is, parquet in the Hugging Face image layout, the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import json
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from janus import columns
 from janus.errors import JanusError, UsageError
+from janus.walk import Claims, Walk, counted, nfc
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -28,6 +30,7 @@ SPLITS = {
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
 STYLE_COLUMNS = ("style", "domain")
+COLUMNS = ("image_column", "label_column", "style_column")  # the options that name others
 
 
 @dataclass
@@ -70,76 +73,45 @@ def file_identity(paths: Sequence[Path], *more: object) -> str:
     sha = hashlib.sha256(repr(more).encode())
     for path in paths:
         found = os.stat(path)
-        sha.update(f"{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+        sha.update(f"{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return sha.hexdigest()
 
 
-def folder(root: Path) -> Source:
-    """One folder a class, its images at any depth; either below train/, val/ and test/ or directly in `root`.
-
-    Class names are the folder names, sorted; hidden files are ignored. UsageError: no class folders, a class without
-    images.
-    """
-    named = {SPLITS[f.name.lower()]: f for f in _folders(root) if f.name.lower() in SPLITS}
-    parts = named or {"": root}
-    found: list[tuple[Path, str, str]] = []  # path, class name, split
-    notes, ignored = [], 0
-    for split, part in parts.items():
-        classes = _folders(part)
-        if not classes:
-            raise UsageError(f"no class folders in {part}: put the images into one folder per class")
-        for folder_ in classes:
-            files = [f for f in _files(folder_)]
-            images = [f for f in files if f.suffix.lower() in EXTENSIONS]
-            ignored += len(files) - len(images)
-            if not images:
-                raise UsageError(f"class folder {folder_} has no images ({' '.join(sorted(EXTENSIONS))}); fill or remove it")
-            found += [(f, folder_.name, split) for f in images]
-    beside = [f.name for f in _folders(root) if f not in named.values()] if named else []
-    if beside:
-        notes.append(f"only {', '.join(sorted(f.name for f in named.values()))} are used, not {', '.join(beside)} beside them")
-    if ignored:
-        notes.append(f"{ignored} files without an image extension ignored")
-    names = sorted({name for _, name, _ in found})
-    number = {name: i for i, name in enumerate(names)}
-    return Source(
-        fetch=lambda i: found[i][0],
-        name=lambda i: str(found[i][0]),
-        labels=[number[name] for _, name, _ in found],
-        splits=[split for _, _, split in found],
-        classes=names,
-        notes=notes,
-        identity=lambda: file_identity([path for path, _, _ in found]),
-        key=lambda i: "\0".join(found[i][0].parts[len(root.parts) :]),  # sorts as the paths do
-    )
-
-
-def has_class_folders(root: Path) -> bool:
-    """Whether there is anything that `folder` could read."""
-    return bool(_folders(root))
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
-
-
-def _files(root: Path) -> Iterable[Path]:
-    for entry in sorted(root.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _files(entry)
-        else:
-            yield entry
-
-
 def parquet_files(pattern: Path) -> list[Path]:
-    """The parquet files meant by a file, a folder (at any depth) or a pattern such as data/tiny-*.parquet; sorted."""
+    """The parquet files meant by a file, a folder (at any depth) or a pattern such as data/tiny-*.parquet; sorted.
+
+    The part of a pattern that is there as it stands is no pattern, whatever its characters.
+    """
     if pattern.is_dir():
-        return sorted(f for f in pattern.rglob("*.parquet") if not f.name.startswith("."))
+        return sorted(Walk({".parquet"}, once=False).files(pattern))
     if pattern.is_file():
-        return [pattern]
-    return sorted(Path(f) for f in glob.glob(str(pattern)) if f.endswith(".parquet"))
+        return [pattern] if is_parquet(pattern) else []
+    base = next((parent for parent in pattern.parents if parent.is_dir()), Path())
+    rest = pattern.relative_to(base)
+    return sorted(base / f for f in glob.glob(str(rest), root_dir=base) if f.endswith(".parquet"))
+
+
+def is_parquet(file: Path) -> bool:
+    """Whether a file is parquet by its ending, or by its first bytes."""
+    if file.suffix == ".parquet":
+        return True
+    with file.open("rb") as opened:
+        return opened.read(4) == b"PAR1"
+
+
+def labelled_rows(files: Sequence[Path], **wanted: str | None) -> int:
+    """How many rows there are in the files that have an image and a label column; others, unreadable ones too, have none.
+
+    wanted: the names of the columns, as `parquet` takes them.
+    """
+    import pyarrow.parquet as pq
+
+    count = 0
+    for file in files:
+        with suppress(OSError, ValueError, UsageError), pq.ParquetFile(file) as opened:
+            _columns(opened.schema_arrow, str(file), **{column: wanted.get(column) for column in COLUMNS})
+            count += opened.metadata.num_rows
+    return count
 
 
 def split_of(file: Path, root: Path | None = None) -> str:
@@ -160,24 +132,28 @@ def parquet(
     """Local parquet files in the Hugging Face image layout: an image column {bytes, path} and a label column.
 
     Split by file name (train-00000-of-00001.parquet). The encoded bytes are held in memory. JanusError: unreadable
-    file.
+    file. UsageError: one file is in two splits, through a link.
     """
     import pyarrow.parquet as pq
 
-    files = parquet_files(pattern)
     root = pattern if pattern.is_dir() else None
+    claims, files, links = Claims(), [], []
+    for file in parquet_files(pattern):
+        (files if claims.take(file, split_of(file, root)) else links).append(file)
     wanted = {"image_column": image_column, "label_column": label_column, "style_column": style_column}
     tables = []
     for file in files:
         try:
             with pq.ParquetFile(file) as opened:
                 schema = opened.schema_arrow
-                columns = [c for c in _columns(schema, str(file), **wanted) if c]
-                table = opened.read(columns=columns)
+                chosen = [c for c in _columns(schema, str(file), **wanted) if c]
+                table = opened.read(columns=chosen)
         except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
             raise JanusError(f"cannot read parquet file {file} ({_first_line(error)}); is it complete?") from error
         tables.append((table, _features(schema), split_of(file, root), str(file), file.parent))
-    return _tables(tables, lambda: file_identity(files, wanted), **wanted)
+    source = _tables(tables, lambda: file_identity(files, wanted), **wanted)
+    source.notes += counted(links, "link", "to a file that was read already, left out", root or pattern.parent)
+    return source
 
 
 def hub(
@@ -245,13 +221,17 @@ def _columns(schema, where: str, image_column, label_column, style_column) -> tu
 
 
 def _tables(tables: list[tuple], identity: Callable[[], str], **wanted: str | None) -> Source:
-    """One source from arrow tables: (table, class names by column, split, what to call it, folder of its paths) each."""
+    """One source from arrow tables: (table, class names by column, split, what to call it, folder of its paths) each.
+
+    UsageError: a file that rows of two splits or classes name, or two rows of a table without splits.
+    """
     images, labels, styles, splits, starts, notes = [], [], [], [], [0], []
+    files: list[tuple[int, Path]] = []
     label_names: list[str] = []
     style_names: list[str] = []
     for table, names, split, where, base in tables:
         image, label, style = _columns(table.schema, where, **wanted)
-        values = _values(table.column(label), where, label)
+        values = columns.values(table.column(label), where, label)
         missing = sum(v is None or v == -1 for v in values)  # -1: how hub datasets publish a test split without labels
         if missing == len(values) and split == "test":
             notes.append(f"{where} has no labels and is not used")
@@ -260,9 +240,11 @@ def _tables(tables: list[tuple], identity: Callable[[], str], **wanted: str | No
             raise JanusError(f"{where}: {missing} of {len(values)} rows have no label; remove them")
         labels += _named(values, names.get(label), label_names, f"{where}, column {label!r}")
         if style:
-            values = _values(table.column(style), where, style)
+            values = columns.values(table.column(style), where, style)
             styles += _named(values, names.get(style), style_names, f"{where}, column {style!r}")
-        images.append((_encoded(table.column(image), where, image), where, base, _paths(table.column(image))))
+        column = table.column(image)
+        files += [(len(splits) + row, base / path) for row, path in columns.files(column)]
+        images.append((columns.encoded(column, where, image), where, base, columns.paths(column)))
         splits += [split] * len(table)
         starts.append(len(splits))
     if styles and len(styles) != len(labels):
@@ -288,28 +270,20 @@ def _tables(tables: list[tuple], identity: Callable[[], str], **wanted: str | No
 
     classes, label_of = _numbered(labels, label_names)
     style_list, style_of = _numbered(styles, style_names)
+    claims = Claims()
+    for i, file in files:  # a file that is not there is told of when its image is asked for
+        if file.is_file() and not claims.take(file, splits[i], classes[label_of[i]]) and not splits[i]:
+            raise UsageError(f"{name(i)} holds {file} again; a table without splits lists every image once")
     return Source(
         fetch, name, label_of, splits, classes, style_list or None, style_of if styles else None, notes, identity, key
     )
 
 
-def _values(column, where: str, name: str) -> list:
-    """A column of whole numbers or strings as Python values."""
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-        column = column.cast(kind)
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise UsageError(f"{where}: column {name!r} holds {kind}, not whole numbers or strings; choose another column")
-    return column.to_pylist()
-
-
 def _named(values: list, names: list[str] | None, order: list[str], where: str) -> list:
-    """Numbers become the schema's names (collected in `order`); without names they stay what they are."""
+    """Numbers become the schema's names (collected in `order`); without names they stay what they are. Texts in NFC."""
     if not names or not all(isinstance(v, int) for v in values):
-        return values
+        return [nfc(v) if isinstance(v, str) else v for v in values]
+    names = [nfc(n) for n in names]
     repeated = {n for n in names if names.count(n) > 1}
     names = [f"{n} ({i})" if n in repeated else n for i, n in enumerate(names)]
     wrong = [v for v in values if not 0 <= v < len(names)]
@@ -327,39 +301,3 @@ def _numbered(values: list, order: list[str]) -> tuple[list[str], list[int]]:
         raise JanusError(f"some files name their classes and some only number them ({rest[0]}); give all of them a schema")
     number = {value: i for i, value in enumerate(names)}
     return [str(n) for n in names], [number[v] for v in values]
-
-
-def _encoded(column, where: str, name: str) -> Callable[[int, Path], Path | bytes]:
-    """get(row, base) -> an image's bytes, or its path below `base`; from struct{bytes, path}, binary or string columns."""
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return lambda row, base: _bytes(column[row].as_py())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return lambda row, base: base / column[row].as_py()
-    if pa.types.is_struct(kind) and "bytes" in [kind.field(i).name for i in range(kind.num_fields)]:
-
-        def get(row: int, base: Path) -> Path | bytes:
-            value = column[row].as_py() or {}
-            if value.get("bytes") is None and value.get("path"):
-                return base / value["path"]
-            return _bytes(value.get("bytes"))
-
-        return get
-    raise UsageError(f"{where}: column {name!r} holds {kind}, not encoded images; set image_column")
-
-
-def _paths(column) -> Callable[[int], str]:
-    """get(row) -> the path stored with an image, "" where there is none."""
-    import pyarrow as pa
-
-    if not pa.types.is_struct(column.type) or "path" not in [field.name for field in column.type]:
-        return lambda row: ""
-    return lambda row: (column[row]["path"].as_py() if column[row].is_valid else None) or ""
-
-
-def _bytes(value: bytes | None) -> bytes:
-    if value is None:
-        raise ValueError("no bytes and no path")
-    return value

@@ -6,7 +6,7 @@ Every list that is used is named in the data set's notes with its SHA-256, so th
 from __future__ import annotations
 
 import hashlib
-import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from janus.errors import JanusError, UsageError, unknown
-from janus.sources import EXTENSIONS, Source, file_identity, split_of
+from janus.sources import Source, file_identity, split_of
+from janus.walk import Claims, children, images, nfc
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def text_of(file: Path) -> str:
+    """The text of a list, with or without the mark that Windows puts in front. JanusError: not UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise JanusError(f"cannot read the list {file} ({error}); save it as UTF-8 text") from error
+
+
 def yaml_lists(value: object, root: Path) -> list[Entry]:
     """The entries of a training and a test list as they circulate with CODA-Prompt's code.
 
@@ -67,8 +76,8 @@ def yaml_lists(value: object, root: Path) -> list[Entry]:
 
 def _yaml_entries(file: Path, split: str) -> Iterable[Entry]:
     try:
-        content = yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C: 30 000 paths in seconds
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(text_of(file), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C: 30 000 paths in seconds
+    except yaml.YAMLError as error:
         raise JanusError(f"cannot read the list {file} ({' '.join(str(error).split())}); is it complete?") from error
     paths, labels = (content.get(k) if isinstance(content, dict) else None for k in ("data", "targets"))
     if not isinstance(paths, list) or not isinstance(labels, list):
@@ -92,7 +101,7 @@ def text_lists(files: Sequence[Path]) -> list[Entry]:
         if split not in ("train", "test"):
             raise UsageError(f"the name of {file} must say train or test, as in clipart_train.txt")
         seen.add((file.stem.removesuffix("_" + split), split))
-        for number, line in enumerate(file.read_text().splitlines(), 1):
+        for number, line in enumerate(text_of(file).splitlines(), 1):
             path, _, label = line.strip().rpartition(" ")
             if not line.strip():
                 continue
@@ -111,7 +120,8 @@ def listed(entries: list[Entry], root: Path, styled: bool = False) -> Source:
 
     Leading folders of a path (`./data/imagenet-r/`) are those of the list's author and are not used. Class names are the
     folders, numbered as the lists number them. UsageError: a listed image that is not there, one that is listed twice or in
-    both splits, a label that goes with two folders or a folder with two labels, labels with gaps.
+    both splits (under another name, too, if that is a link), a label that goes with two folders or a folder with two labels,
+    labels with gaps.
     """
     depth = 3 if styled else 2
     bases = [b for b in (root, root / "imagenet-r", root / "train", root / "test") if b.is_dir()]
@@ -119,11 +129,12 @@ def listed(entries: list[Entry], root: Path, styled: bool = False) -> Source:
     numbers: dict[str, int] = {}
     where: dict[str, Entry] = {}
     paths: list[Path] = []
+    claims = Claims()
     for entry in entries:
         parts = PurePosixPath(entry.path).parts[-depth:]
         if len(parts) < depth or ".." in parts:
             raise UsageError(f"{entry.file} lists {entry.path!r}, which has no class folder in front of the file")
-        key, folder = "/".join(parts), parts[-2]
+        key, folder = nfc("/".join(parts)), nfc(parts[-2])
         if other := where.get(key):
             what = f"in both {other.file} and {entry.file}" if other.split != entry.split else f"twice in the {entry.split} list"
             raise UsageError(f"image {key} is {what}; a split lists every image once")
@@ -132,9 +143,12 @@ def listed(entries: list[Entry], root: Path, styled: bool = False) -> Source:
             raise UsageError(f"{entry.file}: label {entry.label} of {key} is out of step with the folder: it is also {named}'s")
         if (number := numbers.setdefault(folder, entry.label)) != entry.label:
             raise UsageError(f"{entry.file}: label {entry.label} of {key} is out of step with the folder, which also has {number}")
-        path = next((b / key for b in bases if (b / key).is_file()), None)
+        spellings = dict.fromkeys(["/".join(parts), key, unicodedata.normalize("NFD", key)])  # the list's, and a disk's
+        path = next((b / k for b in bases for k in spellings if (b / k).is_file()), None)
         if path is None:
             raise UsageError(f"{entry.file} lists {entry.path}, which is not there as {root / key}; is the set complete?")
+        if not claims.take(path, entry.split, folder):
+            raise UsageError(f"{entry.file} lists {entry.path}, which is an image listed before, through a link; leave it out")
         paths.append(path)
     gap = next((i for i in range(len(names)) if i not in names), None)
     if gap is not None:
@@ -160,16 +174,14 @@ def listed(entries: list[Entry], root: Path, styled: bool = False) -> Source:
 
 def _left_over(root: Path, used: list[Path]) -> list[str]:
     """A note on images beside the listed ones, in the same class folders."""
-    taken, beside = set(used), 0
-    for folder in sorted({p.parent for p in used}):
-        with os.scandir(folder) as there:
-            beside += sum(Path(e.name).suffix.lower() in EXTENSIONS and folder / e.name not in taken for e in there)
+    taken = set(used)
+    beside = sum(file not in taken for folder in sorted({p.parent for p in used}) for file in images(folder))
     return [f"{beside} images in its class folders are in no list and are not used"] if beside else []
 
 
 def class_list(file: Path) -> list[str]:
     """The names in a class list: one a line, empty lines and those that start with # left out. UsageError: none, or one twice."""
-    names = [line.strip() for line in file.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    names = [nfc(line.strip()) for line in text_of(file).splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not names:
         raise UsageError(f"the class list {file} is empty; it takes one class name (or wnid) a line")
     again = next((n for i, n in enumerate(names) if n in names[:i]), None)
@@ -221,16 +233,17 @@ def tiny_imagenet(root: Path) -> Source:
     """Tiny-ImageNet as its zip unpacks: train/<wnid>/images/*.JPEG, val/images/* with val/val_annotations.txt.
 
     The 10 000 validation images are the test split, as in the field; the zip's own test images have no labels. UsageError:
-    a folder or an annotated image that is not there, an annotation of an unknown class.
+    a folder or an annotated image that is not there, an annotation of an unknown class, one file in both through a link.
     """
     if not (root / "train").is_dir():
         raise UsageError(f"{root} has val/val_annotations.txt and no train folder; unpack tiny-imagenet-200.zip again")
-    train = [(f, c.name) for c in sorted((root / "train").iterdir()) if c.is_dir() for f in sorted((c / "images").glob("*"))
-             if f.suffix.lower() in EXTENSIONS]
+    claims = Claims()
+    wnids = [folder for folder, is_folder in children(root / "train") if is_folder and (folder / "images").is_dir()]
+    train = [(f, c.name) for c in wnids for f in images(c / "images") if claims.take(f, "train", c.name)]
     known = {name for _, name in train}
     annotations = root / "val" / "val_annotations.txt"
     held = []
-    for number, line in enumerate(annotations.read_text().splitlines(), 1):
+    for number, line in enumerate(text_of(annotations).splitlines(), 1):
         name, _, rest = line.partition("\t")
         wnid = rest.split("\t")[0].strip()
         if not line.strip():
@@ -240,7 +253,8 @@ def tiny_imagenet(root: Path) -> Source:
             raise UsageError(f"{annotations} line {number}: class {wnid!r} has no images in {root / 'train'}")
         if not file.is_file():
             raise UsageError(f"{annotations} line {number}: {file} is not there; unpack tiny-imagenet-200.zip again")
-        held.append((file, wnid))
+        if claims.take(file, "test", wnid):
+            held.append((file, wnid))
     names = sorted(known)
     number_of = {name: i for i, name in enumerate(names)}
     found = train + held

@@ -11,6 +11,7 @@ from torch import Tensor
 from janus.datasets import ImageSet
 from janus.errors import UsageError
 from janus.images import Images
+from janus.walk import nfc
 
 CAP_SEED = 20_240_601  # which images `per_class` keeps: one choice for all class orders, so that runs share their data
 
@@ -35,7 +36,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Stream:
-    """A sequence of tasks; `classes[p]` is the data set's class id at position p, `class_names[p]` its name."""
+    """A sequence of tasks; `classes[p]` is the data set's class id at position p, `class_names[p]` its name.
+
+    side: at which all images are held, those of new classes too, and to which images to predict are brought.
+    """
 
     dataset: str
     kind: str  # "class" or "domain"
@@ -47,6 +51,7 @@ class Stream:
     evaluate: str
     note: str  # one sentence: how the tasks were cut
     notes: tuple[str, ...] = ()  # what the data set says about its splits
+    side: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -66,9 +71,11 @@ class Stream:
         )
 
     def with_new_classes(self, dataset: ImageSet) -> Stream:
-        """This stream with all classes of `dataset` appended as one more task; a name already known is refused."""
+        """This stream with all classes of `dataset` appended as one more task, its images held at the stream's side; a name
+        already known is refused."""
         if self.kind != "class":
             raise UsageError("new classes can only be appended to a class-incremental stream")
+        dataset = dataset if self.side is None else dataset.at(self.side)
         task = new_task(dataset, self.class_names, len(self.tasks), evaluate=self.evaluate, per_class=self.per_class)
         return replace(
             self,
@@ -87,6 +94,7 @@ class Stream:
             "seed": self.seed,
             "per_class": self.per_class,
             "evaluate": self.evaluate,
+            "side": self.side,
             "class_order": list(self.classes),
             "class_names": list(self.class_names),
             "note": self.note,
@@ -157,6 +165,7 @@ def class_incremental(
         evaluate=evaluate,
         note=note,
         notes=tuple(dataset.notes),
+        side=dataset.side,
     )
 
 
@@ -208,12 +217,14 @@ def domain_incremental(
         evaluate=evaluate,
         note=f"{count} classes in {len(order)} styles, one a task: {', '.join(dataset.styles[s] for s in order)}",
         notes=tuple(dataset.notes),
+        side=dataset.side,
     )
 
 
 def new_task(dataset: ImageSet, known: Sequence[str], index: int, evaluate: str = "test", per_class: int | None = None) -> Task:
     """All classes of `dataset` as task number `index` after the `known` class names; a known one is refused by name."""
-    again = [name for name in dataset.classes if name in set(known)]
+    met = {nfc(name) for name in known}  # an older run's may be stored otherwise
+    again = [name for name in dataset.classes if nfc(name) in met]
     if again:
         raise UsageError(
             f"class {again[0]!r} of {dataset.name} is already known to this run"

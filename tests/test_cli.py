@@ -188,13 +188,26 @@ def test_predict(finished: Path, image_folder: Path, tmp_path: Path, capsys: Cap
     assert main(["predict", str(finished), images[0], "--top", "9", "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out)
     assert answer["image"] == images[0] and len(answer["probability"]) == 7
-    refused(capsys, ["predict", str(finished), str(tmp_path / "no.png")], 2, "no.png", "no such file")
-    refused(capsys, ["predict", str(finished), str(tmp_path)], 2, "that is a folder")
+    refused(capsys, ["predict", str(finished), str(tmp_path / "no.png")], 1, "no.png", "no such file")
+    refused(capsys, ["predict", str(finished), str(tmp_path)], 1, "that is a folder")
     (tmp_path / "text.png").write_text("not an image")
     refused(capsys, ["predict", str(finished), str(tmp_path / "text.png")], 1, "cannot decode", "text.png")
     refused(capsys, ["predict", str(finished), images[0], "--top", "0"], 2, "--top")
     refused(capsys, ["predict", str(finished), images[0], "--device", "abacus"], 2, "abacus")
     refused(capsys, ["predict", str(tmp_path), images[0]], 1, "no run in")
+
+
+def test_predict_answers_what_it_can(finished: Path, image_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "text.png").write_text("not an image")
+    good = [str(image_folder / "test" / f"class{c}" / "0.png") for c in (0, 3)]
+    argv = ["predict", str(finished), good[0], str(tmp_path / "text.png"), good[1]]
+    assert main(argv) == 1
+    out, err = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in out.splitlines()] == good
+    assert err.startswith("janus: 1 of 3 images cannot be read: ") and "text.png" in err and err.count("\n") == 1
+    assert main([*argv, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [len(image["probability"]) for image in found] == [5, 0, 5] and "cannot decode" in found[1]["error"]
 
 
 def test_extend_from_the_command_line(finished: Path, image_folder: Path, tmp_path: Path, capsys: Capture,

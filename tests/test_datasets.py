@@ -132,6 +132,39 @@ def test_photographs_keep_a_border_and_the_centre(tmp_path):
     assert (square[..., 2:-2] == 255).all()
 
 
+@pytest.mark.parametrize("size", [(2, 6000), (6000, 2), (1, 6001), (3, 100)])
+def test_a_strip_costs_no_more_than_its_middle(size):
+    """Resized whole to 256 pixels a side, 2 x 6000 would be 590 MB."""
+    width, height = size
+    seen = []
+    resize = Image.Image.resize
+
+    def watched(image, shape, *more, **options):
+        seen.append(shape)
+        return resize(image, shape, *more, **options)
+
+    values = np.linspace(0, 255, max(size)).astype(np.uint8)
+    picture = np.broadcast_to(values[None] if width > height else values[:, None], (height, width))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "resize", watched)
+        found = images.square(Image.fromarray(np.stack([picture] * 3, -1)), 256)
+    assert found.shape == (256, 256, 3)
+    assert all(w * h <= 18 * 256 * 256 for w, h in seen) and seen
+    middle = values[(max(size) - min(size)) // 2 :][: min(size)]  # what the central square shows
+    assert abs(found.mean() - middle.mean()) <= 2
+
+
+@pytest.mark.parametrize("size", [(300, 200), (640, 480), (500, 90), (16, 256), (1600, 100)])
+def test_a_photograph_is_resized_whole(tmp_path, size):
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    scale = 64 / min(size)
+    width, height = (round(scale * side) for side in size)
+    left, top = (width - 64) // 2, (height - 64) // 2
+    whole = picture.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + 64, top + 64))
+    assert np.array_equal(images.square(picture, 64), np.array(whole))
+
+
 def test_small_images_of_different_sizes_take_the_usual_one(tmp_path):
     sizes = [(32, 32)] * 5 + [(40, 64)]
     paths = [write(tmp_path / f"{i}.png", encoded(i, size)) for i, size in enumerate(sizes)]
@@ -203,7 +236,7 @@ def test_a_folder_with_splits(tmp_path):
         assert [len(data.train), len(data.val), len(data.test)] == [8, 2, 4]
         assert data.train.labels.bincount().tolist() == [5, 3]
         assert every(data.train)[:, 0, 0, 0].tolist() == [3, 4, 5, 6, 99, 0, 1, 2]  # sorted by class, then by name
-        assert "1 files without an image extension ignored" in data.notes
+        assert "1 file without an image extension ignored (train/a/notes.txt)" in data.notes
 
 
 def test_val_alone_beside_train_becomes_the_test_split(tmp_path):
@@ -352,10 +385,10 @@ def test_styles_are_kept(tmp_path):
 
 
 def test_images_stored_as_paths_or_plain_bytes(tmp_path):
-    write(tmp_path / "pics" / "one.png", encoded(11))
-    cells = [{"bytes": None, "path": "pics/one.png"}] * 2
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    for split in ("train", "test"):
+    for split, shade in (("train", 11), ("test", 13)):
+        write(tmp_path / "pics" / f"{split}.png", encoded(shade))
+        cells = [{"bytes": None, "path": f"pics/{split}.png"}] * 2
         save(tmp_path / "s" / f"{split}.parquet", pa.table({"image": pa.array(cells, kind), "label": [0, 0]}))
         save(tmp_path / "b" / f"{split}.parquet", pa.table({"image": pa.array([encoded(12)], pa.binary()), "label": [0]}))
     (tmp_path / "pics").rename(tmp_path / "s" / "pics")

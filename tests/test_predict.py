@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +16,8 @@ from toys import write_image_folder
 import janus
 from janus import Result, backbones, checkpoint, extend, load
 from janus.errors import JanusError, UsageError
-from janus.train import CHECKPOINT, RESULT
+from janus.images import TensorImages
+from janus.train import CHECKPOINT, RESULT, build_stream
 
 TINY: dict[str, Any] = {"weights": "random", "augment": "icons", "epochs": 2, "tasks": 3, "batch_size": 16, "lr": 3e-3}
 
@@ -106,8 +108,139 @@ def test_paths_pil_images_and_tensors_give_the_same_answers(old: Path, finished:
     assert predictor.scores(Image.new("RGBA", (300, 200), (255, 0, 0, 40))).shape == (1, 5)
     with pytest.raises(UsageError, match="uint8"):
         predictor.predict(pixels.float())
-    with pytest.raises(UsageError, match="paths, PIL images"):
-        predictor.predict([1])
+
+
+@pytest.mark.parametrize("images", [None, 5, [1], [None], b"x.png", {"x.png": 1}, [b"x.png"]])
+def test_what_is_no_image_is_refused(images: Any, finished: Path) -> None:
+    for use in (load(finished).predict, load(finished).scores):
+        with pytest.raises(UsageError, match="^images are paths, PIL images or one uint8 tensor [^\n]*$"):
+            use(images)
+
+
+@pytest.mark.parametrize("top", [0, -1, "x", 1.5, None, True])
+def test_a_wrong_top_is_refused(top: Any, finished: Path) -> None:
+    with pytest.raises(UsageError, match="^top must be a whole number of at least 1, not [^\n]*$"):
+        load(finished).predict([], top=top)
+
+
+def test_the_others_are_answered_where_some_images_cannot_be_read(old: Path, finished: Path, tmp_path: Path) -> None:
+    predictor, good = load(finished), sorted((old / "test" / "class1").iterdir())[:2]
+    (tmp_path / "text.png").write_text("not an image")
+    data = good[0].read_bytes()
+    (tmp_path / "half.png").write_bytes(data[: len(data) // 2])
+    half = Image.open(tmp_path / "half.png")  # PIL looks at the rest only when somebody wants the pixels
+    bad = [tmp_path / "text.png", tmp_path / "none.png", tmp_path, half]
+    with pytest.warns(UserWarning) as caught:
+        answers = predictor.predict([bad[0], good[0], *bad[1:], good[1]])
+    assert [len(answer) for answer in answers] == [0, 5, 0, 0, 0, 5]
+    assert [answers[1], answers[5]] == predictor.predict(good)
+    (line,) = (str(warning.message) for warning in caught)
+    assert line.startswith("4 of 6 images cannot be read: ") and "\n" not in line
+    for words in ("text.png", "none.png': no such file", "that is a folder", "image number 5"):
+        assert words in line
+    for image in bad:  # given alone
+        with pytest.raises(JanusError, match="cannot decode|no such file|that is a folder"):
+            predictor.predict(image)
+    with pytest.raises(JanusError, match="^4 of 5 images cannot be read: .*text.png.*none.png"):
+        predictor.scores([good[0], *bad])
+    with pytest.raises(JanusError, match="^12 of 12 images .*9.png': no such file; and 2 more$"):
+        predictor.scores([tmp_path / f"no{i}.png" for i in range(12)])
+
+
+# ── one size for all ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+SIZES = ((40, 40), (300, 200), (90, 500), (640, 480), (97, 96))
+
+
+def mixed(root: Path, names: list[str], sizes: tuple[tuple[int, int], ...] = SIZES, seed: int = 0) -> Path:
+    """An image folder of images of these sizes, a coloured gradient each under coarse noise."""
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", 10), ("test", 5)):
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                width, height = sizes[i % len(sizes)]
+                coarse = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8))
+                coarse.resize((width, height)).save(root / split / name / f"{i}.png")
+    return root
+
+
+def evaluated(folder: Path) -> tuple[list[Path], torch.Tensor]:
+    """The test images of a finished run's tasks, and their scores as its own evaluation computes them."""
+    predictor = load(folder)
+    state = checkpoint.load(folder / CHECKPOINT)
+    tasks = build_stream(predictor.config, predictor.learner.preprocess.size, state).tasks
+    paths, scores = [], []
+    for task in tasks:
+        with torch.no_grad():
+            found = predictor.learner.method.scores(predictor.learner.features(task.evaluation))
+        scores.append(found.softmax(dim=1) if predictor.score == "probability" else found)
+        paths += [Path(task.evaluation.store.name(i)) for i in task.evaluation.rows.tolist()]
+    return paths, torch.cat(scores)
+
+
+@pytest.mark.parametrize("settings", [{}, {"data.size": 80}, {"augment": "photo"}, {"method": "ncm"}])
+def test_predictions_on_mixed_sizes_are_those_of_the_evaluation(settings: dict[str, Any], tmp_path: Path) -> None:
+    data = mixed(tmp_path / "data", ["a", "b", "c"])
+    result = janus.run(tmp_path / "run", dataset=str(data), **(TINY | {"epochs": 1} | settings))
+    paths, expected = evaluated(tmp_path / "run")
+    predictor = load(tmp_path / "run")
+    assert len(paths) == 15
+    for images in (paths, [Image.open(path) for path in paths]):
+        torch.testing.assert_close(predictor.scores(images), expected, rtol=1e-5, atol=1e-6)
+    pixels = [torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None] for path in paths]
+    torch.testing.assert_close(torch.cat([predictor.scores(image) for image in pixels]), expected, rtol=1e-5, atol=1e-6)
+    right = [predictor.class_names[i] == path.parent.name for i, path in zip(expected.argmax(1).tolist(), paths)]
+    assert 100 * sum(right) / len(right) == pytest.approx(result.acc, abs=1e-4)
+    assert predictor.side == result.stream["side"]
+
+
+@pytest.mark.parametrize("first", ["small", "large"])
+def test_new_classes_are_held_at_the_size_of_the_run(first: str, tmp_path: Path) -> None:
+    sizes = {"small": ((40, 40), (50, 40)), "large": ((300, 200), (250, 400))}
+    later = "large" if first == "small" else "small"
+    old = mixed(tmp_path / "old", ["a", "b", "c"], sizes[first])
+    new = mixed(tmp_path / "new", ["d", "e"], sizes[later], seed=1)
+    janus.run(tmp_path / "run", dataset=str(old), **(TINY | {"epochs": 1}))
+    extended = extend(tmp_path / "run", new, tmp_path / "more")
+    paths, expected = evaluated(tmp_path / "more")
+    assert len(paths) == 25
+    torch.testing.assert_close(load(tmp_path / "more").scores(paths), expected, rtol=1e-5, atol=1e-6)
+    side = {"small": 40, "large": 37}[first]  # 32 px in, and a border
+    assert extended.stream["side"] == side and extended.stream["notes"].count(f"images held at {side} x {side} pixels") == 2
+
+
+def test_a_set_in_memory_is_held_at_another_size_too() -> None:
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = TensorImages(pixels, torch.arange(4)).at(48).subset(torch.tensor([3, 1]))
+    assert images.side == 48 and images.labels.tolist() == [3, 1]
+    expected = Image.fromarray(pixels[3].permute(1, 2, 0).numpy()).resize((48, 48), Image.Resampling.BILINEAR)
+    assert torch.equal(images.batch(torch.tensor([0])), torch.from_numpy(np.array(expected)).permute(2, 0, 1)[None])
+    assert images.batch(torch.tensor([], dtype=torch.long)).shape == (0, 3, 48, 48)
+
+
+def test_data_of_another_size_under_a_broken_run_is_noticed(tmp_path: Path) -> None:
+    data = mixed(tmp_path / "data", ["a", "b"], ((40, 40),))
+
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt
+
+    config = TINY | {"dataset": str(data), "tasks": 2, "epochs": 1}
+    with pytest.raises(KeyboardInterrupt):
+        janus.run(tmp_path / "r", progress=stop, **config)
+    for file in data.rglob("*.png"):
+        Image.open(file).resize((60, 60)).save(file)
+    with pytest.raises(JanusError, match="the data changed since this run began: images were held at 40 .* now are at 60"):
+        janus.run(tmp_path / "r", **config)
+
+
+def test_a_run_that_does_not_say_its_size_is_refused(finished: Path, tmp_path: Path) -> None:
+    older = Path(shutil.copytree(finished, tmp_path / "older"))
+    state = checkpoint.load(older / CHECKPOINT)
+    del state["stream"]["side"]
+    checkpoint.save(older / CHECKPOINT, state)
+    with pytest.raises(JanusError, match="made by an older janus.*run it again"):
+        load(older)
 
 
 def test_only_a_finished_undamaged_run_is_loaded(finished: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 import yaml
 from test_datasets import class_folder, encoded, every, fake_hub, fashion, no_home, pq, rows, said, save, table, write
 
-from janus import datasets, sources, stream
+from janus import datasets, folders, sources, stream
 from janus.errors import JanusError, UsageError
 
 __all__ = ["no_home"]  # the fixture that takes JANUS_DATA away here too
@@ -321,19 +321,19 @@ def test_a_set_that_is_not_there_names_the_command_that_provides_it(tmp_path, mo
 def test_the_key_of_an_image_orders_as_its_path_does(tmp_path):
     for name in ("a-x.png", "a/b.png", "a.png", "b.png", "a/a/z.png"):
         write(tmp_path / "k" / name, encoded(1))
-    source = sources.folder(tmp_path)
+    source = folders.folder(tmp_path)
     count = list(range(len(source.labels)))
     assert source.by_key(count[::-1]) == count  # a folder is cut as it always was
 
 
 def test_identity_changes_with_the_images(tmp_path):
     class_folder(tmp_path, {"a": 3, "b": 3})
-    first = sources.folder(tmp_path).identity()
-    assert sources.folder(tmp_path).identity() == first
+    first = folders.folder(tmp_path).identity()
+    assert folders.folder(tmp_path).identity() == first
     write(tmp_path / "a" / "000.png", encoded(200, (9, 9)))
-    second = sources.folder(tmp_path).identity()
+    second = folders.folder(tmp_path).identity()
     (tmp_path / "b" / "002.png").rename(tmp_path / "b" / "003.png")
-    assert len({first, second, sources.folder(tmp_path).identity()}) == 3
+    assert len({first, second, folders.folder(tmp_path).identity()}) == 3
 
 
 def test_identity_of_parquet_follows_the_file_and_the_columns(tmp_path):
