@@ -3,7 +3,8 @@
     python benchmarks/micro_batch.py      # Janus (exact, margin loss) and plain LoRA with ViT-S/16 at 224 px, on any CPU
 
 Each case is a process of its own, which makes one step of task 2 on random images. Memory is its largest resident set
-(`ru_maxrss`) less the one before the step, when the model and the batch are there. Not a measurement on a card; the seconds are of one step, on a machine that may do other things.
+(`ru_maxrss`) less the one before the step, when the model and the batch are there. Not a measurement on a card; the
+seconds are of that one step, on a machine that may do other things.
 """
 
 from __future__ import annotations
