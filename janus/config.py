@@ -190,6 +190,9 @@ class ClassMeansSettings(ClassifierSettings):
     """Cosine to the mean of each class (Mensink et al., TPAMI 2013)."""
 
     name: Literal["ncm"] = "ncm"
+    replaces: Literal["linear", "ranpac"] | None = Field(
+        None, description="classifier of the run that an extension gave this one (`janus extend`); None: none"
+    )
 
 
 class RandomFeaturesSettings(ClassifierSettings):
@@ -242,6 +245,12 @@ def _tasks(c: Any) -> str | None:
     return f"data.tasks={tasks} is more than {c.data.dataset} has classes; choose {entry.classes} at most"
 
 
+def _replaced(c: Any) -> str | None:
+    old = c.classifier.replaces if c.classifier.name == "ncm" else None
+    fault = f"classifier.replaces={old} is set by `janus extend`, when it changes a run's classifier; leave it out"
+    return fault if old and not c.data.extended else None
+
+
 def _own(c: Any) -> str | None:
     return "; ".join(broken(c.method.config_rules, c)) or None
 
@@ -252,7 +261,7 @@ class Config(Settings):
     Its flat keys are those of `janus.run(...)`, `janus run --set` and grid files, see `janus.configure.make`.
     """
 
-    rules = (_fixed, _tasks, _own)
+    rules = (_fixed, _tasks, _replaced, _own)
     data: DataSettings = DataSettings()
     backbone: BackboneSettings = BackboneSettings()
     training: TrainingSettings = TrainingSettings()

@@ -129,6 +129,8 @@ def deciding(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     kept = {path: value for path, value in values.items() if path not in aside}
     if kept.get("method.dml") is False:
         kept = {path: value for path, value in kept.items() if not path.startswith("method.loss.")}
+    if kept.get("classifier.replaces") is None:
+        kept.pop("classifier.replaces", None)
     if kept.get("training.amp") == "auto":
         kept["training.amp"] = _amp(values.get("runtime.device", "auto"))
     if kept.get("data.class_seed") is None:

@@ -163,8 +163,9 @@ def extend(folder: str | Path, data: str | Path, out: str | Path | None = None, 
     Args:
         data: an image folder, or any data set of `janus.datasets`; a class the run knows already is refused.
         out: folder of the extended run, which resumes as `run` does; default: `folder` + "-extended".
-        settings: those of `runtime` (`device`, `threads`, `micro_batch`, `save_every`, `root`: where the old data is now);
-            nothing else can change.
+        settings: those of `runtime` (`device`, `threads`, `micro_batch`, `save_every`, `root`: where the old data is now), and
+            `classifier="ncm"`: from now on classes are scored by their means, which every run keeps. Accuracies that were
+            measured before stay those of the old classifier, which the result notes. Nothing else can change.
 
     Raises:
         UsageError: unknown data, a class that is known already, a setting that cannot change. JanusError: `folder` holds
@@ -176,14 +177,21 @@ def extend(folder: str | Path, data: str | Path, out: str | Path | None = None, 
 def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = None, progress: Progress | None = None,
               **settings: Any) -> tuple[Result, Path]:
     """`extend`, and the folder it wrote to."""
+    settings = {{"classifier": "classifier.name"}.get(key, key): value for key, value in settings.items()}
     for key in settings:
-        if key.removeprefix("runtime.") not in RuntimeSettings.model_fields:
-            raise unknown("setting of an extension (the others stay those of the run):", key, RuntimeSettings.model_fields)
+        if key != "classifier.name" and key.removeprefix("runtime.") not in RuntimeSettings.model_fields:
+            known = [*RuntimeSettings.model_fields, "classifier"]
+            raise unknown("setting of an extension (the others stay those of the run):", key, known)
     folder = Path(folder)
     state = finished(folder)
     before = configure.restore(state["config"], folder)
     if before.method.joint:
         raise UsageError(f"{folder} is a {before.method.name} run: it learns all classes at once, so none can be added later")
+    if settings.get("classifier.name", "ncm") not in ("ncm", before.classifier.name):
+        raise UsageError(f"an extension keeps classifier={before.classifier.name} or takes classifier=ncm, which needs nothing of "
+                         f"the old images; {settings['classifier.name']} does: choose it when a run begins")
+    if (old := before.classifier.name) != settings.get("classifier.name", old):
+        settings["classifier.replaces"], state["classifier"] = old, {}  # class means are the prototypes, which all runs keep
     config = configure.changed(before, {"data.extended": (*before.data.extended, _place(data)), **settings})
 
     def prepare() -> Path:

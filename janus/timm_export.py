@@ -112,30 +112,27 @@ def loader(about: Mapping[str, Any]) -> str:
     ours = bool(about["arguments"])
     text = LOADER.format(
         small=SMALL, margin=repr(MARGIN), what=SCORES[about["classifier"]][1], scores=SCORES[about["classifier"]][0],
-        imports=OURS if ours else "import timm\n", stem=f"\n\n{inspect.getsource(ConvStem)}" if ours else "",
+        pairwise="from itertools import pairwise\n" if ours else "", timm="" if ours else "import timm\n", vit=VIT if ours else "",
+        stem=f"\n\n{inspect.getsource(ConvStem)}" if ours else "",
         model='VisionTransformer(num_classes=0, embed_layer=ConvStem, **C["arguments"])' if ours
         else 'timm.create_model(C["architecture"], num_classes=0)')
     return text
 
 
-OURS = """from itertools import pairwise
-
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
-"""
+VIT = "from timm.models.vision_transformer import VisionTransformer\nfrom torch import Tensor, nn\n"
 LOADER = '''"""Names what is on images, without janus: `python load.py IMAGE …`; in Python: scores(load(), pixels(image))."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+{pairwise}from pathlib import Path
 
-{imports}import torch
+{timm}import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
-
+{vit}
 HERE = Path(__file__).parent
 C, T = json.loads((HERE / "config.json").read_text(encoding="utf-8")), load_file(HERE / "classifier.safetensors")
 {stem}

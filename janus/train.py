@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from . import checkpoint, configure, datasets, metrics, parallel, places, recall, stream, transforms
+from . import checkpoint, configure, datasets, metrics, parallel, places, recall, single, stream, transforms
 from .config import Config
 from .device import HALF, pick_device, resolve
 from .errors import JanusError, UsageError
@@ -130,7 +130,8 @@ class Run:
             _same_run(config, self.resumed["config"], folder)
         with processes.main_first():
             self.learner = Learner(config, device, processes)
-            self.stream = build_stream(config, self.learner.preprocess.size, self.resumed, say)
+            found = build_stream(config, self.learner.preprocess.size, self.resumed, say)
+        self.stream = single.noted(found, config, self.resumed["task"] if self.resumed else 0)
         self.augment = transforms.train_transform(augmentation(config), self.learner.preprocess)
         self.evaluation = Evaluation(self.learner)
         self.updates: Updates | None = None  # while a task is trained

@@ -112,7 +112,7 @@ def test_more_is_refused_by_the_data(image_folder: Path, tmp_path: Path, capsys:
 def test_a_corrupt_image_is_named_and_skipped_only_if_asked(tmp_path: Path, capsys: Capture) -> None:
     from toys import write_image_folder
 
-    data = write_image_folder(tmp_path / "data", classes=3, train=5, test=3)
+    data = write_image_folder(tmp_path / "data", classes=6, train=5, test=3)
     broken = data / "train" / "class1" / "2.png"
     broken.write_bytes(broken.read_bytes()[:60])
     refused(capsys, run_args(data, tmp_path / "r", "--quiet"), 1, str(broken), "skip_corrupt")

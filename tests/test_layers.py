@@ -23,7 +23,7 @@ LAYERS = (  # from below
     ("method_settings", "config", "reading", "configure", "places"),
     ("classifiers", "prompts", "methods"),
     ("learner",),
-    ("result", "updates", "evaluation", "train", "predict", "timm_export"),
+    ("result", "updates", "evaluation", "single", "train", "predict", "timm_export"),
     ("paper", "ablation", "grids", "store", "clusters", "papermill", "bench"),
     ("compare", "tables", "properties", "doctor"),
     ("plots", "widgets"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from safetensors.torch import save_file
 from toys import write_image_folder
 
 import janus
-from janus import Result, backbones, checkpoint, extend, load
+from janus import Result, backbones, checkpoint, configure, extend, load
 from janus.errors import JanusError, UsageError
 from janus.images import TensorImages
 from janus.train import CHECKPOINT, RESULT, build_stream
@@ -384,3 +386,47 @@ def test_the_hash_of_a_run_knows_no_folder_of_the_machine(tmp_path: Path, monkey
     assert results[0].hash == results[1].hash and results[0].accuracy == results[1].accuracy
     assert [Path(result.config["runtime"]["folder"]).name for result in results] == ["a", "b"]
     assert janus.run(**TINY | {"dataset": str(tmp_path / "a" / "data"), "tasks": 1}).config["runtime"]["folder"] is None
+
+
+def test_a_class_that_comes_alone_is_warned_of_and_learned_by_class_means(old: Path, tmp_path: Path) -> None:
+    cup = named(tmp_path / "cup", ["cup"], seed=2)
+    finished, settings = tmp_path / "run", TINY | {"dataset": str(old), "tasks": 2}
+    before = janus.run(finished, **settings)
+    warned = (r"^task 3 has one class \(cup\): cross-entropy over one class is 0, so no head learns to name it with "
+              r"classifier=linear; extend the run with classifier=ncm[^\n]*$")
+    with pytest.warns(UserWarning, match=warned):
+        linear = extend(finished, cup, tmp_path / "linear")
+    assert any("task 3 has one class (cup)" in note for note in linear.stream["notes"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        means = extend(finished, cup, tmp_path / "means", classifier="ncm")
+        assert extend(finished, cup, tmp_path / "means", classifier="ncm") == means  # read back
+    assert linear.accuracy[2][2] == 0 and means.accuracy[2][2] > 50 and means.hash != linear.hash
+    assert means.accuracy[:2] == before.accuracy and any("those of classifier=linear" in n for n in means.stream["notes"])
+    at_once = janus.run(**settings, classifier="ncm", extended=[str(cup)])
+    assert at_once.accuracy[2] == means.accuracy[2] and at_once.hash != means.hash  # whose earlier rows are the heads'
+    assert load(tmp_path / "means").score == "cosine"
+    twice = extend(tmp_path / "means", named(tmp_path / "pen", ["pen"], seed=3), tmp_path / "twice")
+    assert twice.config["classifier"] == {"name": "ncm", "replaces": "linear"} and len(twice.accuracy) == 4
+    with pytest.raises(UsageError, match="keeps classifier=linear or takes classifier=ncm.*ranpac does: choose it when"):
+        extend(finished, cup, tmp_path / "x", classifier="ranpac")
+    with pytest.raises(UsageError, match="classifier.replaces=linear is set by `janus extend`"):
+        janus.run(**settings, classifier="ncm", replaces="linear")
+    assert configure.config_hash(configure.make(classifier="ncm")) == "4b6364be4fb3"  # as before there was such a setting
+
+
+@pytest.mark.parametrize(("settings", "warns"), [
+    ({"method": "finetune", "tasks": 5}, r"^5 of 5 tasks have one class each \(the first: task 1, class\d\): .*; choose "
+                                         r"classifier=ncm or classifier=ranpac when a run begins, or fewer tasks$"),
+    ({"method": "frozen", "tasks": 4}, r"^3 of 4 tasks have one class each \(the first: task 2"),
+    ({"method": "finetune", "tasks": 5, "classifier": "ranpac", "dim": 20}, None), ({"method": "ncm", "tasks": 5}, None),
+    ({"method": "slca", "tasks": 5}, None),  # aligns all heads on samples of all classes
+    ({"method": "finetune", "tasks": 2}, None), ({"method": "joint", "tasks": 5}, None)])
+def test_streams_of_one_class_a_task_are_warned_of(old: Path, settings: dict, warns: str | None) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = janus.run(dataset=str(old), **TINY | {"epochs": 1} | settings)
+    said = [str(warning.message) for warning in caught if "one class" in str(warning.message)]
+    assert len(said) == (warns is not None) and [n for n in result.stream["notes"] if "one class" in n] == said
+    if warns:
+        assert re.search(warns, said[0])

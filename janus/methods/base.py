@@ -78,6 +78,7 @@ class Method:
 
     name: how it is called, also by its settings, a subclass of `janus.method_settings.MethodSettings` of the same name; an
     instance has them as `settings`. paper: where it comes from.
+    local_heads: whether a head is trained on the classes of its own task alone.
     trains_features: whether an image's features ever change; where they do not, a test image goes through the backbone once.
 
     What `janus methods` tells of it: family: janus, lora, classic, prototype, prompt or bound. passes: when it takes the task's
@@ -91,6 +92,7 @@ class Method:
     paper: ClassVar[str] = ""
     trains_factors: ClassVar[bool] = False
     trains_heads: ClassVar[bool] = True
+    local_heads: ClassVar[bool] = True
     trains_features: ClassVar[bool] = True
     family: ClassVar[str] = ""
     passes: ClassVar[dict[str, int | str]] = {}

@@ -34,6 +34,7 @@ class SLCA(LoRAMethod):
     summary = "slow LoRA, heads aligned on a Gaussian a class"
     paper = "Zhang et al., SLCA, ICCV 2023"
     family = "classic"
+    local_heads = False
     passes = {"after": 1}
 
     def __init__(self, learner: LearnerProtocol) -> None:
