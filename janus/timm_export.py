@@ -160,7 +160,8 @@ def pixels(image):  # a PIL image → (1, 3, S, S), as the backbone takes it
     image = image if (w, h) == image.size else image.resize((w, h), Image.Resampling.BILINEAR)
     left, top = (w - side) // 2, (h - side) // 2
     image = image.crop((left, top, left + side, top + side))
-    x = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, side, side, 3).permute(0, 3, 1, 2).float().contiguous()
+    x = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, side, side, 3)
+    x = x.permute(0, 3, 1, 2).float().contiguous()
     if C["crop"] and side > {small}:  # the central part of a photograph
         inner = round(side * (1 / {margin}))
         start = (side - inner) // 2
