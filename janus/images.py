@@ -32,10 +32,12 @@ WORKERS = min(16, os.cpu_count() or 1)
 
 
 class Images(Protocol):
-    """N labelled images. `labels` (N,) int64; `styles` (N,) int64 or None, an index into `ImageSet.styles`."""
+    """N labelled images. `labels` (N,) int64; `styles` (N,) int64 or None, an index into `ImageSet.styles`. `in_memory`: a batch
+    is there as soon as it is asked for."""
 
     labels: Tensor
     styles: Tensor | None
+    in_memory: bool
 
     def __len__(self) -> int: ...
 
@@ -48,8 +50,10 @@ class Images(Protocol):
         ...
 
 
-class _View:
+class View:
     """`rows` (N,) of a shared pixel store with the labels this view gives them; a subset copies no pixels."""
+
+    in_memory = False
 
     def __init__(self, store, rows: Tensor, labels: Tensor, styles: Tensor | None) -> None:
         if len(rows) != len(labels) or (styles is not None and len(styles) != len(rows)):
@@ -62,12 +66,14 @@ class _View:
     def subset(self, index: Tensor, labels: Tensor | None = None):
         styles = None if self.styles is None else self.styles[index]
         view = object.__new__(type(self))
-        _View.__init__(view, self.store, self.rows[index], self.labels[index] if labels is None else labels, styles)
+        View.__init__(view, self.store, self.rows[index], self.labels[index] if labels is None else labels, styles)
         return view
 
 
-class TensorImages(_View):
+class TensorImages(View):
     """Images in memory: `pixels` uint8 (N, 3, H, W), `labels` (N,)."""
+
+    in_memory = True
 
     def __init__(self, pixels: Tensor, labels: Tensor, styles: Tensor | None = None) -> None:
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
@@ -78,7 +84,7 @@ class TensorImages(_View):
         return self.store[self.rows[index.cpu()]]  # (B, 3, H, W)
 
 
-class FileImages(_View):
+class FileImages(View):
     """Images decoded on demand from paths or encoded bytes (see `Encoded`)."""
 
     def __init__(self, store: Encoded, labels: Tensor, styles: Tensor | None = None) -> None:

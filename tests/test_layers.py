@@ -18,7 +18,7 @@ LAYERS = (  # from below
     ("timing", "device", "resources", "settings", "linalg", "hooks"),
     ("checkpoint", "parallel", "lora_layer", "peft_layers", "lora", "vit", "backbones", "peft_io", "reparam", "prefix"),
     ("history", "rectify", "separation", "metrics", "protect"),
-    ("registry", "icons", "images", "imageset", "cache", "prefetch", "transforms", "sources", "splits", "datasets",
+    ("registry", "icons", "images", "renditions", "imageset", "cache", "prefetch", "transforms", "sources", "splits", "datasets",
      "stream", "recall"),
     ("method_settings", "config", "reading", "configure", "places"),
     ("classifiers", "prompts", "methods"),
