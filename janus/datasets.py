@@ -10,8 +10,9 @@ import torch
 from janus import folders, icons, idx, registry, sources, splits
 from janus.cache import Tell
 from janus.errors import JanusError, UsageError, unknown
-from janus.images import TensorImages
+from janus.images import Images, TensorImages
 from janus.imageset import ImageSet, assemble, carve, checked_fraction, complete, share_note
+from janus.renditions import IconImages
 from janus.resources import home, photographs
 from janus.sources import Source
 
@@ -91,20 +92,27 @@ def _find(name: str, root: str | Path | None) -> Path | None:
 
 
 def _icons(
-    name: str, root: object, strength: float = icons.DEFAULT_STRENGTH, vocabulary: bool = False, **common: object
+    name: str,
+    root: object,
+    strength: float = icons.DEFAULT_STRENGTH,
+    vocabulary: bool = False,
+    renditions: str = "fixed",
+    copies: int = 1,
+    **common: object,
 ) -> ImageSet:
-    """The embedded benchmark; `strength` is how far the renditions move from plain icons, `vocabulary` adds concepts."""
+    """The embedded benchmark, see `registry.IconsOptions`."""
     if root is not None:
         raise UsageError("icons-r is embedded in the package and takes no root")
-    classes, parts = icons.load(strength, vocabulary=vocabulary)
+    classes, parts = icons.load(strength, vocabulary=vocabulary, copies=copies)
     styles = sorted({s for _, _, names_ in parts.values() for s in names_})
     number = {s: i for i, s in enumerate(styles)}
-    split = {
-        part: TensorImages(
-            torch.as_tensor(pixels), torch.as_tensor(labels), torch.tensor([number[s] for s in style], dtype=torch.long)
-        )
-        for part, (pixels, labels, style) in parts.items()
-    }
+    split: dict[str, Images] = {}
+    for part, (pixels, labels, style) in parts.items():
+        about = torch.as_tensor(labels), torch.tensor([number[s] for s in style], dtype=torch.long)
+        if part == "train" and renditions == "fresh":
+            split[part] = IconImages(torch.as_tensor(pixels), *about, icons.training_masks(vocabulary), strength)
+        else:
+            split[part] = TensorImages(torch.as_tensor(pixels), *about)
     return ImageSet(name, list(classes), **split, styles=styles, transform="icons")
 
 

@@ -179,6 +179,14 @@ def render(alpha: np.ndarray, seeds: np.ndarray, strength: float = DEFAULT_STREN
     return out
 
 
+def fresh_seeds(rows: np.ndarray, draw: int) -> np.ndarray:
+    """A seed for each row of the training file, another one in each draw (an epoch of a run): int (N,) -> uint64 (N,).
+
+    Renditions follow from them, and so do not depend on which batch, or which process, an icon is in.
+    """
+    return _mix(np.asarray(rows).astype(np.uint64) ^ _mix(np.array([draw], dtype=np.uint64)))
+
+
 # ---- files ------------------------------------------------------------
 def masks(folder: str, split: str) -> tuple[list[str], Split]:
     """Classes and (masks uint8 (N, 32, 32), labels int64 (N,), styles) of `data/<folder>/<split>.parquet`.
@@ -194,7 +202,7 @@ def masks(folder: str, split: str) -> tuple[list[str], Split]:
 
 
 def load(
-    strength: float = DEFAULT_STRENGTH, split: str | None = None, vocabulary: bool = False
+    strength: float = DEFAULT_STRENGTH, split: str | None = None, vocabulary: bool = False, copies: int = 1
 ) -> tuple[list[str], dict[str, Split]]:
     """Icons-R: class names and, by split, (images uint8 (N, 3, 32, 32), labels int64 (N,), styles).
 
@@ -207,6 +215,8 @@ def load(
         vocabulary: behind the 100 classes also, as further ones, the concepts that the embedded backbone was pre-trained on. Their
             held-out drawings are for val and test in turn; concepts with a single one are left out. This makes streams of many
             tasks, and is no test of what a backbone does with concepts it has not seen.
+        copies: fixed renditions of each icon in val and test. The first is the one that `copies=1` has; those of one icon stand
+            N apart.
 
     Raises:
         UsageError: an unknown split, or a strength outside 0..1.
@@ -217,15 +227,28 @@ def load(
     classes: list[str] = []
     parts: dict[str, Split] = {}
     for name in SPLITS if split is None else (split,):
-        classes, (images, labels, styles) = masks("icons-r", name)
-        seeds = np.arange(len(labels), dtype=np.uint64) + np.uint64(SPLITS.index(name) << 32)
-        if vocabulary:
-            concepts, (more, of, drawn_by) = _held_out(name)
-            seeds = np.append(seeds, np.arange(len(of), dtype=np.uint64) + np.uint64(len(SPLITS) + SPLITS.index(name) << 32))
-            images, labels, styles = np.append(images, more, 0), np.append(labels, of + len(classes)), styles + drawn_by
-            classes = classes + concepts
-        parts[name] = (render(images, seeds, strength), labels, styles)
+        classes, (inks, seeds, labels, styles) = _drawings(name, vocabulary)
+        count = 1 if name == "train" else copies
+        again = np.concatenate([seeds + np.uint64(k << 40) for k in range(count)])
+        parts[name] = (render(np.tile(inks, (count, 1, 1)), again, strength), np.tile(labels, count), styles * count)
     return classes, parts
+
+
+def training_masks(vocabulary: bool = False) -> np.ndarray:
+    """uint8 (N, 32, 32): the masks of `load`'s training images, in their order."""
+    return _drawings("train", vocabulary)[1][0]
+
+
+def _drawings(name: str, vocabulary: bool) -> tuple[list[str], tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]]:
+    """Classes, and of one split (masks uint8 (N, 32, 32), a seed each uint64 (N,), labels int64 (N,), styles)."""
+    classes, (images, labels, styles) = masks("icons-r", name)
+    seeds = np.arange(len(labels), dtype=np.uint64) + np.uint64(SPLITS.index(name) << 32)
+    if vocabulary:
+        concepts, (more, of, drawn_by) = _held_out(name)
+        seeds = np.append(seeds, np.arange(len(of), dtype=np.uint64) + np.uint64(len(SPLITS) + SPLITS.index(name) << 32))
+        images, labels, styles = np.append(images, more, 0), np.append(labels, of + len(classes)), styles + drawn_by
+        classes = classes + concepts
+    return classes, (images, seeds, labels, styles)
 
 
 def _held_out(name: str) -> tuple[list[str], Split]:

@@ -34,11 +34,13 @@ WORKERS = min(16, os.cpu_count() or 1)
 
 
 class Images(Protocol):
-    """N labelled images, held at `side` S. `labels` (N,) int64; `styles` (N,) int64 or None, into `ImageSet.styles`."""
+    """N labelled images, held at `side` S. `labels` (N,) int64; `styles` (N,) int64 or None, into `ImageSet.styles`. `in_memory`:
+    a batch is there as soon as it is asked for."""
 
     labels: Tensor
     styles: Tensor | None
     side: int
+    in_memory: bool
 
     def __len__(self) -> int: ...
 
@@ -55,8 +57,10 @@ class Images(Protocol):
         ...
 
 
-class _View:
+class View:
     """`rows` (N,) of a shared pixel store with the labels this view gives them; a subset copies no pixels."""
+
+    in_memory = False
 
     def __init__(self, store, rows: Tensor, labels: Tensor, styles: Tensor | None) -> None:
         if len(rows) != len(labels) or (styles is not None and len(styles) != len(rows)):
@@ -69,14 +73,16 @@ class _View:
     def subset(self, index: Tensor, labels: Tensor | None = None):
         styles = None if self.styles is None else self.styles[index]
         view = copy(self)
-        _View.__init__(view, self.store, self.rows[index], self.labels[index] if labels is None else labels, styles)
+        View.__init__(view, self.store, self.rows[index], self.labels[index] if labels is None else labels, styles)
         return view
 
 
-class TensorImages(_View):
+class TensorImages(View):
     """Images in memory: `pixels` uint8 (N, 3, H, W), `labels` (N,); given out as they are, or at another side."""
 
     other: int | None = None
+
+    in_memory = True
 
     def __init__(self, pixels: Tensor, labels: Tensor, styles: Tensor | None = None) -> None:
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
@@ -97,7 +103,7 @@ class TensorImages(_View):
         return view
 
 
-class FileImages(_View):
+class FileImages(View):
     """Images decoded on demand from paths or encoded bytes (see `Encoded`)."""
 
     def __init__(self, store: Encoded, labels: Tensor, styles: Tensor | None = None) -> None:

@@ -18,7 +18,7 @@ from .config import Config
 from .device import autocast
 from .history import History, SecondMoments
 from .images import Images
-from .prefetch import Prefetcher
+from .prefetch import Prefetcher, of
 from .separation import Prototypes
 from .stream import Task
 
@@ -89,7 +89,7 @@ class Learner:
         """(N, d) float32 features under the test transform, on the CPU."""
         parts = []
         mine = torch.arange(len(images))[self.processes.part(len(images))]
-        with Prefetcher(images, mine.split(4 * self.config.training.batch_size), self.device) as batches:
+        with Prefetcher(of(images, mine.split(4 * self.config.training.batch_size)), self.device) as batches:
             for _, batch in batches:
                 parts.append(self.forward(self.plain(batch)).float().cpu())
         return self.processes.gather(torch.cat(parts) if parts else torch.zeros(0, self.model.num_features), len(images))

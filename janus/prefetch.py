@@ -11,13 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from janus.images import Images, TensorImages
+from janus.images import Images
 
 DEPTH = 3  # batches that wait
 
 
+def of(images: Images, indices: Iterable[Tensor]) -> Iterator[tuple[Images, Tensor]]:
+    """What `Prefetcher` takes where all batches come from the same images."""
+    return ((images, index) for index in indices)
+
+
 class Prefetcher:
-    """`(index, batch)` for each of `indices`, in order: what `images.batch(index)` gives, on `device`.
+    """`(index, batch)` for each `(images, index)` of `asked`, in order: what `images.batch(index)` gives, on `device`.
 
     A thread reads ahead (into pinned memory for cuda, from where the copy does not wait); the first batch is read by the
     caller's own thread, so that whatever is done once (`janus.cache`) is done, and fails, there. Images that are in memory
@@ -25,10 +30,10 @@ class Prefetcher:
     where that batch would have come. Use it as a context: leaving it ends the thread.
     """
 
-    def __init__(self, images: Images, indices: Iterable[Tensor], device: torch.device, depth: int = DEPTH) -> None:
-        self.images, self.device = images, device
-        self.indices: Iterator[Tensor] = iter(indices)
-        self.ahead = device.type != "cpu" or not isinstance(images, TensorImages)
+    def __init__(self, asked: Iterable[tuple[Images, Tensor]], device: torch.device, depth: int = DEPTH) -> None:
+        self.asked: Iterator[tuple[Images, Tensor]] = iter(asked)
+        self.device = device
+        self.ahead = True
         self.ready: queue.Queue[tuple[Tensor | None, Any]] = queue.Queue(depth)
         self.stop = threading.Event()
         self.thread: threading.Thread | None = None
@@ -51,8 +56,9 @@ class Prefetcher:
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         if self.first or not self.ahead:
-            index = next(self.indices)
-            batch = self._read(index)
+            images, index = next(self.asked)
+            batch = self._read(images, index)
+            self.ahead = self.device.type != "cpu" or not images.in_memory
             self.first = False
         else:
             if self.thread is None:
@@ -65,14 +71,14 @@ class Prefetcher:
                 raise batch
         return index, batch.to(self.device, non_blocking=self.device.type == "cuda")
 
-    def _read(self, index: Tensor) -> Tensor:
-        batch = self.images.batch(index)
+    def _read(self, images: Images, index: Tensor) -> Tensor:
+        batch = images.batch(index)
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
     def _work(self) -> None:
         try:
-            for index in self.indices:
-                batch = self._read(index)
+            for images, index in self.asked:
+                batch = self._read(images, index)
                 if self.stop.is_set():
                     return
                 self.ready.put((index, batch))

@@ -85,6 +85,15 @@ class IconsOptions(Options):
     vocabulary: bool = Field(
         False, description="add the concepts that the embedded backbone was pre-trained on"
     )
+    renditions: Literal["fixed", "fresh"] = Field(
+        "fixed",
+        description="what training sees: one rendition of each icon, or another one in every epoch. What is computed after a "
+        "task (class means, the classifier's statistics, a pass of the method's own) sees the fixed one in both cases, and "
+        "Online Estimation what training sees",
+    )
+    copies: int = Field(
+        1, ge=1, le=64, description="fixed renditions of each icon that validation and test are judged on"
+    )
 
 
 class FashionOptions(Options):

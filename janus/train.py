@@ -25,9 +25,11 @@ from .config import Config
 from .device import HALF, pick_device, resolve
 from .errors import JanusError, UsageError
 from .evaluation import Evaluation
+from .images import Images
 from .learner import Learner, augmentation
 from .prefetch import Prefetcher
 from .recall import Lost
+from .renditions import in_epoch
 from .result import Result, hardware, versions
 from .timing import clock
 from .updates import Diverged, Updates
@@ -197,7 +199,7 @@ class Run:
         self.updates = updates = Updates(learner, task, self.seconds)
         updates.load_state(self.optimizers)
         self.optimizers = {}
-        with Prefetcher(task.train, self.indices(task, total), learner.device) as loader:
+        with Prefetcher(self.asked(task, total), learner.device) as loader:
             while self.step < total:
                 epoch, position = divmod(self.step, batches)
                 scored = updates.factors is not None and task.index > 0 and self.step % c.step_score_every == 0
@@ -226,17 +228,18 @@ class Run:
         return (f"the loss became {value} in task {self.task + 1}, step {self.step + 1}; try a smaller lr (now {c.lr:g}) "
                 f"or head_lr (now {c.head_lr:g}){kept}")
 
-    def indices(self, task: stream.Task, total: int) -> Iterator[Tensor]:
+    def asked(self, task: stream.Task, total: int) -> Iterator[tuple[Images, Tensor]]:
         """Which images this process takes in each training step from `self.step` on to `total`: an epoch is one shuffle, the
-        same every time."""
+        same every time, of renditions of its own where they are drawn anew."""
         size, first = self.config.training.batch_size, self.step
-        batches, order = math.ceil(len(task.train) / size), None
+        batches, images, order = math.ceil(len(task.train) / size), task.train, None
         for epoch, position in (divmod(step, batches) for step in range(first, total)):
             if order is None or position == 0:
                 generator = self.learner.generator("batches", task.index, epoch)
                 order = torch.randperm(len(task.train), generator=generator)
+                images = in_epoch(task.train, self.learner.generator("renditions", epoch).initial_seed())
             whole = order[position * size : (position + 1) * size]
-            yield whole[self.processes.part(len(whole))]
+            yield images, whole[self.processes.part(len(whole))]
 
     # ── progress, checkpoints, the result ────────────────────────────────────────────────────────────────────────────
 
@@ -322,8 +325,7 @@ def build_stream(config: Config, size: int | None = None, state: dict[str, Any] 
 
 
 def _settled(config: Config, before: dict[str, Any], device: torch.device | None = None) -> Config:
-    """The config with where its relative paths start from (`janus.places`), and what `amp=auto` means: what both were for the run
-    that is resumed, else the working directory, and what it means on the device."""
+    """The config with where its relative paths start from (`janus.places`) and what `amp=auto` means: as in the run that is resumed."""
     before = configure.flat(before)
     config = places.kept(config, before)
     if config.training.amp != "auto":

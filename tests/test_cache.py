@@ -19,7 +19,7 @@ from toys import toy_backbone
 from janus import backbones, cache, datasets, images, learner, train
 from janus.errors import JanusError, UsageError
 from janus.images import TensorImages, from_paths
-from janus.prefetch import Prefetcher
+from janus.prefetch import Prefetcher, of
 
 __all__ = ["no_home"]
 CPU = torch.device("cpu")
@@ -230,7 +230,7 @@ def batches(count: int = 10, size: int = 3) -> list[torch.Tensor]:
 def test_batches_come_in_order_and_as_they_are(tmp_path):
     paths = [write(tmp_path / f"{i}.png", encoded(10 * i)) for i in range(12)]
     for kept in (from_paths(paths), from_paths(paths, cache_bytes=0), TensorImages(every(from_paths(paths)), torch.arange(12))):
-        with Prefetcher(kept, batches(), CPU) as loader:
+        with Prefetcher(of(kept, batches()), CPU) as loader:
             seen = list(loader)
             assert list(loader) == []  # ended, and stays so
         assert [i.tolist() for i, _ in seen] == [i.tolist() for i in batches()]
@@ -249,7 +249,9 @@ class Slow(TensorImages):
 
 
 class Stored:
-    """Not a TensorImages, so that a CPU reads ahead too."""
+    """Not in memory, so that a CPU reads ahead too."""
+
+    in_memory = False
 
     def __init__(self, inner) -> None:
         self.inner, self.labels, self.styles = inner, inner.labels, None
@@ -267,24 +269,24 @@ def slow() -> Stored:
 
 def test_an_error_comes_where_its_batch_would_have_come():
     indices = [torch.tensor([i]) for i in (0, 1, 2, 11, 3)]
-    with Prefetcher(slow(), indices, CPU) as loader:
+    with Prefetcher(of(slow(), indices), CPU) as loader:
         assert [int(next(loader)[0]) for _ in range(3)] == [0, 1, 2]
         for _ in range(2):
             assert "image 11" in said(JanusError, lambda: next(loader))
-    with Prefetcher(slow(), indices[3:], CPU) as loader:  # the first batch is the caller's own
+    with Prefetcher(of(slow(), indices[3:]), CPU) as loader:  # the first batch is the caller's own
         assert "image 11" in said(JanusError, lambda: next(loader))
         assert loader.thread is None
 
 
 def test_the_thread_reads_ahead_and_ends_with_the_loop():
     images, before = slow(), threading.active_count()
-    with Prefetcher(images, [torch.tensor([i % 10]) for i in range(1000)], CPU, depth=2) as loader:
+    with Prefetcher(of(images, [torch.tensor([i % 10]) for i in range(1000)]), CPU, depth=2) as loader:
         next(loader), next(loader)
         time.sleep(0.2)
         assert 2 < len(images.inner.threads) <= 6  # what the queue holds, no more
         assert images.inner.threads[0] == threading.current_thread().name and set(images.inner.threads[1:]) == {"prefetch"}
     assert threading.active_count() == before
-    with pytest.raises(ZeroDivisionError), Prefetcher(images, [torch.tensor([0])] * 50, CPU) as loader:
+    with pytest.raises(ZeroDivisionError), Prefetcher(of(images, [torch.tensor([0])] * 50), CPU) as loader:
         for _ in loader:
             raise ZeroDivisionError
     assert threading.active_count() == before
@@ -319,6 +321,6 @@ def test_a_run_has_the_same_numbers_to_the_last_bit_with_and_without(image_folde
 def test_a_gpu_gets_the_same_batches(tmp_path):
     paths = [write(tmp_path / f"{i}.png", encoded(10 * i)) for i in range(12)]
     kept = from_paths(paths)
-    with Prefetcher(kept, batches(50), torch.device("cuda")) as loader:
+    with Prefetcher(of(kept, batches(50)), torch.device("cuda")) as loader:
         for index, batch in loader:
             assert batch.is_cuda and torch.equal(batch.cpu(), kept.batch(index))

@@ -568,7 +568,7 @@ def test_icons_r_wires_the_embedded_arrays(monkeypatch):
 
     asked = []
 
-    def load(strength, vocabulary):
+    def load(strength, vocabulary, copies):
         asked.append((strength, vocabulary))
         return ["arrow-left", "mail"], {"train": parts(6), "val": parts(2), "test": parts(4)}
 

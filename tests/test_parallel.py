@@ -47,6 +47,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "bilora": {"method": "bilora", "augment": "icons", "coefficients": 40},
     "drs": {"method": "drs", "augment": "icons", "penalty": 0.0},  # each process looks for triplets in its own part
     "finetune": {"method": "finetune", "augment": "none"},
+    "fresh": {"dataset": "icons-r", "renditions": "fresh", "per_class": 4, "augment": "icons"},
     "ncm": {"method": "ncm", "augment": "none"},
 }
 
@@ -100,7 +101,7 @@ def runs(folder: Path, jobs: dict[Path, dict[str, Any]], fault: str = "") -> Non
     Method.loss = loss
     for out, settings in jobs.items():
         steps = Counter()  # made in each task
-        train.run(out, dataset=str(folder), **COMMON | settings)
+        train.run(out, **{"dataset": str(folder)} | COMMON | settings)
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +154,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def alone(folder: Path, out: Path, name: str) -> Path:
-    train.run(out, dataset=str(folder), **COMMON | CONFIGS[name])
+    train.run(out, **{"dataset": str(folder)} | COMMON | CONFIGS[name])
     return out
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..prefetch import Prefetcher
+from ..prefetch import Prefetcher, of
 from ..stream import Task
 from .base import LearnerProtocol, Sizes
 from .lora import LoRAMethod
@@ -58,7 +58,7 @@ class EWC(LoRAMethod):
         order = torch.randperm(len(task.train), generator=learner.generator("fisher", task.index))
         chosen = order[: self.settings.samples]
         mine, squares = chosen[learner.processes.part(len(chosen))], [torch.zeros_like(f) for f in self.fisher]
-        with Prefetcher(task.train, mine[:, None], learner.device) as images:  # one by one
+        with Prefetcher(of(task.train, mine[:, None]), learner.device) as images:  # one by one
             for index, image in images:
                 logits = learner.heads[task.index](learner.forward(learner.plain(image)).float())
                 label = (task.train.labels[index] - task.positions.start).to(learner.device)
