@@ -325,7 +325,7 @@ def build_stream(config: Config, size: int | None = None, state: dict[str, Any] 
 
 
 def _settled(config: Config, before: dict[str, Any], device: torch.device | None = None) -> Config:
-    """The config with where its relative paths start from (`janus.places`) and what `amp=auto` means: as in the run that is resumed."""
+    """The config with where relative paths start from (`janus.places`) and what `amp=auto` means: as in the resumed run."""
     before = configure.flat(before)
     config = places.kept(config, before)
     if config.training.amp != "auto":
