@@ -15,6 +15,7 @@ from torch import Tensor
 
 from janus import backbones, configure, lora, methods, properties, store
 from janus.errors import UsageError
+from janus.images import Images
 from janus.methods.base import BASIS
 from janus.prefetch import Prefetcher
 from janus.prompts import Prompted
@@ -171,7 +172,7 @@ class Looks:
             for name in names:
                 monkeypatch.setattr(owner, name, self.inside(name, getattr(owner, name)))
         read = Prefetcher._read
-        monkeypatch.setattr(Prefetcher, "_read", lambda loader, index: self.reads(loader) or read(loader, index))
+        monkeypatch.setattr(Prefetcher, "_read", lambda loader, images, index: self.reads(images) or read(loader, images, index))
 
     def inside(self, name: str, call: Any) -> Any:
         def wrapped(*args: Any) -> Any:
@@ -183,9 +184,9 @@ class Looks:
 
         return wrapped
 
-    def reads(self, loader: Prefetcher) -> None:
+    def reads(self, images: Images) -> None:
         if "accuracy" not in self.parts:
-            self.read.add(id(loader.images))
+            self.read.add(id(images))
 
 
 @every_case

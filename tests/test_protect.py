@@ -185,7 +185,17 @@ def test_other_parameters_are_stepped_as_adamw_steps_them():
         torch.testing.assert_close(ours_, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.fixture
+def own_accelerate():
+    """A Trainer sets Accelerate up for the whole process, as one process; other tests start several."""
+    yield
+    state = pytest.importorskip("accelerate.state")
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    state.GradientState._reset_state()
+
+
 @pytest.mark.parametrize("gr", ["exact", "tangent"])
+@pytest.mark.usefixtures("own_accelerate")
 def test_in_a_trainer(gr, tmp_path):
     """Trainer clears gradients by model.zero_grad, accumulates, schedules, saves and resumes."""
     data = [{k: v[0] for k, v in batch.items()} for batch in texts(24, 1)]
