@@ -17,13 +17,12 @@ from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from . import checkpoint, resources
+from . import checkpoint, registry, resources
 from .errors import JanusError, UsageError, unknown
 from .vit import matrices
 
-EMBEDDED, PHOTOS = "icons-vit", "photos-vit"
-_OURS = {EMBEDDED: (32, 8), PHOTOS: (64, 16)}  # name -> side and patch in pixels
-_EMBEDDED_FILE = "backbone/icons-vit.safetensors"
+EMBEDDED, WIDE, PHOTOS = "icons-vit", "icons-vit-wide", "photos-vit"
+_OURS = {EMBEDDED: (32, 8), WIDE: (32, 8), PHOTOS: (64, 16)}  # name -> side and patch in pixels
 _FAMILIES = {  # timm's modules whose models `janus.vit` knows
     "vision_transformer": "ViT: plain, DeiT III, DINO, CLIP, SigLIP",
     "deit": "DeiT",
@@ -74,7 +73,8 @@ def embedded_vit(num_classes: int = 0, img_size: int = 32, patch_size: int = 8) 
 
 def models() -> dict[str, str]:
     """Name -> description of every model `create` knows by name; hub names ("hf-hub:…") come on top of these."""
-    found = {EMBEDDED: "the embedded ViT: 32 px, width 192, 6 blocks, pre-trained on the icon vocabulary",
+    found = {EMBEDDED: "the embedded ViT: 32 px, width 192, 6 blocks, pre-trained on 292 concepts of icons",
+             WIDE: "the same ViT, pre-trained further on 2,542 concepts: its features serve the stream far better",
              PHOTOS: "the same for photographs of 64 px; its weights are made by data/scripts/pretrain_photos.py"}
     for module, description in _FAMILIES.items():
         found |= {name: description for name in timm.list_models(module=module)}
@@ -86,8 +86,8 @@ def create(
 ) -> tuple[nn.Module, PreprocessConfig]:
     """A frozen backbone in eval mode that gives features (no classifier), and the preprocessing it expects.
 
-    name: "icons-vit", "photos-vit" (needs weights), any ViT of timm ("vit_small_patch14_dinov2", with a tag if wanted) or
-    "hf-hub:owner/model".
+    name: "icons-vit", "icons-vit-wide", "photos-vit" (needs weights), any ViT of timm ("vit_small_patch14_dinov2", with a tag if
+    wanted) or "hf-hub:owner/model".
     weights: a local safetensors file (as it stands, or below $JANUS_DATA), "random" (the same each time), or None: the embedded
     file, or those that timm has on the hub under that name.
     img_size: another side in pixels; timm resizes the positions. options: passed to timm (depth, embed_dim …).
@@ -105,7 +105,7 @@ def create(
         model = _seeded(embedded_vit, img_size=side, patch_size=patch)
         preprocess = PreprocessConfig(side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
         if weights is None:
-            weights = resources.path(_EMBEDDED_FILE)
+            weights = resources.path(registry.EMBEDDED[name])
     else:
         hub = name.startswith(_HUB_PREFIXES)
         if not hub and not timm.is_model(name.split(".")[0]):

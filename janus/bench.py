@@ -25,7 +25,7 @@ from . import configure, resources
 from .clusters import cards, connect
 from .errors import JanusError, UsageError
 from .grids import Grid, Planned, some
-from .registry import WIDTHS
+from .registry import EMBEDDED, WIDTHS
 from .timing import clock, total
 
 if TYPE_CHECKING:
@@ -168,11 +168,10 @@ def _fingerprint(model: str, weights: str | None) -> str | None:
 
     from . import checkpoint
 
-    if model not in WIDTHS or weights == "random" or (weights is None and model != "icons-vit"):
+    if model not in WIDTHS or weights == "random" or (weights is None and model not in EMBEDDED):
         return None
     try:
-        embedded = resources.path("backbone/icons-vit.safetensors")
-        places = [Path(weights), (resources.home() or Path()) / weights] if weights else [embedded]
+        places = [Path(weights), (resources.home() or Path()) / weights] if weights else [resources.path(EMBEDDED[model])]
         tensors = load_file(next(place for place in places if place.exists()))
     except (StopIteration, OSError, SafetensorError, JanusError):  # missing or damaged: the run says so
         return None

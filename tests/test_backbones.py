@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from vits import SMALL, distance, fill
 
-from janus import backbones
+from janus import backbones, bench
 from janus.backbones import PreprocessConfig, create, embedded_vit, models
 from janus.errors import JanusError, UsageError
 from janus.lora import adapt, pairs
@@ -48,6 +48,13 @@ def test_local_file_with_classifier(dtype, tmp_path):
     expected = full.forward_head(full.forward_features(x), pre_logits=True)
     assert distance(model(x), expected) < (1e-6 if dtype == torch.float32 else 1e-2)
     assert model.patch_embed.proj.weight.dtype == torch.float32
+
+
+def test_both_embedded_backbones_need_no_file_and_are_two():
+    found = {name: create(name) for name in (backbones.EMBEDDED, backbones.WIDE)}
+    prints = {name: backbones.fingerprint(model) for name, (model, _) in found.items()}
+    assert len(set(prints.values())) == 2 and len({preprocess for _, preprocess in found.values()}) == 1
+    assert all(bench._fingerprint(name, None) == known for name, known in prints.items())
 
 
 def test_embedded_architecture_loads_from_a_file_in_half_precision(tmp_path):
@@ -131,7 +138,7 @@ def test_offline_is_one_clear_line(monkeypatch):
 def test_models_lists_what_create_accepts():
     known = models()
     assert "icons-vit" in known and "vit_small_patch14_dinov2" in known and "resnet18" not in known
-    assert all(name in (backbones.EMBEDDED, backbones.PHOTOS) or timm.is_model(name) for name in known)
+    assert all(name in (backbones.EMBEDDED, backbones.WIDE, backbones.PHOTOS) or timm.is_model(name) for name in known)
 
 
 @pytest.mark.skipif("JANUS_DATA" not in os.environ, reason="JANUS_DATA is not set: no real checkpoint at hand")

@@ -197,3 +197,13 @@ def test_the_backbone_was_trained_on_this_vocabulary(manifest) -> None:
     card = json.loads(resources.path("backbone/icons-vit.json").read_text())
     assert card["vocabulary_sha256"] == manifest["icons-vocab"]["train"]["sha256"]
     assert resources.path("backbone/icons-vit.safetensors").stat().st_size < 7_000_000
+
+
+def test_the_wide_backbone_began_with_the_embedded_one_and_is_worth_more() -> None:
+    card = json.loads(resources.path("backbone/icons-vit-wide.json").read_text())
+    start = hashlib.sha256(resources.path("backbone/icons-vit.safetensors").read_bytes()).hexdigest()
+    assert start in card.values() and card["vocabulary"]["concepts"] == 2542
+    first, last = card["curve"][0], card["curve"][-1]
+    assert first["passes"] == 0 and last["passes"] > 2_990_000
+    assert all(last[key] > first[key] + 10 for key in first if "@" in key)
+    assert resources.path("backbone/icons-vit-wide.safetensors").stat().st_size < 7_000_000

@@ -15,10 +15,10 @@ import janus
 ROOT = Path(janus.__file__).parent
 LAYERS = (  # from below
     ("errors",),
-    ("timing", "device", "resources", "settings", "linalg", "hooks"),
+    ("timing", "device", "resources", "settings", "linalg", "hooks", "registry"),
     ("checkpoint", "parallel", "lora_layer", "peft_layers", "lora", "vit", "backbones", "peft_io", "reparam", "prefix"),
     ("history", "rectify", "separation", "metrics", "protect"),
-    ("registry", "icons", "images", "renditions", "imageset", "cache", "prefetch", "transforms", "walk", "columns", "sources",
+    ("icons", "images", "renditions", "imageset", "cache", "prefetch", "transforms", "walk", "columns", "sources",
      "folders", "idx", "splits", "datasets", "stream", "recall"),
     ("method_settings", "config", "reading", "configure", "places"),
     ("classifiers", "prompts", "methods"),
