@@ -85,7 +85,7 @@ def dump(out: Path, only: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         old, new = (write_images(folder / name, classes, seed) for name, classes, seed in (("old", 7, 0), ("new", 2, 1)))
-        shots = torch.randint(0, 256, (5, 3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        shots = torch.randint(0, 256, (5, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         for name, work in jobs(sorted(all_methods()), folder / "runs", old, new, shots):
             if not only or any(word in name for word in only):
                 began = time.monotonic()
