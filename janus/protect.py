@@ -53,7 +53,7 @@ def estimate_basis(
             dict, given as keyword arguments without its labels. Where its `attention_mask` (b, tokens) is 0, tokens do not count.
         energy: ε in [0, 1]: the share of the inputs' energy that V holds. More is safer and leaves less room to learn.
         past: a basis to extend, of other data that must stay too.
-        forward: `forward(model, batch)` instead, where a batch is none of these.
+        forward: `forward(model, batch)` instead, where a batch is none of these; it gets the batch as it is.
 
     Returns:
         input_key → V (n, k). At least 2r of the n directions stay free; a layer that needs more is named in a warning.
@@ -94,7 +94,10 @@ def _moments(model: nn.Module, pairs: list[Pair], batches: Iterable[Any], forwar
         for batch in batches:
             mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
             moments.mask = None if mask is None else mask.bool()
-            (forward or _forward)(model, _to(batch, pairs[0].A.device))
+            if forward is not None:
+                forward(model, batch)
+            else:
+                _forward(model, _to(batch, pairs[0].A.device))
     finally:
         moments.remove()
         for module in training:

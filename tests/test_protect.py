@@ -268,6 +268,14 @@ def test_a_basis_is_that_of_the_inputs_and_padding_does_not_count():
     assert all(torch.equal(more[key][:, : V.shape[1]], V) and more[key].shape[1] > V.shape[1] for key, V in basis.items())
 
 
+def test_a_forward_pass_of_ones_own_gets_the_batch_as_it_is():
+    model, old = llama(), texts(2, 0)
+    pairs = [(batch["input_ids"], batch["attention_mask"]) for batch in old]
+    basis = janus.estimate_basis(model, pairs, forward=lambda m, batch: m(input_ids=batch[0], attention_mask=batch[1]))
+    expected = janus.estimate_basis(model, old)
+    assert basis.keys() == expected.keys() and all(torch.equal(V, expected[key]) for key, V in basis.items())
+
+
 def test_k_and_v_of_a_peft_model_share_one_basis():
     model = llama(targets=("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "o_proj"))
     keys = {pair.name.removeprefix("base_model.model.model.layers."): pair.input_key for pair in lora.pairs(model)}
