@@ -160,7 +160,7 @@ class RuntimeSettings(Settings):
         None,
         ge=1,
         description="most images that go through the backbone at once, for a small GPU: the step is that of the whole "
-        "batch up to rounding, and takes about a third longer; None: the whole batch",
+        "batch up to rounding; all slices but the last go through the backbone once more. None: the whole batch",
     )
     save_every: float = Field(30.0, ge=0, description="seconds between two checkpoints inside a task")
     root: str | None = Field(None, description="folder of the data set's local files; None: $JANUS_DATA")

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
-from janus import folders, icons, idx, registry, sources, splits
+from janus import folders, idx, registry, renditions, sources, splits
 from janus.cache import Tell
 from janus.errors import JanusError, UsageError, unknown
-from janus.images import Images, TensorImages
+from janus.images import TensorImages
 from janus.imageset import ImageSet, assemble, carve, checked_fraction, complete, share_note
-from janus.renditions import IconImages
 from janus.resources import home, photographs
 from janus.sources import Source
 
@@ -89,31 +88,6 @@ def _find(name: str, root: str | Path | None) -> Path | None:
 
 
 # ---- the sets -------------------------------------------------------------------------------------------------------
-
-
-def _icons(
-    name: str,
-    root: object,
-    strength: float = icons.DEFAULT_STRENGTH,
-    vocabulary: bool = False,
-    renditions: str = "fixed",
-    copies: int = 1,
-    **common: object,
-) -> ImageSet:
-    """The embedded benchmark, see `registry.IconsOptions`."""
-    if root is not None:
-        raise UsageError("icons-r is embedded in the package and takes no root")
-    classes, parts = icons.load(strength, vocabulary=vocabulary, copies=copies)
-    styles = sorted({s for _, _, names_ in parts.values() for s in names_})
-    number = {s: i for i, s in enumerate(styles)}
-    split: dict[str, Images] = {}
-    for part, (pixels, labels, style) in parts.items():
-        about = torch.as_tensor(labels), torch.tensor([number[s] for s in style], dtype=torch.long)
-        if part == "train" and renditions == "fresh":
-            split[part] = IconImages(torch.as_tensor(pixels), *about, icons.training_masks(vocabulary), strength)
-        else:
-            split[part] = TensorImages(torch.as_tensor(pixels), *about)
-    return ImageSet(name, list(classes), **split, styles=styles, transform="icons")
 
 
 FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -334,7 +308,7 @@ def _download(name: str) -> str:
 
 
 LOADERS: dict[str, Callable[..., ImageSet]] = {
-    "icons-r": _icons,
+    "icons-r": renditions.icons_r,
     "fashion-mnist": _fashion,
     "cifar-100": _published("cifar-100", _cifar_100),
     "imagenet-r": _published("imagenet-r", _imagenet_r),

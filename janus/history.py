@@ -61,14 +61,12 @@ class SecondMoments:
         self.mask: Tensor | None = None  # (batch, tokens) bool: those that count; None: all of them
         self._latest: dict[str, Tensor] = {}  # an input that other layers must be fed with, too
         self._hooks = []
-        watched: dict[str, list[nn.Module]] = {}
+        watched: dict[str, dict[nn.Module, Pair]] = {}
         for pair in pairs:
-            layers = watched.setdefault(pair.input_key, [])
-            if pair.layer not in layers:
-                layers.append(pair.layer)
-        for key, (first, *others) in watched.items():
-            n, device = next((pair.A.shape[1], pair.A.device) for pair in pairs if pair.input_key == key)
-            self.sum[key], self.count[key] = torch.zeros(n, n, device=device), 0
+            watched.setdefault(pair.input_key, {}).setdefault(pair.layer, pair)
+        for key, layers in watched.items():
+            (first, *others), A = layers, next(iter(layers.values())).A
+            self.sum[key], self.count[key] = torch.zeros(A.shape[1], A.shape[1], device=A.device), 0
             self._hooks.append(first.register_forward_pre_hook(Collector(self._watch(key, bool(others)))))
             for layer in others:
                 self._hooks.append(layer.register_forward_pre_hook(Collector(self._check(key, layer is others[-1]))))

@@ -18,7 +18,7 @@ from .lora_layer import LoRALinear as LoRALinear
 from .lora_layer import Pair as Pair
 from .lora_layer import dense_gradient as dense_gradient
 from .lora_layer import kaiming_A as kaiming_A
-from .peft_layers import check_mergeable, guard, is_peft, peft_pairs
+from .peft_layers import is_peft, peft_pairs
 from .vit import TARGETS as TARGETS
 from .vit import bypasses, example_image, input_key, join, matrices, split, target_faults
 
@@ -145,14 +145,9 @@ def merge(model: nn.Module) -> nn.Module:
     """
     found = adapted(model)
     for pair in found:
-        if is_peft(pair.layer):
-            check_mergeable(pair)
+        pair.check_mergeable()
     for pair in found:
-        if is_peft(pair.layer) and not pair.B.any() and pair.original is None:
-            continue  # nothing to merge: the adapter remains one that PEFT can save
         pair.merge()
-        if is_peft(pair.layer):
-            guard(pair.layer)
     return model
 
 
@@ -244,8 +239,6 @@ def load_state(model: nn.Module, tensors: dict[str, Tensor], any_rank: bool = Fa
             continue
         pair.keep_original()
         pair.weight.copy_(value)
-        if is_peft(pair.layer):
-            guard(pair.layer)
     for own, value in todo:
         own.data = value.to(own, copy=True)
 

@@ -35,8 +35,7 @@ class Pair:
     @property
     def weight(self) -> Tensor:
         """The frozen rows (m, n): a view, what is written into it changes the layer."""
-        linear = self.layer.get_base_layer() if hasattr(self.layer, "get_base_layer") else self.layer
-        return linear.weight.detach()[self.rows]
+        return self.layer.weight.detach()[self.rows]
 
     @property
     def original(self) -> Tensor | None:
@@ -48,16 +47,15 @@ class Pair:
         if self.original is None:
             self.layer.register_buffer(f"W0_{self.block}", self.weight.clone())
 
+    def check_mergeable(self) -> None:
+        """Raise UsageError where `merge` is not possible."""
+
     @torch.no_grad()
     def merge(self) -> None:
         """Add s·B·A to the frozen rows and set B to zero; A stays."""
         self.keep_original()
-        W = self.weight
-        with full_float32(W.device):  # it is kept for good
-            if W.dtype == self.A.dtype:
-                W.addmm_(self.B, self.A, alpha=self.scale)
-            else:  # PEFT: half-precision weights, float32 factors
-                W.copy_(W.float().addmm_(self.B.float(), self.A.float(), alpha=self.scale))
+        with full_float32(self.A.device):  # it is kept for good
+            self.weight.addmm_(self.B, self.A, alpha=self.scale)
         self.B.zero_()
 
     @torch.no_grad()

@@ -6,11 +6,49 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .errors import UsageError
+from .linalg import full_float32
 from .lora_layer import Pair
 from .vit import bypasses, input_key, split
+
+
+class PeftPair(Pair):
+    """The pair of one adapter of a PEFT layer. Once something is merged, PEFT's ways to save the adapter alone are refused: that
+    would be lost with the backbone's weights."""
+
+    @property
+    def weight(self) -> Tensor:
+        return self.layer.get_base_layer().weight.detach()[self.rows]
+
+    def keep_original(self) -> None:
+        super().keep_original()
+        if adapter_alone not in self.layer._state_dict_pre_hooks.values():
+            self.layer.register_state_dict_pre_hook(adapter_alone)
+
+    def check_mergeable(self) -> None:
+        module, W = self.layer, self.weight
+        if not W.is_floating_point() or W.shape != (len(self.B), self.A.shape[1]):
+            raise UsageError(f"{self.name}: merging needs a floating-point weight, and this one is quantised "
+                             f"({str(W.dtype).removeprefix('torch.')}): load the model without quantisation")
+        merged = {name.removeprefix("W0_") for name, _ in module.named_buffers(recurse=False) if name.startswith("W0_")}
+        others = sorted(merged | set(module.active_adapters) & set(module.lora_A))
+        if others != [self.block]:
+            raise UsageError(f"{self.name}: merging needs one adapter a layer, and here are {', '.join(others)}: choose one with "
+                             "set_adapter, and put the others into the weights with PEFT's merge_and_unload")
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        if not self.B.any() and self.original is None:
+            return  # nothing to merge: the adapter remains one that PEFT can save
+        if (W := self.weight).dtype == self.A.dtype:
+            return super().merge()
+        self.keep_original()
+        with full_float32(W.device):  # half-precision weights, float32 factors
+            W.copy_(W.float().addmm_(self.B.float(), self.A.float(), alpha=self.scale))
+        self.B.zero_()
 
 
 def is_peft(module: nn.Module) -> bool:
@@ -46,7 +84,7 @@ def peft_pairs(model: nn.Module, path: str, module: nn.Module) -> Iterator[Pair]
             raise UsageError(f"{path}: {type(variant).__name__} is not W0 + s·B·A, which the closed forms need; use plain LoRA")
         if getattr(module.lora_B[adapter], "bias", None) is not None:
             raise UsageError(f"{path}: with lora_bias the layer is more than W0 + s·B·A; use plain LoRA")
-        yield Pair(path, module, input_key(path), A, B, slice(0, B.shape[0]), float(module.scaling[adapter]), adapter)
+        yield PeftPair(path, module, input_key(path), A, B, slice(0, B.shape[0]), float(module.scaling[adapter]), adapter)
 
 
 def inactive(module: nn.Module) -> str | None:
@@ -56,25 +94,6 @@ def inactive(module: nn.Module) -> str | None:
     if getattr(module, "disable_adapters", False) is True:
         return "its adapters are disabled and have no effect: enable them first (model.enable_adapter_layers())"
     return None
-
-
-def check_mergeable(pair: Pair) -> None:
-    """Raise UsageError where B·A cannot be put into the frozen weight of a PEFT layer."""
-    module, W = pair.layer, pair.weight
-    if not W.is_floating_point() or W.shape != (len(pair.B), pair.A.shape[1]):
-        raise UsageError(f"{pair.name}: merging needs a floating-point weight, and this one is quantised "
-                         f"({str(W.dtype).removeprefix('torch.')}): load the model without quantisation")
-    merged = {name.removeprefix("W0_") for name, _ in module.named_buffers(recurse=False) if name.startswith("W0_")}
-    others = sorted(merged | set(module.active_adapters) & set(module.lora_A))
-    if others != [pair.block]:
-        raise UsageError(f"{pair.name}: merging needs one adapter a layer, and here are {', '.join(others)}: choose one with "
-                         "set_adapter, and put the others into the weights with PEFT's merge_and_unload")
-
-
-def guard(module: nn.Module) -> None:
-    """From now on PEFT's ways to save the adapter alone are refused: what was merged would be lost with the backbone's weights."""
-    if adapter_alone not in module._state_dict_pre_hooks.values():
-        module.register_state_dict_pre_hook(adapter_alone)
 
 
 def adapter_alone(module: nn.Module, prefix: str, keep_vars: bool) -> None:

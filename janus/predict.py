@@ -19,6 +19,7 @@ from .errors import JanusError, UsageError, unknown
 from .images import at_side, from_paths, square, to_rgb
 from .learner import Learner
 from .result import Result
+from .stream import refuse_known
 from .train import CHECKPOINT, RESULT, Progress, execute, lock
 
 BATCH = 64
@@ -199,7 +200,8 @@ def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = Non
         if target.resolve() == folder.resolve():
             raise UsageError(f"--out {target} is the run that is extended; choose another folder")
         if not (target / CHECKPOINT).exists():
-            _check_new(config, state)  # nothing is written for data that cannot be learned
+            new = datasets.load(config.data.extended[-1])
+            refuse_known(new, state["stream"]["class_names"])  # nothing is written for data that cannot be learned
         with lock(target):
             if not (target / CHECKPOINT).exists() and not (target / RESULT).exists():
                 checkpoint.save(target / CHECKPOINT, state | {"config": config.to_dict()})
@@ -241,12 +243,3 @@ def _target(folder: Path, config: Config) -> Path:
         elif not target.exists() or not any(target.iterdir()):
             return target
         number += 1
-
-
-def _check_new(config: Config, state: dict[str, Any]) -> None:
-    """Refuse a class that is known already."""
-    new = datasets.load(config.data.extended[-1])
-    for name in new.classes:
-        if name in state["stream"]["class_names"]:
-            raise UsageError(f"class {name!r} of {new.name} is already known to this run; rename it, or leave it out of the "
-                             "new data")

@@ -1,4 +1,4 @@
-"""Icons that are drawn anew in every epoch: the same masks of ink, in another ink on another ground."""
+"""Icons-R as an image set, whose icons can be drawn anew in every epoch: the same masks of ink, other inks and grounds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from janus import icons
+from janus.errors import UsageError
 from janus.images import Images, TensorImages, at_side
+from janus.imageset import ImageSet
 
 
 class IconImages(TensorImages):
@@ -41,3 +43,28 @@ class IconImages(TensorImages):
 def in_epoch(images: Images, draw: int) -> Images:
     """A task's training images as one epoch sees them: drawn anew if they are such, else as they are."""
     return images.epoch(draw) if isinstance(images, IconImages) else images
+
+
+def icons_r(
+    name: str,
+    root: object,
+    strength: float = icons.DEFAULT_STRENGTH,
+    vocabulary: bool = False,
+    renditions: str = "fixed",
+    copies: int = 1,
+    **common: object,
+) -> ImageSet:
+    """The embedded benchmark, see `registry.IconsOptions`."""
+    if root is not None:
+        raise UsageError("icons-r is embedded in the package and takes no root")
+    classes, parts = icons.load(strength, vocabulary=vocabulary, copies=copies)
+    styles = sorted({s for _, _, names_ in parts.values() for s in names_})
+    number = {s: i for i, s in enumerate(styles)}
+    split: dict[str, Images] = {}
+    for part, (pixels, labels, style) in parts.items():
+        about = torch.as_tensor(labels), torch.tensor([number[s] for s in style], dtype=torch.long)
+        if part == "train" and renditions == "fresh":
+            split[part] = IconImages(torch.as_tensor(pixels), *about, icons.training_masks(vocabulary), strength)
+        else:
+            split[part] = TensorImages(torch.as_tensor(pixels), *about)
+    return ImageSet(name, list(classes), **split, styles=styles, transform="icons")

@@ -223,14 +223,7 @@ def domain_incremental(
 
 def new_task(dataset: ImageSet, known: Sequence[str], index: int, evaluate: str = "test", per_class: int | None = None) -> Task:
     """All classes of `dataset` as task number `index` after the `known` class names; a known one is refused by name."""
-    met = {nfc(name) for name in known}  # an older run's may be stored otherwise
-    again = [name for name in dataset.classes if nfc(name) in met]
-    if again:
-        raise UsageError(
-            f"class {again[0]!r} of {dataset.name} is already known to this run"
-            + (f" (and {len(again) - 1} more)" if len(again) > 1 else "")
-            + "; rename it, or leave it out of the new data"
-        )
+    refuse_known(dataset, known)
     count, start = len(dataset.classes), len(known)
     positions = range(start, start + count)
     position = torch.arange(start, start + count)
@@ -240,6 +233,18 @@ def new_task(dataset: ImageSet, known: Sequence[str], index: int, evaluate: str 
         _by_task(images, position, [positions])[0] for images in (_cap(dataset.train, count, per_class), val, test)
     )
     return Task(index, tuple(positions), positions, train, val if evaluate == "val" else test, val, test)
+
+
+def refuse_known(dataset: ImageSet, known: Sequence[str]) -> None:
+    """Raise UsageError if a class of the data set is among the `known` names."""
+    met = {nfc(name) for name in known}  # an older run's may be stored otherwise
+    again = [name for name in dataset.classes if nfc(name) in met]
+    if again:
+        raise UsageError(
+            f"class {again[0]!r} of {dataset.name} is already known to this run"
+            + (f" (and {len(again) - 1} more)" if len(again) > 1 else "")
+            + "; rename it, or leave it out of the new data"
+        )
 
 
 def _order(count: int, seed: int | None) -> list[int]:

@@ -60,7 +60,7 @@ def export(run: str | Path, out: str | Path) -> Path:
         expected = learner.method.scores(learner.model(x).float())
     tensors, plain = classifier(predictor), unadapt(learner.model)
     about = described(plain, config.backbone.model, size) | {
-        "size": size, "side": state["stream"].get("side"), "crop": augmentation(config) == "photo", "mean": list(cfg.mean),
+        "size": size, "side": predictor.side, "crop": augmentation(config) == "photo", "mean": list(cfg.mean),
         "std": list(cfg.std), "interpolation": cfg.interpolation, "classes": predictor.class_names, "classifier": kind,
         "backbone": config.backbone.model, "method": config.method.name, "hash": configure.config_hash(config),
     }
@@ -154,8 +154,7 @@ def pixels(image):  # a PIL image → (1, 3, S, S), as the backbone takes it
         raise ValueError("a grey image of more than 8 bits: convert it to 8 bits first")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    image, shorter = image.convert("RGB"), min(image.size)
-    side = C["side"] or (shorter if shorter <= {small} else round(C["size"] * {margin}))
+    image, shorter, side = image.convert("RGB"), min(image.size), C["side"]
     w, h = (max(side, round(length * (side / shorter))) for length in image.size)
     image = image if (w, h) == image.size else image.resize((w, h), Image.Resampling.BILINEAR)
     left, top = (w - side) // 2, (h - side) // 2

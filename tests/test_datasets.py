@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from janus import datasets, images, registry, sources
+from janus import datasets, icons, images, registry, sources
 from janus.errors import JanusError, UsageError
 from janus.images import Encoded, TensorImages, from_paths
 
@@ -572,7 +572,7 @@ def test_icons_r_wires_the_embedded_arrays(monkeypatch):
         asked.append((strength, vocabulary))
         return ["arrow-left", "mail"], {"train": parts(6), "val": parts(2), "test": parts(4)}
 
-    monkeypatch.setattr(datasets.icons, "load", load)
+    monkeypatch.setattr(icons, "load", load)
     data = datasets.load("icons-r", size=32)
     assert data.classes == ["arrow-left", "mail"] and data.transform == "icons" and data.styles == ["line", "solid"]
     assert [len(data.train), len(data.val), len(data.test)] == [6, 2, 4]
