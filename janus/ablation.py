@@ -69,7 +69,12 @@ FIELD: dict[str, dict[str, Any]] = {
     "exact, RanPAC head": _row(True, "exact", False, "merged", "nullspace") | {"classifier.name": "ranpac"},
     "OE+GR, RanPAC head": _row(True, "tangent", False) | {"classifier.name": "ranpac"},
 }
-KNOWN = ROWS | CROSS | FIELD  # by these names in grids
+# What only the second benchmark has, so far: see benchmarks/protocols/icons_r2.yaml
+REFERENCES: dict[str, dict[str, Any]] = {
+    "LoRA-FA": {"method.name": "lorafa"},
+    "probe": {"method.name": "probe"},
+}
+KNOWN = ROWS | CROSS | FIELD | REFERENCES  # by these names in grids
 UNTRAINED = ("ncm", "RanPAC")  # no learning rate, so nothing to choose
 
 

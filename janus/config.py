@@ -190,7 +190,7 @@ class ClassMeansSettings(ClassifierSettings):
     """Cosine to the mean of each class (Mensink et al., TPAMI 2013)."""
 
     name: Literal["ncm"] = "ncm"
-    replaces: Literal["linear", "ranpac"] | None = Field(
+    replaces: Literal["linear", "ranpac", "aligned"] | None = Field(
         None, description="classifier of the run that an extension gave this one (`janus extend`); None: none"
     )
 
@@ -202,10 +202,26 @@ class RandomFeaturesSettings(ClassifierSettings):
     dim: int = Field(2000, ge=1, description="M, random features; the paper has 10,000")
 
 
+class AlignedSettings(ClassifierSettings):
+    """All heads trained again after each task, on Gaussians (Zhang et al., SLCA, ICCV 2023). Defaults: ours."""
+
+    name: Literal["aligned"] = "aligned"
+    covariance: Literal["class", "shared"] = Field(
+        "class", description="of the Gaussians: one for each class, as the paper has it, or one for all"
+    )
+    samples: int = Field(256, ge=1, description="samples of a class's Gaussian in an epoch of alignment")
+    epochs: int = Field(5, ge=1, description="epochs of alignment after each task but the first")
+    lr: float = Field(
+        0.01, gt=0, description="learning rate of the alignment (SGD, momentum 0.9, cosine to 0)"
+    )
+    temperature: float = Field(0.1, gt=0, description="τ of the alignment's logits")
+
+
 CLASSIFIERS: dict[str, type[ClassifierSettings]] = {
     "linear": LinearSettings,
     "ncm": ClassMeansSettings,
     "ranpac": RandomFeaturesSettings,
+    "aligned": AlignedSettings,
 }
 
 

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from .errors import UsageError
 
@@ -58,6 +59,16 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
     """Inside, forward passes on the device compute as `amp` says."""
     amp = resolve(amp, device)
     return torch.autocast(device.type, dtype=HALF.get(amp, torch.bfloat16), enabled=amp in HALF)
+
+
+def choose_attention(model: nn.Module, amp: str, device: torch.device) -> None:
+    """On the CPU in half precision, attention as two products instead of torch's fused kernel, whose backward pass computes there
+    in float32: a training step of a small ViT takes half as long (`benchmarks/attention.py`). A model of timm; others stay as they
+    are. The value is the same up to rounding."""
+    if device.type == "cpu" and resolve(amp, device) in HALF:
+        for module in model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False
 
 
 def half_precision(device: torch.device) -> torch.dtype:

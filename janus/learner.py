@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint as kept_as_input
 from . import backbones, classifiers, lora, methods, parallel, places, transforms
 from .backbones import PreprocessConfig
 from .config import Config
-from .device import autocast
+from .device import autocast, choose_attention
 from .history import History, SecondMoments
 from .images import Images
 from .prefetch import Prefetcher, of
@@ -193,6 +193,7 @@ def build_model(config: Config, generator: torch.Generator,
         model, preprocess = backbones.create(c.model, c.weights)
     fingerprint = backbones.fingerprint(model)
     lora.adapt(model, c.rank, c.targets, c.scale, generator)
+    choose_attention(model, config.training.amp, device)
     return model.to(device), backbones.normalised(preprocess, c.normalise), fingerprint
 
 

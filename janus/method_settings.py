@@ -230,6 +230,13 @@ class FinetuneSettings(PlainSettings):
     name: Literal["finetune"] = "finetune"
 
 
+class LoRAFASettings(PlainSettings):
+    """LoRA with a frozen random A (Zhang et al., LoRA-FA, 2023), merged at each task boundary."""
+
+    adapter: ClassVar[str] = "merged"
+    name: Literal["lorafa"] = "lorafa"
+
+
 class JointSettings(PlainSettings):
     """LoRA and one head on all classes at once: the upper bound of the stream."""
 
@@ -260,13 +267,8 @@ class SLCASettings(PlainSettings):
     """Zhang et al., SLCA: Slow Learner with Classifier Alignment, ICCV 2023."""
 
     defaults: ClassVar[Mapping[str, Any]] = {"training.lr": 1e-4}  # the slow learner
+    fixed: ClassVar[Mapping[str, Any]] = {"classifier.name": "aligned"}
     name: Literal["slca"] = "slca"
-    samples: int = Field(256, ge=1, description="samples of a class's Gaussian in an epoch of alignment")
-    epochs: int = Field(5, ge=1, description="epochs of alignment after each task but the first")
-    lr: float = Field(
-        0.01, gt=0, description="learning rate of the alignment (SGD, momentum 0.9, cosine to 0)"
-    )
-    temperature: Temperature = Field(0.1, description="τ of the alignment's logits")
 
 
 def _even(value: int) -> int:
@@ -333,6 +335,13 @@ class FrozenSettings(PlainSettings):
     """Linear heads on the frozen backbone."""
 
     name: Literal["frozen"] = "frozen"
+
+
+class ProbeSettings(PlainSettings):
+    """A linear probe: one head on the frozen backbone, trained on all classes at once."""
+
+    joint: ClassVar[bool] = True
+    name: Literal["probe"] = "probe"
 
 
 class NCMSettings(PlainSettings):

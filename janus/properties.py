@@ -95,7 +95,7 @@ def of_run(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def passes(method: type[Method], config: Config) -> dict[str, int | str]:
     """A method's own passes, and the loop's through a finished task where its prototypes or its classifier need the features."""
-    needs = {"class means": method.keeps_prototypes(config), "the classifier": config.classifier.name == "ranpac"}
+    needs = {"class means": method.keeps_prototypes(config), "the classifier": config.classifier.name in ("ranpac", "aligned")}
     asked = [what for what, needed in needs.items() if needed]
     return method.passes | ({f"after, for {' and '.join(asked)}": 1} if asked else {})
 

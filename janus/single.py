@@ -41,5 +41,5 @@ def told(stream: Stream, lone: list[int], config: Config) -> str:
         f"{len(lone)} of {len(stream)} tasks have one class each (the first: task {lone[0] + 1}, {names[0]})"
     later = lone[-1] >= len(stream) - len(config.data.extended)
     choice = ("extend the run with classifier=ncm, which compares with class means" if later
-              else "choose classifier=ncm or classifier=ranpac when a run begins, or fewer tasks")
+              else "choose classifier=ncm, ranpac or aligned when a run begins, or fewer tasks")
     return f"{which}: cross-entropy over one class is 0, so no head learns to name it with classifier=linear; {choice}"

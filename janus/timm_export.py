@@ -30,6 +30,7 @@ from .prompts import Prompted
 CLOSE = 1e-5  # relative: how far the scores of the files may be from the run's own
 SCORES = {  # by classifier: what `load.py` makes of features f (b, d) and the tensors T of classifier.safetensors; what that is
     "linear": ("F.linear(f, T['weight'], T['bias'])", "logits, trained task by task: they rank classes and are not calibrated"),
+    "aligned": ("F.linear(f, T['weight'], T['bias'])", "logits, trained together on a Gaussian a class: they are not calibrated"),
     "ncm": ("F.normalize(f, dim=1) @ T['means'].T", "cosines to the class means"),
     "ranpac": ("((f.double() @ T['P']).relu() @ T['W']).float()", "estimates of 0 and 1, by ridge regression on random features"),
 }
@@ -38,10 +39,10 @@ SCORES = {  # by classifier: what `load.py` makes of features f (b, d) and the t
 def export(run: str | Path, out: str | Path) -> Path:
     """Write a finished run so that it needs janus no more, and return the folder.
 
-    Files: model.safetensors (the backbone by timm's names, LoRA merged), classifier.safetensors (linear: weight (C, d) and bias;
-    ncm: means (C, d) of length 1; ranpac: P (d, M) and W (M, C), float64), config.json (architecture, preprocessing, classes),
-    load.py and README.md. Scores are those of the run in float32 (a run with `amp` rounds its own), which is checked before
-    anything is written.
+    Files: model.safetensors (the backbone by timm's names, LoRA merged), classifier.safetensors (linear and aligned: weight (C, d)
+    and bias; ncm: means (C, d) of length 1; ranpac: P (d, M) and W (M, C), float64), config.json (architecture, preprocessing,
+    classes), load.py and README.md. Scores are those of the run in float32 (a run with `amp` rounds its own), which is checked
+    before anything is written.
 
     Raises:
         UsageError: a method with prompts, which plain weights cannot hold; a backbone that timm cannot build by its name alone.

@@ -149,7 +149,7 @@ def test_the_fields_methods_are_rows_with_the_energy_of_their_authors_and_are_al
             if run.config.method.name in ("inflora", "drs", "bilora"):
                 assert flat(run.config)[path] == usual[path], (row, path)
     field = {run.config.method.name for run in runs.values()} | {"ranpac"}
-    assert field | {"frozen", "ncm", "gpm", "janus", "joint", "finetune"} == methods.all_methods().keys()
+    assert field | {"frozen", "ncm", "gpm", "janus", "joint", "finetune", "probe", "lorafa"} == methods.all_methods().keys()
     with pytest.raises(UsageError, match="no settings were chosen for 'merged free OE gr=none' yet"):
         grids.load(write(protocol="tin100", rows=["merged free OE gr=none"], seeds=[0]))
     assert ablation.FIELD.keys() - set(ablation.UNTRAINED) <= ablation.chosen().keys()

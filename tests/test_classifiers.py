@@ -22,6 +22,7 @@ from janus.separation import class_means
 from janus.train import CHECKPOINT, RESULT, Run
 
 SMALL = {"dim": 40}
+FEW = {"ranpac": SMALL, "aligned": {"samples": 10, "classifier.epochs": 2}}
 
 
 def generator(seed: int) -> torch.Generator:
@@ -128,6 +129,8 @@ def test_features_that_are_not_finite_are_an_error():
     features[3] = float("nan")
     with pytest.raises(JanusError, match="classifier=ranpac.*smaller lr"):
         ranpac().end_task(features, labels, 6, generator(0))
+    with pytest.raises(JanusError, match="classifier=aligned.*smaller lr"):
+        aligned(d=6).end_task(features, labels, 6, generator(0))
 
 
 def test_one_image_is_enough():
@@ -136,22 +139,111 @@ def test_one_image_is_enough():
     assert head.scores(torch.ones(1, 6)) == pytest.approx(1.0, abs=1e-4)
 
 
+# ── Gaussian alignment ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def aligned(covariance: str = "class", d: int = 4, **more: Any) -> classifiers.Aligned:
+    config = CLASSIFIERS["aligned"](covariance=covariance, **more)
+    run = SimpleNamespace(device=torch.device("cpu"), model=SimpleNamespace(num_features=d), heads=torch.nn.ModuleList(),
+                          config=SimpleNamespace(classifier=config))
+    return classifiers.Aligned(run, generator(0))
+
+
+def test_the_gaussians_are_mean_and_covariance_of_each_class():
+    features, labels = torch.randn(31, 4, generator=generator(0)), torch.tensor([0, 1, 0] * 10 + [2])
+    head = aligned()
+    head.end_task(features, labels, 3, generator(1))
+    for c in range(2):
+        f = features[labels == c].double().numpy()
+        assert head.mean[c].numpy() == pytest.approx(f.mean(0), abs=1e-6)
+        assert (head.root[c] @ head.root[c].T).numpy() == pytest.approx(np.cov(f.T) + 1e-4 * np.eye(4), abs=1e-6)
+        assert torch.equal(head.root[c], head.root[c].tril())
+    assert torch.equal(head.mean[2], features[30]) and torch.allclose(head.root[2], 0.01 * torch.eye(4))  # one image: the ridge
+
+
+@pytest.mark.parametrize("sizes", [[6], [1, 2, 3]])
+def test_the_shared_covariance_is_that_within_classes_whatever_the_tasks(sizes):
+    features, labels = examples(d=4)
+    head, start = aligned("shared", epochs=1, samples=2), 0
+    for size in sizes:
+        mine = (labels >= start) & (labels < start + size)
+        start += size
+        head.learner.heads.append(torch.nn.Linear(4, size))
+        head.end_task(features[mine], labels[mine], start, generator(1))
+    F = features.double().numpy() - np.stack([features[labels == c].double().numpy().mean(0) for c in range(6)])[labels.numpy()]
+    assert classifiers.covariance_of(head.root)[0].numpy() == pytest.approx(F.T @ F / (150 - 6), abs=1e-6)
+    assert head.root.shape == (1, 4, 4) and head.freedom == 150 - 6
+    drawn = torch.cat([f - head.mean[y] for f, y in head.samples(4000, generator(2))])
+    assert (drawn.T @ drawn / len(drawn)).numpy() == pytest.approx(F.T @ F / (150 - 6) + 1e-4 * np.eye(4), abs=5e-3)
+
+
+def test_the_aligned_loss_by_hand():
+    heads = torch.nn.ModuleList([torch.nn.Linear(2, 1), torch.nn.Linear(2, 2)])
+    f = torch.tensor([[1.0, 2.0], [0.5, -1.0]])
+    z = np.concatenate([head(f).detach().double().numpy() for head in heads], axis=1)
+    z = z / np.linalg.norm(z, axis=1, keepdims=True) / 0.5
+    by_hand = (np.log(np.exp(z).sum(1)) - z[[0, 1], [2, 0]]).mean()
+    assert classifiers.aligned(heads, f, torch.tensor([2, 0]), 0.5).item() == pytest.approx(by_hand, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["finetune", "frozen", "exact"])
+def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_task(method, settings, monkeypatch):  # noqa: F811
+    more = {"samples": 20, "classifier.epochs": 3, "classifier.lr": 0.05}
+    run = Run(make(settings(method, classifier="aligned", **more)), None)
+    batches: list[tuple[torch.Tensor, torch.Tensor]] = []
+    loss = classifiers.aligned
+    monkeypatch.setattr(classifiers, "aligned", lambda heads, f, y, t: batches.append((f, y)) or loss(heads, f, y, t))
+    task = run.stream.tasks[0]
+    run.learn(task)
+    assert not batches
+    first, features = [p.clone() for p in run.learner.heads.parameters()], run.learner.features(task.train)
+    run.learn(run.stream.tasks[1])
+    kept = run.learner.classifier
+    for c in task.positions:  # as they were when the task ended
+        assert torch.allclose(kept.mean[c], features[task.train.labels == c].mean(0), atol=1e-5)
+    assert torch.allclose(run.learner.features(task.train), features, atol=1e-3) == (method == "frozen")
+    assert all(not torch.equal(before, now) for before, now in zip(first, run.learner.heads.parameters()))  # old heads too
+    f, y = torch.cat([f for f, _ in batches]), torch.cat([y for _, y in batches])
+    assert torch.equal(torch.bincount(y), torch.full((5,), 60))  # 20 of each of 5 classes in 3 epochs
+    for c in range(5):
+        deviation = (f[y == c].mean(0) - kept.mean[c]).norm() / kept.root[c].norm()
+        assert deviation < 4 / 60**0.5
+        spread = (f[y == c] - kept.mean[c]).square().sum(1).mean() / kept.root[c].square().sum()
+        assert 0.6 < spread < 1.5
+
+
+def test_slca_is_slow_lora_under_the_aligned_classifier(settings):  # noqa: F811
+    assert make(method="slca").training.lr == 1e-4 < make(method="finetune").training.lr
+    slca, same = (train.run(**settings("finetune", **more, **FEW["aligned"]))
+                  for more in ({"method": "slca"}, {"classifier": "aligned"}))
+    assert slca.accuracy == same.accuracy and slca.drift == same.drift and slca.violation == same.violation
+    assert slca.hash != same.hash
+
+
+def test_alignment_lets_old_heads_compete(settings):  # noqa: F811
+    """What only samples know: which head wins. Chance is 14 %."""
+    more = {"classifier": "aligned", "samples": 200, "classifier.lr": 0.05}
+    gains = [train.run(**settings("finetune", lr=1e-4, seed=seed, **more)).acc
+             - train.run(**settings("finetune", lr=1e-4, seed=seed)).acc for seed in range(5)]
+    assert np.mean(gains) > 5
+
+
 # ── in a run ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", ["exact", "gpm", "joint"])
 def test_training_does_not_know_of_the_head(name, settings, tmp_path):  # noqa: F811
-    results = {head: train.run(tmp_path / head, **settings(name, classifier=head, **(SMALL if head == "ranpac" else {})))
+    results = {head: train.run(tmp_path / head, **settings(name, classifier=head, **FEW.get(head, {})))
                for head in classifiers.KINDS}
     states = {head: checkpoint.load(tmp_path / head / CHECKPOINT) for head in classifiers.KINDS}
     linear = results["linear"].to_dict()
-    for head in ("ncm", "ranpac"):
+    for head in ("ncm", "ranpac", "aligned"):
         found = results[head].to_dict()
         assert all(found[key] == linear[key] for key in ("violation", "violation_step", "drift", "danger", "basis_rank", "stream"))
-        for part in ("model", "heads", "history", "prototypes"):
+        for part in ("model", "history", "prototypes", *(["heads"] if head != "aligned" else [])):
             assert str(states[head][part]) == str(states["linear"][part])
         assert all(torch.equal(a, states["linear"]["model"][k]) for k, a in states[head]["model"].items())
-    assert len({str(r.accuracy) for r in results.values()}) == 3
+    assert len({str(r.accuracy) for r in results.values()}) == (4 if name != "joint" else 3)  # of one task nothing is aligned
 
 
 def test_the_method_ranpac_is_the_head_on_the_frozen_backbone(settings):  # noqa: F811
@@ -160,7 +252,9 @@ def test_the_method_ranpac_is_the_head_on_the_frozen_backbone(settings):  # noqa
     assert alone.config["classifier"]["name"] == "ranpac" and alone.hash != head.hash and alone.violation["mean"]["all"] == 0
 
 
-@pytest.mark.parametrize("more", [{"classifier": "ncm"}, {"classifier": "ranpac", **SMALL}])
+@pytest.mark.parametrize("more", [{"classifier": "ncm"}, {"classifier": "ranpac", **SMALL},
+                                  {"classifier": "aligned", **FEW["aligned"]},
+                                  {"classifier": "aligned", "covariance": "shared", **FEW["aligned"]}])
 def test_a_broken_run_ends_with_the_numbers_of_an_unbroken_one(more, settings, tmp_path, monkeypatch):  # noqa: F811
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = numbers(train.run(whole, **settings("finetune", **more)))
@@ -177,6 +271,7 @@ def test_a_run_does_not_go_on_with_another_head(settings, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("more", "score"), [({"classifier": "ncm"}, "cosine"), ({"classifier": "ranpac", **SMALL}, "regression"),
+                                             ({"classifier": "aligned", **FEW["aligned"]}, "probability"),
                                              ({"method": "ranpac", **SMALL}, "regression"), ({"method": "ncm"}, "cosine"),
                                              ({"method": "joint", "classifier": "ranpac", **SMALL}, "regression")])
 def test_predictions_are_those_of_the_run(more, score, settings, image_folder, tmp_path):  # noqa: F811
@@ -191,12 +286,13 @@ def test_predictions_are_those_of_the_run(more, score, settings, image_folder, t
         assert torch.tensor([[value for _, value in answer] for answer in answers]).sum(1).mean() == pytest.approx(1, abs=0.2)
 
 
-def test_extending_equals_knowing_from_the_start(settings, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("head", ["ranpac", "aligned"])
+def test_extending_equals_knowing_from_the_start(head, settings, tmp_path):  # noqa: F811
     new = write_image_folder(tmp_path / "new", classes=2, train=12, test=5, seed=1)
     for split in ("train", "test"):
         for c in range(2):
             (new / split / f"class{c}").rename(new / split / f"other{c}")
-    config = settings("finetune", classifier="ranpac", **SMALL)
+    config = settings("finetune", classifier=head, **FEW[head])
     train.run(tmp_path / "run", **config)
     extended = predict.extend(tmp_path / "run", new, tmp_path / "extended", device="cpu")
     assert numbers(extended) == numbers(train.run(**config, extended=[str(new)])) and len(extended.accuracy) == 4
@@ -204,7 +300,7 @@ def test_extending_equals_knowing_from_the_start(settings, tmp_path):  # noqa: F
 
 def two_runs(folder: Path, out: Path, settings: dict[str, Any]) -> None:  # noqa: F811
     backbones.create = toy_backbone
-    for head, more in (("ncm", {}), ("ranpac", SMALL)):
+    for head, more in (("ncm", {}), ("ranpac", SMALL), ("aligned", FEW["aligned"])):
         train.run(out / head, **settings, classifier=head, **more)
 
 
@@ -213,7 +309,8 @@ def test_two_processes_find_what_one_finds(settings, image_folder, tmp_path):  #
     config = settings("finetune", batch_size=13)
     two_runs(image_folder, tmp_path / "one", config)
     assert two_processes(two_runs, image_folder, tmp_path / "two", config) == [0, 0]
-    for head, images in (("ncm", 1), ("ranpac", 0)):  # of a task's 16: the toy's class means lie so close that rounding tips one
+    for head, images in (("ncm", 1), ("ranpac", 0), ("aligned", 1)):  # of a task's 16: the toy's means lie so close that rounding
+        # tips one
         one, two = (Result.load(tmp_path / count / head) for count in ("one", "two"))
         assert two.hardware["processes"] == 2
         for mine, others in zip(one.accuracy, two.accuracy, strict=True):
@@ -234,6 +331,7 @@ def test_every_kind_of_the_setting_has_its_classifier():
 
 def test_classifiers_have_hashes_of_their_own():
     configs = [{}, {"classifier": "ncm"}, {"classifier": "ranpac"}, {"classifier": "ranpac", "dim": 10}, {"method": "ranpac"},
+               {"classifier": "aligned"}, {"classifier": "aligned", "covariance": "shared"}, {"method": "slca"},
                {"method": "ranpac", "dim": 10}, {"method": "frozen", "classifier": "ranpac"}, {"method": "ncm"}]
     assert len({config_hash(make(config)) for config in configs}) == len(configs)
 

@@ -247,9 +247,9 @@ def test_methods_are_sized_without_weights_and_one_is_described(capsys: Capture,
     assert ewc["trained"] == {"factors": factors, "head": 10 * 769} and not ewc["at_most"] and ewc["exemplar_free"]
     assert main(["methods", "slca"]) == 0
     out = capsys.readouterr().out
-    assert "Slow Learner with Classifier Alignment" in out and "training.lr=0.0001" in out and "method.temperature=0.1" in out
+    assert "Slow Learner with Classifier Alignment" in out and "training.lr=0.0001" in out and "classifier.temperature=0.1" in out
     assert main(["methods", "slca", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["settings"]["method.epochs"]["default"] == 5
+    assert json.loads(capsys.readouterr().out)["settings"]["classifier.epochs"]["default"] == 5
 
 
 @pytest.mark.parametrize("argv", [["run", "--dataset", "icons-q"], ["run", "--method", "janos"], ["run", "--model", "vit_tinny"],

@@ -120,7 +120,7 @@ def test_runs_of_one_row_with_other_settings_are_other_rows() -> None:
 
 
 def test_a_setting_has_its_full_path_where_its_name_is_not_unique() -> None:
-    rates = [frame({"SLCA": [result_values(0, method="slca", lr=lr, **{"method.lr": own})]})
+    rates = [frame({"SLCA": [result_values(0, method="slca", lr=lr, **{"classifier.lr": own})]})
              for lr, own in ((0.1, 0.2), (0.3, 0.4))]
     assert counts(compare.by_protocol(pd.concat(rates))) == {
-        "": {"SLCA, training.lr=0.1, method.lr=0.2": 1, "SLCA, training.lr=0.3, method.lr=0.4": 1}}
+        "": {"SLCA, training.lr=0.1, classifier.lr=0.2": 1, "SLCA, training.lr=0.3, classifier.lr=0.4": 1}}

@@ -52,6 +52,8 @@ def test_the_methods_of_the_paper_and_the_field_are_there_each_with_what_it_impl
         "frozen",
         "ncm",
         "joint",
+        "probe",
+        "lorafa",
         "drs",
         "inflora",
         "olora",
@@ -82,7 +84,7 @@ def test_the_methods_of_the_paper_and_the_field_are_there_each_with_what_it_impl
     assert [KINDS[name]().adapter for name in ("olora", "bilora", "sdlora", "drs", "inflora")] == [
         "merged"
     ] * 5
-    assert [name for name, kind in KINDS.items() if kind.joint] == ["joint"]
+    assert [name for name, kind in KINDS.items() if kind.joint] == ["joint", "probe"]
 
 
 def test_targets_are_those_that_the_models_have():
@@ -258,7 +260,7 @@ def test_the_settings_need_no_torch():
 
 
 def test_classifiers_have_their_own_settings():
-    assert CLASSIFIERS["ranpac"]().dim == 2000 and set(CLASSIFIERS) == {"linear", "ncm", "ranpac"}
+    assert CLASSIFIERS["ranpac"]().dim == 2000 and set(CLASSIFIERS) == {"linear", "ncm", "ranpac", "aligned"}
     assert judge(CLASSIFIERS["ranpac"], {"dim": 0}, "classifier.")[1] == [
         "classifier.dim must be at least 1, got 0"
     ]

@@ -39,8 +39,8 @@ def test_a_name_is_the_full_path_or_its_last_part():
     assert make(strength=0.5) == make(data={"strength": 0.5}) == make({"data.options.strength": 0.5})
     assert make(method="gpm") == make({"method.name": "gpm"}) == make(method={"name": "gpm"})
     slca = make(method="slca", lr=0.5, epochs=7)  # a run's, whatever the method calls its own
-    assert (slca.training.lr, slca.training.epochs, slca.method.lr, slca.method.epochs) == (0.5, 7, 0.01, 5)
-    assert make({"method": "slca", "method.lr": 0.5}).method.lr == 0.5
+    assert (slca.training.lr, slca.training.epochs, slca.classifier.lr, slca.classifier.epochs) == (0.5, 7, 0.01, 5)
+    assert make({"method": "slca", "classifier.lr": 0.5}).classifier.lr == 0.5
     assert (
         make(method="ewc", lambda_=3).method.lambda_
         == make({"method": "ewc", "method.lambda": 3}).method.lambda_
@@ -72,7 +72,7 @@ def test_settings_of_another_say_whose_they_are():
         margin=2,
     )
     refused("method.margin is a setting of method=drs", **{"method.margin": 2})
-    refused("of method=janus and of method=lwf and of method=slca", method="frozen", temperature=0.1)
+    refused("of method=lwf and of classifier=aligned", method="frozen", temperature=0.1)
     refused("dim is a setting of classifier=ranpac and does nothing with classifier=linear", dim=5)
     refused("data.strength is a setting of dataset=icons-r", dataset="fashion-mnist", data={"strength": 0.5})
     assert (

@@ -27,7 +27,7 @@ COMMON: dict[str, Any] = {"tasks": 2, "epochs": 1, "batch_size": 32, "rank": 2, 
                           "energy": 0.9}
 TANGENT = {"gr": "tangent", "adapter": "shared", "init": "free", "lr": 3e-4}
 FAMILY = ["finetune", "frozen", "gpm", "inflora", "drs", "sdlora", "olora", "ewc", "lwf", "slca", "l2p", "dualprompt", "joint",
-          "ncm", "ranpac"]
+          "probe", "lorafa", "ncm", "ranpac"]
 CONFIGS: dict[str, dict[str, Any]] = {name: {"method": name} for name in FAMILY} | {
     "exact": {"augment": "photo", "oe_epochs": "all"},
     "tangent": {**TANGENT, "form": "softmax", "augment": "none"},

@@ -19,13 +19,12 @@ from janus.configure import config_hash, deciding, make
 from janus.errors import UsageError
 from janus.methods.ewc import EWC
 from janus.methods.lwf import LwF, distillation
-from janus.methods.slca import aligned, gaussians
 from janus.train import CHECKPOINT, Run
 
 METHODS: dict[str, dict[str, Any]] = {
     "ewc": {"method": "ewc", "lambda_": 300.0, "samples": 30, "decay": 0.5},
     "lwf": {"method": "lwf", "weight": 2.0},
-    "slca": {"method": "slca", "samples": 20, "method.epochs": 3, "method.lr": 0.05},
+    "slca": {"method": "slca", "classifier.samples": 20, "classifier.epochs": 3, "classifier.lr": 0.05},
 }
 
 
@@ -201,62 +200,6 @@ def test_without_weight_lwf_is_finetune(settings):  # noqa: F811
     assert none["accuracy"] == plain["accuracy"] and none["violation"] == plain["violation"] and none["drift"] == plain["drift"]
 
 
-# ── SLCA ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_gaussians_are_mean_and_covariance_of_each_class():
-    generator = torch.Generator().manual_seed(0)
-    features, labels = torch.randn(31, 4, generator=generator), torch.tensor([0, 1, 0] * 10 + [2])
-    mean, root = gaussians(features, labels, 3)
-    for c in range(2):
-        f = features[labels == c].double().numpy()
-        assert mean[c].numpy() == pytest.approx(f.mean(0), abs=1e-6)
-        assert (root[c] @ root[c].T).numpy() == pytest.approx(np.cov(f.T) + 1e-4 * np.eye(4), abs=1e-6)
-        assert torch.equal(root[c], root[c].tril())
-    assert torch.equal(mean[2], features[30]) and torch.allclose(root[2], 0.01 * torch.eye(4))  # one image: nothing but the ridge
-
-
-def test_the_aligned_loss_by_hand():
-    heads = torch.nn.ModuleList([torch.nn.Linear(2, 1), torch.nn.Linear(2, 2)])
-    f = torch.tensor([[1.0, 2.0], [0.5, -1.0]])
-    z = np.concatenate([head(f).detach().double().numpy() for head in heads], axis=1)
-    z = z / np.linalg.norm(z, axis=1, keepdims=True) / 0.5
-    by_hand = (np.log(np.exp(z).sum(1)) - z[[0, 1], [2, 0]]).mean()
-    assert aligned(heads, f, torch.tensor([2, 0]), 0.5).item() == pytest.approx(by_hand, abs=1e-5)
-
-
-def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_task(settings, monkeypatch):  # noqa: F811
-    run = Run(make(settings("finetune", **METHODS["slca"])), None)
-    batches: list[tuple[torch.Tensor, torch.Tensor]] = []
-    monkeypatch.setattr("janus.methods.slca.aligned", lambda heads, f, y, t: batches.append((f, y)) or aligned(heads, f, y, t))
-    task = run.stream.tasks[0]
-    run.learn(task)
-    assert not batches
-    first, features = [p.clone() for p in run.learner.heads.parameters()], run.learner.features(task.train)
-    run.learn(run.stream.tasks[1])
-    for c in task.positions:  # as they were when the task ended
-        assert torch.allclose(run.learner.method.mean[c], features[task.train.labels == c].mean(0), atol=1e-5)
-    assert not torch.allclose(run.learner.features(task.train), features, atol=1e-3)
-    assert all(not torch.equal(before, now) for before, now in zip(first, run.learner.heads.parameters()))  # old heads too
-    f, y = torch.cat([f for f, _ in batches]), torch.cat([y for _, y in batches])
-    assert torch.equal(torch.bincount(y), torch.full((5,), 60))  # 20 of each of 5 classes in 3 epochs
-    for c in range(5):
-        deviation = (f[y == c].mean(0) - run.learner.method.mean[c]).norm() / run.learner.method.root[c].norm()
-        assert deviation < 4 / 60**0.5
-        spread = (f[y == c] - run.learner.method.mean[c]).square().sum(1).mean() / run.learner.method.root[c].square().sum()
-        assert 0.6 < spread < 1.5
-
-
-def test_alignment_lets_old_heads_compete(settings):  # noqa: F811
-    """What only samples know: with alignment the heads agree about who wins; the learning rate of the factors is slow."""
-    slow = make(method="slca")
-    assert slow.training.lr == 1e-4 < make(method="finetune").training.lr
-    plain = train.run(**settings("finetune", lr=1e-4))
-    found = train.run(**settings("finetune", **METHODS["slca"], lr=1e-4))
-    assert found.drift == plain.drift and found.violation == plain.violation  # the backbone does not know of it
-    assert found.acc > plain.acc + 3
-
-
 # ── all ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -302,15 +245,15 @@ def test_two_processes_find_what_one_finds(settings, tmp_path):  # noqa: F811
 @pytest.mark.parametrize(("values", "said"), [
     ({"lambda_": 5.0}, "lambda is a setting of method=ewc and does nothing with method=janus"),
     ({"method": "ewc", "weight": 2.0}, "weight is a setting of method=lwf and does nothing with method=ewc"),
-    ({"method": "lwf", "samples": 5}, "samples is a setting of method=ewc and of method=slca"),
+    ({"method": "lwf", "samples": 5}, "samples is a setting of method=ewc and of classifier=aligned"),
     ({"method": "ewc", "gr": "tangent"}, "gr=tangent does not go with method=ewc"),
     ({"method": "lwf", "adapter": "merged"}, "adapter=merged does not go with method=lwf"),
     ({"method": "ewc", "lambda_": -1.0}, "method.lambda must not be negative"),
     ({"method": "ewc", "decay": 1.5}, "method.decay must be at most 1"), ({"method": "ewc", "samples": 0}, "at least 1"),
     ({"method": "lwf", "temperature": 0.0}, "method.temperature must be positive"),
     ({"method": "lwf", "weight": -1.0}, "method.weight must not be negative"),
-    ({"method": "finetune", "method.lr": 1.0}, "method.lr is a setting of method=slca"),
-    ({"method": "slca", "method.epochs": 0}, "method.epochs must be at least 1"),
+    ({"method": "finetune", "classifier.lr": 1.0}, "classifier.lr is a setting of classifier=aligned"),
+    ({"method": "slca", "classifier.epochs": 0}, "classifier.epochs must be at least 1"),
 ])
 def test_settings_of_another_method_and_values_out_of_range_are_refused_by_name(values, said):
     with pytest.raises(UsageError, match=said):

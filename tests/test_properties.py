@@ -22,7 +22,7 @@ from janus.prompts import Prompted
 from janus.properties import Setting
 from janus.train import Run
 
-SMALL = {"bilora": {"coefficients": 40}, "ranpac": {"dim": 50}, "slca": {"samples": 10, "method.epochs": 2},
+SMALL = {"bilora": {"coefficients": 40}, "ranpac": {"dim": 50}, "slca": {"samples": 10, "classifier.epochs": 2},
          "ewc": {"samples": 35}, "l2p": {"pool": 6, "length": 4, "top": 2},
          "dualprompt": {"general": 2, "expert": 4}, "coda": {"components": 6, "length": 4}}
 CASES = {name: {"method": name, **SMALL.get(name, {})} for name in methods.all_methods()} | {
@@ -32,8 +32,12 @@ CASES = {name: {"method": name, **SMALL.get(name, {})} for name in methods.all_m
     "all targets": {"method": "gpm", "targets": ("q", "k", "v", "proj", "fc1", "fc2")},
     "drs+exact": {"method": "drs", "gr": "exact", "init": "nullspace"},
     "olora, classifier=ncm": {"method": "olora", "classifier": "ncm"},
+    "frozen, classifier=aligned": {"method": "frozen", "classifier": "aligned", "samples": 10, "classifier.epochs": 2},
+    "classifier=aligned, shared": {"method": "janus", "classifier": "aligned", "samples": 10, "classifier.epochs": 2,
+                                   "covariance": "shared"},
     "gpm, classifier=ranpac": {"method": "gpm", "classifier": "ranpac", "dim": 50},
 }
+AT_ONCE = ("joint", "probe")  # one task
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -128,12 +132,12 @@ def noise(tensors: list[Tensor]) -> None:
 
 @every_case
 def test_what_it_keeps_is_enough_to_go_on_and_to_classify_and_all_of_it_is_needed(case, start):
-    run = start(case, learned=0 if case == "joint" else 2, epochs=1)
+    run = start(case, learned=0 if case in AT_ONCE else 2, epochs=1)
     state = copy.deepcopy(run.state())
     expected, others = finished(run, state), copy.deepcopy(state)
     noise(split(run, others)[1])
     assert all(map(torch.equal, finished(run, others), expected))
-    for part in split(run, state)[0] if case != "joint" else ():  # which has nothing to go on from
+    for part in split(run, state)[0] if case not in AT_ONCE else ():  # which has nothing to go on from
         broken = copy.deepcopy(state)
         noise(split(run, broken)[0][part])
         assert not all(map(torch.equal, finished(run, broken), expected)), part
@@ -144,7 +148,7 @@ def test_what_it_keeps_is_enough_to_go_on_and_to_classify_and_all_of_it_is_neede
 
 @every_case
 def test_trainable_are_the_numbers_in_the_optimisers_of_the_last_task(case, start, monkeypatch):
-    run = start(case, learned=0 if case == "joint" else 2)
+    run = start(case, learned=0 if case in AT_ONCE else 2)
     taken: dict[int, tuple[Tensor, Tensor]] = {}  # whatever an optimiser is given, and as it was then
     add = torch.optim.Optimizer.add_param_group
 

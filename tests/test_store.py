@@ -45,7 +45,7 @@ def whole(seed: int = 0, **config: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("config", [
-    {}, {"method": "slca", "method.lr": 0.2}, {"method": "drs", "classifier": "ncm", "energy_end": 0.5}, {"dml": False},
+    {}, {"method": "slca", "classifier.lr": 0.2}, {"method": "drs", "classifier": "ncm", "energy_end": 0.5}, {"dml": False},
     {"method": "inflora", "energy_end": None}, {"method": "ranpac"}, {"method": "ewc", "method.lambda": 7, "amp": "bf16"},
     {"data": {"strength": 0.5, "vocabulary": True}, "per_class": 9, "targets": ["v"]}])
 def test_a_line_gives_its_config_back(config: dict[str, Any]) -> None:

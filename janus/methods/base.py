@@ -191,4 +191,6 @@ class Method:
     def trainable(cls, s: Sizes) -> dict[str, int]:
         """What → how many numbers are trained in the last task."""
         factors = {"factors": s.factors} if cls.trains_factors else {}
+        if s.config.classifier.name == "aligned" and s.tasks > 1:
+            return factors | {"all heads": s.classes * (s.width + 1)}
         return factors | ({"head": s.classes // s.tasks * (s.width + 1)} if cls.trains_heads else {})

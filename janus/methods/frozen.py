@@ -14,6 +14,14 @@ class Frozen(Method):
     family = "bound"
 
 
+class Probe(Frozen):
+    """One linear head on the frozen backbone, trained on all classes together. `joint` minus this is what adaptation is worth."""
+
+    name = "probe"
+    summary = "one head on all classes at once, the backbone never changes"
+    family = "bound"
+
+
 class NearestClassMean(Method):
     """The nearest class mean of frozen features, by cosine (`janus.classifiers`). Nothing is trained."""
 

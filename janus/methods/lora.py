@@ -10,7 +10,7 @@ from torch import Tensor
 from ..lora import merge, reset
 from ..rectify import RectifiedAdam, nullspace_start
 from ..stream import Task
-from .base import Method
+from .base import Method, Sizes
 
 
 class LoRAMethod(Method):
@@ -52,6 +52,30 @@ class Finetune(LoRAMethod):
     summary = "sequential LoRA, nothing protected"
     paper = "Hu et al., LoRA, ICLR 2022"
     family = "bound"
+
+
+class LoRAFA(LoRAMethod):
+    """`W + s·BA` with a random A that is never trained; both are merged when a task ends, and the next begins with a fresh A.
+
+    A reference that knows nothing of the past: what is left of forgetting where each task may change W only by what r random
+    directions of its inputs say.
+    """
+
+    name = "lorafa"
+    summary = "LoRA with a frozen random A, merged after each task"
+    paper = "Zhang et al., LoRA-FA: Memory-efficient Low-rank Adaptation, 2023"
+    family = "lora"
+
+    def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
+        """Adam on B; A gets no gradient."""
+        for pair in self.learner.pairs:
+            pair.A.requires_grad_(False)
+        c = self.learner.config.training
+        return torch.optim.AdamW([pair.B for pair in self.learner.pairs], lr=c.lr, weight_decay=c.weight_decay)
+
+    @classmethod
+    def trainable(cls, s: Sizes) -> dict[str, int]:
+        return super().trainable(s) | {"factors": s.config.backbone.rank * sum(m for _, m, _ in s.matrices)}
 
 
 class Joint(LoRAMethod):
