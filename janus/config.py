@@ -87,13 +87,24 @@ def _narrow(s: Any) -> str | None:
     )
 
 
+def _one_size(s: Any) -> str | None:
+    fault = f"backbone.image_size does not go with {s.model}, which has one size; leave it out"
+    return fault if s.image_size is not None and s.model in registry.WIDTHS else None
+
+
 class BackboneSettings(Settings):
     """The pre-trained model, which never changes, and the adapters in it."""
 
-    rules = (_pickled, _photos, _narrow)
+    rules = (_pickled, _photos, _narrow, _one_size)
     model: str = Field("icons-vit", description="backbone (`janus models`), or hf-hub:OWNER/NAME")
     weights: str | None = Field(
         None, description="safetensors file of its weights, or `random`; None: those that come with it"
+    )
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        description="side of its images in pixels, if another than its own: timm resizes the positions of its "
+        "ViTs; None: its own",
     )
     normalise: Literal["auto", "checkpoint", "none"] = Field(
         "auto",

@@ -129,8 +129,9 @@ def deciding(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     kept = {path: value for path, value in values.items() if path not in aside}
     if kept.get("method.dml") is False:
         kept = {path: value for path, value in kept.items() if not path.startswith("method.loss.")}
-    if kept.get("classifier.replaces") is None:
-        kept.pop("classifier.replaces", None)
+    for path in ("classifier.replaces", "backbone.image_size"):  # younger than the first hashes
+        if kept.get(path) is None:
+            kept.pop(path, None)
     if kept.get("training.amp") == "auto":
         kept["training.amp"] = _amp(values.get("runtime.device", "auto"))
     if kept.get("data.class_seed") is None:

@@ -190,7 +190,7 @@ def build_model(config: Config, generator: torch.Generator,
     with torch.random.fork_rng(devices=[]):  # weights="random" draws from torch's global generator, on the CPU
         torch.default_generator.manual_seed(config.training.seed)
         c = places.located(config).backbone
-        model, preprocess = backbones.create(c.model, c.weights)
+        model, preprocess = backbones.create(c.model, c.weights, c.image_size)
     fingerprint = backbones.fingerprint(model)
     lora.adapt(model, c.rank, c.targets, c.scale, generator)
     choose_attention(model, config.training.amp, device)

@@ -27,6 +27,7 @@ from .lora import unadapt
 from .predict import Predictor, finished
 from .prompts import Prompted
 
+STEM = "ViT with a convolutional stem"
 CLOSE = 1e-5  # relative: how far the scores of the files may be from the run's own
 SCORES = {  # by classifier: what `load.py` makes of features f (b, d) and the tensors T of classifier.safetensors; what that is
     "linear": ("F.linear(f, T['weight'], T['bias'])", "logits, trained task by task: they rank classes and are not calibrated"),
@@ -60,7 +61,7 @@ def export(run: str | Path, out: str | Path) -> Path:
     with torch.no_grad():
         expected = learner.method.scores(learner.model(x).float())
     tensors, plain = classifier(predictor), unadapt(learner.model)
-    about = described(plain, config.backbone.model, size) | {
+    about = described(plain, config.backbone.model, size, config.backbone.image_size is not None) | {
         "size": size, "side": predictor.side, "crop": augmentation(config) == "photo", "mean": list(cfg.mean),
         "std": list(cfg.std), "interpolation": cfg.interpolation, "classes": predictor.class_names, "classifier": kind,
         "backbone": config.backbone.model, "method": config.method.name, "hash": configure.config_hash(config),
@@ -85,16 +86,18 @@ def _check(folder: Path, x: Tensor, expected: Tensor, method: str) -> None:
                          "folder, which janus.load reads")
 
 
-def described(model: nn.Module, name: str, size: int) -> dict[str, Any]:
-    """What builds an empty model like this one: timm's name of the architecture, or the arguments of a ViT with our stem."""
+def described(model: nn.Module, name: str, size: int, resized: bool = False) -> dict[str, Any]:
+    """What builds an empty model like this one: timm's name of the architecture, with the size of its images if it is `resized`,
+    or the arguments of a ViT with our stem."""
     if isinstance(getattr(model, "patch_embed", None), ConvStem):
         block = model.blocks[0]
         ratio = block.mlp.fc1.out_features / model.embed_dim
-        return {"architecture": "ViT with a convolutional stem", "arguments": {
+        return {"architecture": STEM, "arguments": {
             "img_size": size, "patch_size": model.patch_embed.patch_size[0], "embed_dim": model.embed_dim,
             "depth": len(model.blocks), "num_heads": block.attn.num_heads, "mlp_ratio": ratio}}
     own = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
-    return {"architecture": name.partition(".")[0] if timm.is_model(name.partition(".")[0]) else own, "arguments": {}}
+    known = timm.is_model(name.partition(".")[0])
+    return {"architecture": name.partition(".")[0] if known else own, "arguments": {"img_size": size} if resized else {}}
 
 
 def classifier(predictor: Predictor) -> dict[str, Tensor]:
@@ -110,13 +113,13 @@ def classifier(predictor: Predictor) -> dict[str, Tensor]:
 
 def loader(about: Mapping[str, Any]) -> str:
     """The text of load.py."""
-    ours = bool(about["arguments"])
+    ours = about["architecture"] == STEM
     text = LOADER.format(
         small=SMALL, margin=repr(MARGIN), what=SCORES[about["classifier"]][1], scores=SCORES[about["classifier"]][0],
         pairwise="from itertools import pairwise\n" if ours else "", timm="" if ours else "import timm\n", vit=VIT if ours else "",
         stem=f"\n\n{inspect.getsource(ConvStem)}" if ours else "",
         model='VisionTransformer(num_classes=0, embed_layer=ConvStem, **C["arguments"])' if ours
-        else 'timm.create_model(C["architecture"], num_classes=0)')
+        else 'timm.create_model(C["architecture"], num_classes=0, **C["arguments"])')
     return text
 
 
@@ -182,7 +185,7 @@ if __name__ == "__main__":
 
 def readme(about: Mapping[str, Any], tensors: Sequence[str]) -> str:
     """The text of README.md. tensors: names in classifier.safetensors."""
-    what = "our ViT with a convolutional stem" if about["arguments"] else f"timm's `{about['architecture']}`"
+    what = "our ViT with a convolutional stem" if about["architecture"] == STEM else f"timm's `{about['architecture']}`"
     return f"""# A classifier of {len(about["classes"])} classes, trained by janus ({about["method"]})
 
 {what[0].upper()}{what[1:]} with what was learned merged into its weights, and a classifier on its features. Needed are

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from janus import reading, registry
-from janus.configure import as_text, from_text, layered, make, non_default
+from janus.configure import as_text, config_hash, deciding, from_text, layered, make, non_default
 from janus.errors import UsageError
+from janus.learner import build_model
 from janus.method_settings import KINDS
 
 
@@ -64,6 +66,14 @@ def test_unknown_names_get_the_nearest_known():
     )
     refused("unknown setting 'strenth': did you mean 'strength'", strenth=0.5)
     assert "known: " in refused("unknown method 'xyzzy'", method="xyzzy")
+
+
+def test_a_model_of_timm_takes_images_of_another_size():
+    small = make(model="vit_tiny_patch16_224", weights="random", image_size=48)
+    assert build_model(small, torch.Generator(), torch.device("cpu"))[1].size == 48
+    usual = make(model="vit_tiny_patch16_224", weights="random")
+    assert config_hash(small) != config_hash(usual) and "backbone.image_size" not in deciding(usual)
+    refused("backbone.image_size does not go with icons-vit, which has one size; leave it out", image_size=48)
 
 
 def test_settings_of_another_say_whose_they_are():

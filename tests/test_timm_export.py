@@ -28,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "slca": {"method": "slca"},
     "class means": {"method": "finetune", "classifier": "ncm"},
     "ranpac": {"method": "finetune", "classifier": "ranpac", "dim": 60},
+    "timm, smaller images": {"model": "vit_tiny_patch16_224", "image_size": 48, "augment": "photo", "epochs": 1},
     "timm, photographs": {"model": "vit_tiny_patch16_224", "augment": "photo", "epochs": 1, "normalise": "none", "per_class": 4},
 }
 READER = """
