@@ -1,6 +1,6 @@
 """Tables and figures of the experiments, from `benchmarks/results/` alone.
 
-    python benchmarks/report.py          # prints the tables, puts them into the two README.md, writes figures/
+    python benchmarks/report.py          # prints the tables, puts them into the documents, writes figures/
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import report_icons_r2
 
 from janus import plots, properties
 from janus import report as document
@@ -22,7 +23,7 @@ from janus.tables import Table, difference_table, form_table, overview, rate_tab
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE.parent / "figures"
-DOCUMENTS = (HERE.parent / "README.md", HERE / "README.md")
+DOCUMENTS = (HERE.parent / "README.md", HERE / "README.md", HERE.parent / "docs" / "results" / "icons_r2.md")
 
 BEST = "merged free OE gr=tangent"  # of Janus's variants with the linear heads, by validation
 STEPS = [("LoRA", "GPM"), ("LoRA", "OE"), ("GPM", "OE"), ("OE", "OE+GR"), ("GPM", "OE+GR"), ("OE+GR", "OE+GR+DML"),
@@ -359,7 +360,7 @@ def blocks() -> dict[str, str]:
         "bench": overhead(bench),
         "many": many_tasks(many),
         "input": input_pipeline(pipeline),
-    }
+    } | report_icons_r2.blocks(found)
 
 
 def main() -> None:

@@ -73,9 +73,14 @@ FIELD: dict[str, dict[str, Any]] = {
 REFERENCES: dict[str, dict[str, Any]] = {
     "LoRA-FA": {"method.name": "lorafa"},
     "probe": {"method.name": "probe"},
+    "frozen, aligned heads": {"method.name": "frozen", "classifier.name": "aligned"},
+    "LoRA, aligned heads": _row(False, "none", False) | {"classifier.name": "aligned"},
+    "OE+GR, aligned heads": _row(True, "tangent", False) | {"classifier.name": "aligned"},
+    "exact, aligned heads": _row(True, "exact", False, "merged", "nullspace") | {"classifier.name": "aligned"},
 }
 KNOWN = ROWS | CROSS | FIELD | REFERENCES  # by these names in grids
 UNTRAINED = ("ncm", "RanPAC")  # no learning rate, so nothing to choose
+HEADS_ONLY = ("frozen", "probe", "frozen, aligned heads")  # they may go without a choice: a protocol states the heads' rate
 
 
 def slug(row: str) -> str:
@@ -95,6 +100,8 @@ def choice(row: str, choices: dict[str, dict[str, Any]] | None) -> dict[str, Any
     """What was chosen for a row, if anything was. JanusError: there are choices, and none for this row."""
     if choices is None or row in UNTRAINED:
         return {}
+    if row in HEADS_ONLY:
+        return choices.get(row, {})
     if row not in choices:
         raise JanusError(f"no settings were chosen for {row!r} yet: choose them on validation first (benchmarks/icons_r.py on "
                          "Icons-R, benchmarks/choose.py from the runs of a grid)")

@@ -50,8 +50,8 @@ def curve(run: Mapping[str, Any]) -> list[float]:
 
 
 # What must be equal in the rows of one table, whatever their methods and hyper-parameters are, beside the data
-PROTOCOL = ("backbone.model", "backbone.weights", "backbone.normalise", "training.epochs",
-            "training.batch_size")
+PROTOCOL = ("backbone.model", "backbone.weights", "backbone.normalise",
+            "backbone.image_size", "training.epochs", "training.batch_size")
 
 
 def by_protocol(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:

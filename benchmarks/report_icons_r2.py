@@ -1,0 +1,75 @@
+"""The marked places of docs/results/icons_r2.md, for `report.py`: what the committed results of Icons-R 2 say so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import pandas as pd
+
+from janus import plots
+from janus.compare import NONE, by_variant, interval, paired, pick, values
+from janus.tables import Table, difference_table, overview, rate_table
+
+FIGURES = Path(__file__).parent.parent / "figures"
+SCORES = ("ACC", "MAA", "BWT", "learning acc.", "task-aware acc.", "violation", "drift")
+LINEAR = ("frozen", "LoRA", "LoRA-FA", "GPM", "OE", "OE+GR", "exact", "probe", "joint")
+OTHER = ("ncm", "RanPAC", "LoRA, RanPAC head", "OE+GR, RanPAC head", "exact, RanPAC head", "frozen, aligned heads",
+         "LoRA, aligned heads", "OE+GR, aligned heads", "exact, aligned heads", "SLCA")
+DRAWN = ("LoRA", "OE", "GPM", "OE+GR", "exact", "frozen")
+STEPS = [("probe", "joint"), ("frozen", "LoRA"), ("frozen", "GPM"), ("frozen", "OE+GR"), ("frozen", "exact"), ("LoRA", "OE+GR"),
+         ("LoRA", "exact"), ("GPM", "OE+GR"), ("OE", "OE+GR"), ("OE+GR", "exact")]
+HEAD_STEPS = [*(("RanPAC", f"{row}, RanPAC head") for row in ("LoRA", "OE+GR", "exact")),
+              *(("frozen, aligned heads", f"{row}, aligned heads") for row in ("LoRA", "OE+GR", "exact")),
+              ("SLCA", "exact, aligned heads"), ("RanPAC", "exact, aligned heads")]
+
+
+def adaptation(runs: pd.DataFrame) -> str:
+    """joint minus probe on validation, by strength of the renditions and epochs a task."""
+    runs = runs.assign(strength=runs["data.strength"].fillna(1.0) if "data.strength" in runs else 1.0)
+    lines = []
+    for (strength, epochs), found in runs.groupby(["strength", "training.epochs"]):
+        accs = {row: values(found, row)[0] for row in found["variant"].unique()}
+        joint = {row: acc for row, acc in accs.items() if row.startswith("joint")}
+        lines.append([f"{strength:g}", epochs, f"{accs['probe']:.1f}", *(f"{acc:.1f}" for acc in joint.values()),
+                      f"{max(joint.values()) - accs['probe']:+.1f}"])
+    return str(Table(["strength", "epochs", "probe", *joint, "the better one minus probe"], lines))
+
+
+def heads(runs: pd.DataFrame) -> str:
+    """`frozen` on validation by learning rate of its heads."""
+    found = runs.sort_values("training.head_lr")
+    return ", ".join(f"{rate:g}: {acc:.1f}" for rate, acc in zip(found["training.head_lr"], found["acc"]))
+
+
+def at_one_rate(runs: pd.DataFrame, rows: Sequence[str], rate: float) -> str:
+    """Rows on validation at the same learning rate, in the order of the paper's table."""
+    return str(overview(pick(runs[runs["training.lr"] == rate], rows), SCORES, cite=False))
+
+
+def compared(runs: pd.DataFrame, rows: Sequence[str], floor: str = "frozen") -> str:
+    """Scores over seeds, and what a row has over the floor in the same seeds: mean and its 95 % interval."""
+    shown = pick(runs, rows)
+    table = overview(shown, SCORES, cite=False)
+    gains = {row: paired(shown, floor, row).tolist() for row in by_variant(shown)}
+    cells = {row: f"{fmean(found):+.1f}" + (f" ± {interval(found):.1f}" if len(found) > 1 else "")
+             for row, found in gains.items() if row != floor and found}
+    return str(Table([*table.header, f"ACC over {floor}"], [[*line, cells.get(line[0], NONE)] for line in table.rows]))
+
+
+def blocks(groups: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """Marked place → what belongs there."""
+    from report import provenance
+
+    tune, found = groups["icons_r2_tune"], {}
+    found["icons_r2_adaptation"] = adaptation(groups["icons_r2_adaptation"])
+    found["icons_r2_heads"] = heads(groups["icons_r2_heads"])
+    found["icons_r2_tune"] = f"{rate_table(tune)}\n\n{provenance(tune)}"
+    found["icons_r2_one_rate"] = at_one_rate(tune, DRAWN[:-1], 1e-3)
+    plots.rates(pd.concat([pick(tune, DRAWN), groups["icons_r2_heads"]])).save(FIGURES / "icons_r2_rates")
+    if (test := groups.get("icons_r2")) is not None:
+        found["icons_r2"] = f"{compared(test, LINEAR)}\n\n{provenance(test)}"
+        found["icons_r2_classifiers"] = compared(test, ("frozen", *OTHER))
+        found["icons_r2_differences"] = str(difference_table(test, [*STEPS, *HEAD_STEPS]))
+    return found
