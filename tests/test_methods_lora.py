@@ -33,6 +33,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "drs+exact": {"method": "drs", "gr": "exact", "init": "nullspace", "energy": 0.98},
     "bilora": {"method": "bilora", "coefficients": 40, "lr": 1e-2},
     "sdlora": {"method": "sdlora"},
+    "lorafa": {"method": "lorafa"},
 }
 
 
@@ -136,6 +137,23 @@ def test_factors_of_another_rank_keep_their_parameters_and_come_back_from_a_stat
     assert torch.equal(fresh(images), model(images))
     with pytest.raises(JanusError, match="another adaptation"):
         lora.load_state(fresh, lora.state(model) | {"blocks.0.attn.qkv.A_k": torch.zeros(5, 12)}, any_rank=True)
+
+
+# ── LoRA-FA ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_lorafa_trains_B_alone_and_begins_each_task_with_another_random_A(settings):
+    run = second_task(settings("lorafa"))
+    first = run.learner.factors()
+    images = run.stream.tasks[0].evaluation
+    before = run.learner.features(images)
+    start = begin(run)
+    assert torch.allclose(run.learner.features(images), before, atol=1e-5)  # merged: nothing is lost
+    for (A, B), (new, zero) in zip(first, start):
+        assert torch.count_nonzero(B) > 0 and torch.count_nonzero(zero) == 0 and not torch.allclose(A, new)
+    run.train(run.stream.tasks[1])
+    for pair, (A, _) in zip(run.learner.pairs, start):
+        assert torch.equal(pair.A, A) and torch.count_nonzero(pair.B) > 0
 
 
 # ── InfLoRA ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from toys import toy_backbone
+from toys import make_tiny_vit, toy_backbone
 
 import janus
 from janus import backbones, checkpoint, device
@@ -49,6 +49,19 @@ def test_auto_is_bf16_on_a_cpu_that_has_it_else_off(flags: tuple[str, ...], nati
 def test_auto_is_fp16_where_a_card_emulates_bf16(native: bool, meant: str, dtype: torch.dtype, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
     assert device.resolve("auto", CUDA) == meant and device.half_precision(CUDA) is dtype
+
+
+@pytest.mark.parametrize("amp, where, fused", [("bf16", CPU, False), ("fp16", CPU, False), ("off", CPU, True),
+                                               ("bf16", CUDA, True)])
+def test_attention_is_two_products_on_the_cpu_in_half_precision(amp: str, where: torch.device, fused: bool) -> None:
+    model, x = make_tiny_vit(), torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for block in model.blocks:
+        block.attn.fused_attn = True
+    with torch.no_grad():
+        before = model(x)
+        device.choose_attention(model, amp, where)
+        assert [block.attn.fused_attn for block in model.blocks] == [fused] * len(model.blocks)
+        assert torch.allclose(model(x), before, atol=1e-5)
 
 
 def test_this_cpus_flags_are_read() -> None:

@@ -221,6 +221,11 @@ def test_what_is_scored_is_what_happened(settings):
     assert torch.allclose(run.learner.prototypes.old[6], features[last].mean(0), atol=1e-5)
 
 
+def test_a_probe_is_frozen_in_one_task(settings):
+    probe, frozen = train.run(**settings("frozen", method="probe")), train.run(**settings("frozen", tasks=1))
+    assert probe.accuracy == frozen.accuracy and len(probe.accuracy) == 1 and probe.violation == frozen.violation
+
+
 def test_ncm_is_the_nearest_class_mean_of_the_frozen_backbone(settings):
     run = Run(configure.make(settings("ncm")), None)
     result = run.finish()

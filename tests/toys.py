@@ -42,7 +42,9 @@ def write_image_folder(root: Path, classes: int, train: int, test: int, seed: in
     return root
 
 
-def toy_backbone(name: str = "toy", weights: str | None = None) -> tuple[VisionTransformer, PreprocessConfig]:
+def toy_backbone(
+    name: str = "toy", weights: str | None = None, img_size: int | None = None
+) -> tuple[VisionTransformer, PreprocessConfig]:
     """Stands in for `backbones.create`: 32 px, 17 tokens, 2 blocks of width 32, a stem with BatchNorm; always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
