@@ -18,7 +18,8 @@ from janus.updates import Updates
 
 BATCH, SLICE = 128, 16
 TANGENT = {"gr": "tangent", "adapter": "shared", "init": "free"}
-CONFIGS: dict[str, dict[str, Any]] = {name: {"method": name} for name in all_methods() if name not in ("ncm", "ranpac", "joint")}
+UNFIT = ("ncm", "ranpac", "joint", "probe")  # nothing is trained, or there is one task
+CONFIGS: dict[str, dict[str, Any]] = {name: {"method": name} for name in all_methods() if name not in UNFIT}
 CONFIGS |= {
     "bilora": {"method": "bilora", "coefficients": 40},
     "l2p": {"method": "l2p", "pool": 12, "length": 4, "top": 3, "pull": 3.0},

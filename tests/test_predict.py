@@ -417,9 +417,10 @@ def test_a_class_that_comes_alone_is_warned_of_and_learned_by_class_means(old: P
 
 @pytest.mark.parametrize(("settings", "warns"), [
     ({"method": "finetune", "tasks": 5}, r"^5 of 5 tasks have one class each \(the first: task 1, class\d\): .*; choose "
-                                         r"classifier=ncm or classifier=ranpac when a run begins, or fewer tasks$"),
+                                         r"classifier=ncm, ranpac or aligned when a run begins, or fewer tasks$"),
     ({"method": "frozen", "tasks": 4}, r"^3 of 4 tasks have one class each \(the first: task 2"),
     ({"method": "finetune", "tasks": 5, "classifier": "ranpac", "dim": 20}, None), ({"method": "ncm", "tasks": 5}, None),
+    ({"method": "finetune", "tasks": 5, "classifier": "aligned", "samples": 10}, None),
     ({"method": "slca", "tasks": 5}, None),  # aligns all heads on samples of all classes
     ({"method": "finetune", "tasks": 2}, None), ({"method": "joint", "tasks": 5}, None)])
 def test_streams_of_one_class_a_task_are_warned_of(old: Path, settings: dict, warns: str | None) -> None:
