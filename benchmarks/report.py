@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 import report_icons_r2
+from report_parts import floored, gain, provenance
 
 from janus import plots, properties
 from janus import report as document
 from janus.ablation import CROSS, FIELD
-from janus.compare import NONE, by_variant, interval, paired, pick, spread, values
+from janus.compare import NONE, by_variant, pick, spread, values
 from janus.paper import PLUG_IN
 from janus.resources import measurement
 from janus.store import read
@@ -140,14 +141,6 @@ def field(runs: pd.DataFrame, cost: dict[str, Any]) -> str:
                       "extra passes over a task's images", "MB kept"], lines))
 
 
-def gain(runs: pd.DataFrame, row: str) -> str:
-    """ACC over frozen in the same seeds: mean, and its 95 % interval."""
-    found = paired(runs, "frozen", row).tolist()
-    if row == "frozen" or not found:
-        return NONE
-    return f"{statistics.fmean(found):+.1f}" + (f" ± {interval(found):.1f}" if len(found) > 1 else "")
-
-
 def strengths(ten: pd.DataFrame, icons: pd.DataFrame) -> str:
     """Table 3: ACC of the same rows at three strengths of the renditions, and what is gained over frozen."""
     found = {s: only(icons, strength=s) for s in (0.5, 0.75)}
@@ -157,12 +150,6 @@ def strengths(ten: pd.DataFrame, icons: pd.DataFrame) -> str:
         [row, *(spread(values(runs, row)) for runs in found.values()),
          *(gain(runs, row) for runs in found.values())] for row in rows])
     return f"{table}\n\n{provenance(pd.concat(found.values()))}"
-
-
-def floored(runs: pd.DataFrame) -> Table:
-    """Scores, and ACC over frozen."""
-    scored = overview(runs, ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift"), cite=False)
-    return Table([*scored.header, "ACC over frozen"], [[*cells, gain(runs, cells[0])] for cells in scored.rows])
 
 
 def without_field(runs: pd.DataFrame) -> pd.DataFrame:
@@ -289,13 +276,6 @@ def input_pipeline(record: dict[str, Any]) -> str:
             f"{ratio['highest']:.1f}; "
             f"{case['rounds']} rounds, {record['hardware']['cpu']}, {record['hardware']['threads']} thread, a machine shared with "
             "other work).")
-
-
-def provenance(runs: pd.DataFrame) -> str:
-    seeds, machines = (sorted(runs[key].unique()) for key in ("training.seed", "hardware.cpu"))
-    return (f"Seeds {', '.join(map(str, seeds))} (class order, initialisation and batches; mean ± standard deviation where there "
-            f"are several), {' and '.join(machines)}, {runs['hardware.threads'].iloc[0]} thread a run, "
-            f"torch {runs['versions.torch'].iloc[0]}.")
 
 
 def groups() -> dict[str, pd.DataFrame]:

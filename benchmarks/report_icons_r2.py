@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 
 import pandas as pd
+from report_parts import floored, provenance
 
 from janus import plots
-from janus.compare import NONE, by_variant, interval, paired, pick, values
+from janus.compare import pick, values
 from janus.tables import Table, difference_table, overview, rate_table
 
 FIGURES = Path(__file__).parent.parent / "figures"
@@ -48,20 +48,8 @@ def at_one_rate(runs: pd.DataFrame, rows: Sequence[str], rate: float) -> str:
     return str(overview(pick(runs[runs["training.lr"] == rate], rows), SCORES, cite=False))
 
 
-def compared(runs: pd.DataFrame, rows: Sequence[str], floor: str = "frozen") -> str:
-    """Scores over seeds, and what a row has over the floor in the same seeds: mean and its 95 % interval."""
-    shown = pick(runs, rows)
-    table = overview(shown, SCORES, cite=False)
-    gains = {row: paired(shown, floor, row).tolist() for row in by_variant(shown)}
-    cells = {row: f"{fmean(found):+.1f}" + (f" ± {interval(found):.1f}" if len(found) > 1 else "")
-             for row, found in gains.items() if row != floor and found}
-    return str(Table([*table.header, f"ACC over {floor}"], [[*line, cells.get(line[0], NONE)] for line in table.rows]))
-
-
 def blocks(groups: dict[str, pd.DataFrame]) -> dict[str, str]:
     """Marked place → what belongs there."""
-    from report import provenance
-
     tune, found = groups["icons_r2_tune"], {}
     found["icons_r2_adaptation"] = adaptation(groups["icons_r2_adaptation"])
     found["icons_r2_heads"] = heads(groups["icons_r2_heads"])
@@ -69,7 +57,7 @@ def blocks(groups: dict[str, pd.DataFrame]) -> dict[str, str]:
     found["icons_r2_one_rate"] = at_one_rate(tune, DRAWN[:-1], 1e-3)
     plots.rates(pd.concat([pick(tune, DRAWN), groups["icons_r2_heads"]])).save(FIGURES / "icons_r2_rates")
     if (test := groups.get("icons_r2")) is not None:
-        found["icons_r2"] = f"{compared(test, LINEAR)}\n\n{provenance(test)}"
-        found["icons_r2_classifiers"] = compared(test, ("frozen", *OTHER))
+        found["icons_r2"] = f"{floored(pick(test, LINEAR), SCORES)}\n\n{provenance(test)}"
+        found["icons_r2_classifiers"] = str(floored(pick(test, ("frozen", *OTHER)), SCORES))
         found["icons_r2_differences"] = str(difference_table(test, [*STEPS, *HEAD_STEPS]))
     return found

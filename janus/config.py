@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, fie
 
 from . import registry, resources
 from .errors import unknown
-from .method_settings import KINDS, JanusSettings, MethodSettings
+from .method_settings import KINDS, JanusSettings, MethodSettings, Temperature
 from .settings import Settings, broken
 
 # ── what is learned, and with what ──────────────────────────────────────────────────────────────────────────
@@ -225,7 +225,7 @@ class AlignedSettings(ClassifierSettings):
     lr: float = Field(
         0.01, gt=0, description="learning rate of the alignment (SGD, momentum 0.9, cosine to 0)"
     )
-    temperature: float = Field(0.1, gt=0, description="τ of the alignment's logits")
+    temperature: Temperature = Field(0.1, description="τ of the alignment's logits")
 
 
 CLASSIFIERS: dict[str, type[ClassifierSettings]] = {

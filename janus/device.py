@@ -62,8 +62,8 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
 
 
 def choose_attention(model: nn.Module, amp: str, device: torch.device) -> None:
-    """On the CPU in half precision, attention as two products instead of torch's fused kernel, whose backward pass computes there
-    in float32: a training step of a small ViT takes half as long (`benchmarks/attention.py`). A model of timm; others stay as they
+    """On the CPU in half precision, attention as two products instead of torch's fused kernel, whose backward pass is slow there:
+    a training step of a small ViT takes about half as long (`benchmarks/attention.py`). A model of timm; others stay as they
     are. The value is the same up to rounding."""
     if device.type == "cpu" and resolve(amp, device) in HALF:
         for module in model.modules():

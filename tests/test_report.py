@@ -9,6 +9,8 @@ from statistics import fmean
 import pandas as pd
 import pytest
 
+from janus.compare import interval, paired
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = "\n".join((ROOT / name).read_text() for name in ("README.md", "benchmarks/README.md", "docs/results/icons_r2.md"))
 
@@ -77,15 +79,15 @@ def test_numbers_in_the_prose_are_those_of_its_tables(groups):
 def test_the_prose_on_five_and_twenty_tasks_is_that_of_its_tables(report, groups):
     five, twenty = (report.only(groups["icons_r"], tasks=tasks) for tasks in (5, 20))
     text = " ".join(DOCUMENTS.split())
-    inflora = report.paired(five, "frozen", "InfLoRA").tolist()
+    inflora = paired(five, "frozen", "InfLoRA").tolist()
     assert {f"{gain:.1f}" for gain in (min(inflora), fmean(inflora))} == {"0.8"} and "at T=5 InfLoRA is .8 above" in text
-    prompts = {t: {row: report.paired(rows, "frozen", row).tolist() for row in ("L2P", "DualPrompt", "CODA-Prompt")}
+    prompts = {t: {row: paired(rows, "frozen", row).tolist() for row in ("L2P", "DualPrompt", "CODA-Prompt")}
                for t, rows in ((5, five), (20, twenty))}
-    assert all(abs(fmean(gains)) < report.interval(gains) for found in prompts.values() for gains in found.values())
+    assert all(abs(fmean(gains)) < interval(gains) for found in prompts.values() for gains in found.values())
     assert max(f"{abs(fmean(gains)):.1f}" for gains in prompts[5].values()) == "0.2"
-    assert f"at T=20 L2P is {-fmean(prompts[20]['L2P']):.1f} ± {report.interval(prompts[20]['L2P']):.1f} below" in text
-    means, later = (report.paired(rows, "ncm", "LoRA-DRS, class means").tolist() for rows in (five, twenty))
-    assert min(means) > 0 and f"in each seed at T=5, by {fmean(means):.1f} ± {report.interval(means):.1f}, and not at T=20" in text
+    assert f"at T=20 L2P is {-fmean(prompts[20]['L2P']):.1f} ± {interval(prompts[20]['L2P']):.1f} below" in text
+    means, later = (paired(rows, "ncm", "LoRA-DRS, class means").tolist() for rows in (five, twenty))
+    assert min(means) > 0 and f"in each seed at T=5, by {fmean(means):.1f} ± {interval(means):.1f}, and not at T=20" in text
     assert min(later) < 0 < max(later)
 
 
@@ -95,13 +97,13 @@ def test_the_prose_on_the_fields_methods_at_other_strengths_is_that_of_its_table
     text = " ".join(DOCUMENTS.split())
     for row in ("InfLoRA", "LoRA-DRS", "BiLoRA", "L2P", "DualPrompt", "CODA-Prompt"):
         for rows in found.values():
-            gains = report.paired(rows, "frozen", row).tolist()
-            assert len(gains) == 3 and fmean(gains) < report.interval(gains), row
-    lost = {row: report.paired(found[0.5], row, "frozen").tolist() for row in ("L2P", "DualPrompt", "CODA-Prompt")}
+            gains = paired(rows, "frozen", row).tolist()
+            assert len(gains) == 3 and fmean(gains) < interval(gains), row
+    lost = {row: paired(found[0.5], row, "frozen").tolist() for row in ("L2P", "DualPrompt", "CODA-Prompt")}
     assert min(min(points) for points in lost.values()) > 0
-    assert ", ".join(f"{row} by {fmean(points):.1f} ± {report.interval(points):.1f}" for row, points in lost.items()) in text
-    means = [report.paired(rows, "ncm", "LoRA-DRS, class means").tolist() for rows in found.values()]
-    assert all(fmean(gains) < report.interval(gains) for gains in means)
+    assert ", ".join(f"{row} by {fmean(points):.1f} ± {interval(points):.1f}" for row, points in lost.items()) in text
+    means = [paired(rows, "ncm", "LoRA-DRS, class means").tolist() for rows in found.values()]
+    assert all(fmean(gains) < interval(gains) for gains in means)
     assert f"are {min(map(fmean, means)):.1f} to {max(map(fmean, means)):.1f} above those of frozen ones, with intervals" in text
 
 
@@ -110,8 +112,8 @@ def test_numbers_in_the_prose_on_the_fields_methods_are_those_of_its_tables(repo
     text = " ".join(DOCUMENTS.split())
 
     def between(first: str, second: str) -> tuple[float, str]:
-        found = report.paired(rows, first, second).tolist()
-        return fmean(found), f"{abs(fmean(found)):.1f} ± {report.interval(found):.1f}"
+        found = paired(rows, first, second).tolist()
+        return fmean(found), f"{abs(fmean(found)):.1f} ± {interval(found):.1f}"
 
     def on_validation(row: str) -> str:
         return f"{accs(groups['icons_r_tune'], row, 'training.lr')[1e-3]:.1f}"
@@ -119,8 +121,8 @@ def test_numbers_in_the_prose_on_the_fields_methods_are_those_of_its_tables(repo
     eleven = [row for row in report.FIELD if "RanPAC" not in row and row not in ("SLCA", "LoRA-DRS, class means")]
     gains = {row: between(row, report.BEST)[0] for row in eleven}
     assert len(eleven) == 11 and f"by {min(gains.values()):.1f} to {max(gains.values()):.1f} points" in text
-    assert all(report.paired(rows, row, report.BEST).min() > 0 for row in eleven)
-    clear = [row for row in eleven if gains[row] > report.interval(report.paired(rows, row, report.BEST).tolist())]
+    assert all(paired(rows, row, report.BEST).min() > 0 for row in eleven)
+    clear = [row for row in eleven if gains[row] > interval(paired(rows, row, report.BEST).tolist())]
     assert f"excludes zero against {', '.join(clear[:-1])} and {clear[-1]}, and not against" in text
     assert f"beats it by {between('SLCA', report.BEST)[1]} points" in text
     head = {row: f"{row}, RanPAC head" for row in ("LoRA", "exact", "OE+GR")}
@@ -135,12 +137,12 @@ def test_numbers_in_the_prose_on_the_fields_methods_are_those_of_its_tables(repo
 def test_numbers_in_the_prose_on_long_streams_are_those_of_its_tables(report, groups):
     text = " ".join(DOCUMENTS.split())
     long = {tasks: report.only(groups["icons_r_capacity"], tasks=tasks) for tasks in (20, 50, 100)}
-    gains = {tasks: report.paired(rows, "frozen", "exact") for tasks, rows in long.items()}
+    gains = {tasks: paired(rows, "frozen", "exact") for tasks, rows in long.items()}
     first, second, third = (f"{fmean(gain):.1f}" for gain in gains.values())
     assert f"`exact` is above `frozen` by {first}, {second} and {third} points, with intervals that include zero" in text
-    assert all(report.interval(gain) > fmean(gain) for gain in gains.values())
-    below = report.paired(long[100], "frozen", "OE+GR").tolist()
-    assert max(below) < 0 and f"by {-fmean(below):.1f} ± {report.interval(list(below)):.1f}" in text
+    assert all(interval(gain) > fmean(gain) for gain in gains.values())
+    below = paired(long[100], "frozen", "OE+GR").tolist()
+    assert max(below) < 0 and f"by {-fmean(below):.1f} ± {interval(list(below)):.1f}" in text
     protecting = long[100][long[100]["variant"] != "frozen"]
     widest = max(max(scores["basis_rank"][-1].values()) for scores in protecting["layers"])
     assert f"the widest layer {widest}, where {192 - 2 * protecting['backbone.rank'].iloc[0]} are allowed" in text
@@ -156,10 +158,10 @@ def test_numbers_in_the_prose_on_long_streams_are_those_of_its_tables(report, gr
     assert max(acc for (first, _), acc in tried.items() if first == 0.8) < floor + 0.05
     pairs = pd.concat([report.renamed(groups["icons_r_capacity"], {"exact": "0.95"}),
                        report.renamed(groups["icons_r_energy_test"], {"exact": "0.99"})])
-    worth = [report.paired(report.only(pairs, tasks=tasks), "0.95", "0.99") for tasks in (20, 50, 100)]
+    worth = [paired(report.only(pairs, tasks=tasks), "0.95", "0.99") for tasks in (20, 50, 100)]
     first, second, third = (f"{fmean(gain):+.1f}" for gain in worth)
     assert f"it has {first}, {second} and {third} points at 20, 50 and 100 tasks, with intervals that include zero" in text
-    assert all(report.interval(gain) > abs(fmean(gain)) for gain in worth)
+    assert all(interval(gain) > abs(fmean(gain)) for gain in worth)
     means = {(key, tasks, what): fmean(of(report.only(pairs, tasks=tasks), key, what))
              for key in ("0.95", "0.99") for tasks in (20, 100) for what in ("drift", "bwt", "learning_acc")}
     assert 0.4 < means["0.99", 20, "drift"] / means["0.95", 20, "drift"] < 0.55
@@ -174,43 +176,43 @@ def test_numbers_in_the_prose_on_the_ablation_are_those_of_its_tables(report, gr
     text = " ".join(DOCUMENTS.split())
     forms = set(groups["dml"]["variant"]) - {"none"}
     assert text.count(f"{len(forms)} forms") == 1 and f"a search over {len(forms)}." in text
-    leads = [fmean(report.paired(groups["rows"], "frozen", row).tolist()) for row in ("exact", "OE+GR", "OE+GR+DML")]
+    leads = [fmean(paired(groups["rows"], "frozen", row).tolist()) for row in ("exact", "OE+GR", "OE+GR+DML")]
     assert "({:.1f}, {:.1f} and {:.1f})".format(*leads).replace(" 0.", " .") in text
 
 
 def test_numbers_in_the_prose_on_photographs_are_those_of_its_tables(report, groups):
     text = " ".join(DOCUMENTS.split())
     rows, tuned = report.only(groups["tin100"], tasks=10), groups["tin100_tune"]
-    gains = {row: report.paired(rows, "frozen", row).tolist() for row in ("SLCA", "RanPAC")}
+    gains = {row: paired(rows, "frozen", row).tolist() for row in ("SLCA", "RanPAC")}
     assert f"SLCA is {fmean(gains['SLCA']):.1f} points above `frozen`, RanPAC {fmean(gains['RanPAC']):.1f}, both above" in text
     linear = [row for row in report.FIELD if row in set(rows["variant"]) and "RanPAC" not in row
               and row not in ("SLCA", "LoRA-DRS, class means")]
-    above = {row: fmean(report.paired(rows, "frozen", row).tolist()) for row in linear}
+    above = {row: fmean(paired(rows, "frozen", row).tolist()) for row in linear}
     drift = max(fmean(of(rows, row, "drift")) for row in linear)
     assert f"hardly move old features either (drift at most {drift:.2f})" in text
     assert len(above) == 11 and all(abs(gain) < 0.3 for row, gain in above.items() if row != "L2P")
     assert f"ten of them end within 0.3 points of `frozen`, L2P {-above['L2P']:.1f} below it" in text
     twenty = report.only(groups["tin100"], tasks=20)
-    later = {row: fmean(report.paired(twenty, "frozen", row).tolist()) for row in linear}
+    later = {row: fmean(paired(twenty, "frozen", row).tolist()) for row in linear}
     assert all(abs(gain) < 0.3 for row, gain in later.items() if row != "L2P")
-    prompts = report.paired(twenty, "frozen", "L2P").tolist()
-    assert abs(fmean(prompts)) < report.interval(prompts)
+    prompts = paired(twenty, "frozen", "L2P").tolist()
+    assert abs(fmean(prompts)) < interval(prompts)
     assert f"ten are within 0.3 points, and L2P's {-later['L2P']:.1f} below cannot be told from chance" in text
-    trained = [report.paired(twenty, "RanPAC", f"{row}, RanPAC head").tolist() for row in ("LoRA", "OE+GR", "exact")]
+    trained = [paired(twenty, "RanPAC", f"{row}, RanPAC head").tolist() for row in ("LoRA", "OE+GR", "exact")]
     assert all(fmean(gain) < 0 for gain in trained) and all(len(gain) == 3 for gain in trained)
-    assert f"(`exact` {fmean(trained[-1]):.1f} ± {report.interval(trained[-1]):.1f})" in text
-    gains = [fmean(report.paired(twenty, "frozen", row).tolist()) for row in ("SLCA", "RanPAC")]
+    assert f"(`exact` {fmean(trained[-1]):.1f} ± {interval(trained[-1]):.1f})" in text
+    gains = [fmean(paired(twenty, "frozen", row).tolist()) for row in ("SLCA", "RanPAC")]
     assert "At twenty tasks SLCA is {:.1f} above `frozen` and RanPAC {:.1f}".format(*gains) in text
     assert {*twenty["fingerprint"], *groups["tin100_epochs"]["fingerprint"]} == {"3cecf20188a0"}
     trained = set(rows.loc[rows["classifier.name"] == "linear", "variant"]) - {"frozen", "joint", "SLCA"}
-    most = max(gain for row in trained for gain in report.paired(rows, "frozen", row).tolist())
+    most = max(gain for row in trained for gain in paired(rows, "frozen", row).tolist())
     assert most < 0.6 and "above `frozen` by more than 0.6 points in any seed" in text
-    plugged = report.paired(rows, "LoRA-DRS", "LoRA-DRS+GR").tolist()
-    assert abs(fmean(plugged)) < report.interval(plugged)
-    pays = report.paired(rows, "RanPAC", "OE+GR, RanPAC head").tolist()
-    assert text.count(f"{fmean(pays):+.1f} ± {report.interval(pays):.1f}") >= 3  # in the table, below it and in the README
-    exact = report.paired(rows, "RanPAC", "exact, RanPAC head").tolist()
-    said = f"{fmean(exact):+.1f} ± {report.interval(exact):.1f}"
+    plugged = paired(rows, "LoRA-DRS", "LoRA-DRS+GR").tolist()
+    assert abs(fmean(plugged)) < interval(plugged)
+    pays = paired(rows, "RanPAC", "OE+GR, RanPAC head").tolist()
+    assert text.count(f"{fmean(pays):+.1f} ± {interval(pays):.1f}") >= 3  # in the table, below it and in the README
+    exact = paired(rows, "RanPAC", "exact, RanPAC head").tolist()
+    said = f"{fmean(exact):+.1f} ± {interval(exact):.1f}"
     assert f"`exact` is {said} over frozen features" in text and f"`exact` little more ({said}, in every seed" in text
     assert min(exact) > 0
     largest = {row: accs(tuned, f"{row}, RanPAC head", "training.lr") for row in ("LoRA", "OE+GR", "exact")}
@@ -222,10 +224,10 @@ def test_numbers_in_the_prose_on_three_epochs_are_those_of_its_tables(report, gr
     text = " ".join(DOCUMENTS.split())
     rows, tuned = groups["tin100_epochs"], groups["tin100_epochs_tune"]
     assert {*rows["fingerprint"], *tuned["fingerprint"]} == {"3cecf20188a0"} and set(rows["training.epochs"]) == {3}
-    gains = {row: report.paired(rows, "frozen", row).tolist() for row in ("LoRA", "OE+GR", "exact", "joint")}
+    gains = {row: paired(rows, "frozen", row).tolist() for row in ("LoRA", "OE+GR", "exact", "joint")}
     means = [fmean(gains[row]) for row in ("LoRA", "OE+GR", "exact")]
     assert f"({min(means):.1f} to {max(means):+.1f} points in the mean, with intervals that include zero)" in text
-    assert all(report.interval(gains[row]) > abs(fmean(gains[row])) for row in ("LoRA", "OE+GR", "exact"))
+    assert all(interval(gains[row]) > abs(fmean(gains[row])) for row in ("LoRA", "OE+GR", "exact"))
     assert f"`joint` is {fmean(gains['joint']):.1f} points above `frozen`, and small safe steps of the features" in text
     rates = {row: accs(tuned, row, "training.lr") for row in ("LoRA", "OE+GR", "exact")}
     large = [found[1e-3] for found in rates.values()]

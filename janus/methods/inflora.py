@@ -10,8 +10,8 @@ from torch import Tensor
 from ..history import complement, precise
 from ..lora import merge
 from ..stream import Task
-from .base import Sizes
 from .gpm import GPM
+from .lora import FrozenA
 
 
 def designed_A(C: Tensor, basis: Tensor, rank: int) -> Tensor:
@@ -31,7 +31,7 @@ def designed_A(C: Tensor, basis: Tensor, rank: int) -> Tensor:
     return (N @ U[:, :rank]).T / math.sqrt(3)
 
 
-class InfLoRA(GPM):
+class InfLoRA(FrozenA, GPM):
     """`W = W0 + Σ_{i≤t} B_i A_i`; A_t is fixed before task t, B_t = 0 is trained. K and V of a block share A_t.
 
     Before a task one pass over its training images gives `C = E[x xᵀ]` of each layer input, seen through W0 and all earlier
@@ -66,14 +66,3 @@ class InfLoRA(GPM):
             designed = {key: designed_A(moments.mean(key), M, rank) for key, M in self.basis().items()}
             for pair in learner.pairs:
                 pair.A.copy_(designed[pair.input_key])
-
-    def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
-        """Adam on B; A gets no gradient."""
-        for pair in self.learner.pairs:
-            pair.A.requires_grad_(False)
-        c = self.learner.config.training
-        return torch.optim.AdamW([pair.B for pair in self.learner.pairs], lr=c.lr, weight_decay=c.weight_decay)
-
-    @classmethod
-    def trainable(cls, s: Sizes) -> dict[str, int]:
-        return super().trainable(s) | {"factors": s.config.backbone.rank * sum(m for _, m, _ in s.matrices)}

@@ -54,17 +54,8 @@ class Finetune(LoRAMethod):
     family = "bound"
 
 
-class LoRAFA(LoRAMethod):
-    """`W + s·BA` with a random A that is never trained; both are merged when a task ends, and the next begins with a fresh A.
-
-    A reference that knows nothing of the past: what is left of forgetting where each task may change W only by what r random
-    directions of its inputs say.
-    """
-
-    name = "lorafa"
-    summary = "LoRA with a frozen random A, merged after each task"
-    paper = "Zhang et al., LoRA-FA: Memory-efficient Low-rank Adaptation, 2023"
-    family = "lora"
+class FrozenA(LoRAMethod):
+    """What methods share that train B alone."""
 
     def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
         """Adam on B; A gets no gradient."""
@@ -76,6 +67,19 @@ class LoRAFA(LoRAMethod):
     @classmethod
     def trainable(cls, s: Sizes) -> dict[str, int]:
         return super().trainable(s) | {"factors": s.config.backbone.rank * sum(m for _, m, _ in s.matrices)}
+
+
+class LoRAFA(FrozenA):
+    """`W + s·BA` with a random A that is never trained; both are merged when a task ends, and the next begins with a fresh A.
+
+    A reference that knows nothing of the past: what is left of forgetting where each task may change W only by what r random
+    directions of its inputs say.
+    """
+
+    name = "lorafa"
+    summary = "LoRA with a frozen random A, merged after each task"
+    paper = "Zhang et al., LoRA-FA: Memory-efficient Low-rank Adaptation, 2023"
+    family = "lora"
 
 
 class Joint(LoRAMethod):
