@@ -1,6 +1,7 @@
 # make lab           the lessons, in JupyterLab
 # make demo          the paper's ablation on the embedded benchmark, and the violation figure
 # make test          what .ci/run runs: lint, unit tests, every cell of every lesson on tiny streams
+# make test-fast     the unit tests of the method, the loop and the settings: the inner loop, some three minutes
 # make test-browser  the lessons in a real browser: JupyterLab and exported pages (needs Chromium); pictures in runs/browser
 # make test-colab    the lessons' setup cell in a bare environment, as Colab runs it (installs torch anew: minutes)
 # make lessons       execute the lessons in full mode and keep their outputs (needs Chrome or Chromium for the PNGs)
@@ -17,20 +18,24 @@ BIN := .venv/bin
 LAB ?=
 LESSONS ?=
 JOBS ?= 2
+FAST := $(wildcard tests/test_*.py) tests/settings tests/methods tests/models
 LOWEST_PYTHON ?= python3.10
 
-.PHONY: lab demo test test-lowest test-browser test-colab lessons lint same-numbers clean
+.PHONY: lab demo test test-fast test-lowest test-browser test-colab lessons lint same-numbers clean
 
 lab: .venv/.notebooks
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB) notebooks/00_start_here.ipynb
 
-demo: .venv/.plots
-	$(BIN)/python -m janus.demo
+demo: .venv/.bench
+	$(BIN)/python -m janus.bench.demo
 
 test: .venv/.dev
 	$(BIN)/ruff check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 	OMP_NUM_THREADS=2 $(BIN)/python tests/run_notebooks.py
+
+test-fast: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow and not browser and not colab' $(FAST)
 
 test-lowest: .venv-lowest/.dev
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow and not browser and not colab'
@@ -39,7 +44,7 @@ test-browser: .venv/.browser
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m browser tests/browser
 
 test-colab: .venv/.dev
-	$(BIN)/python -m pytest -m colab tests/test_colab.py
+	$(BIN)/python -m pytest -m colab tests/project/test_colab.py
 
 lessons: .venv/.notebooks
 	$(BIN)/python notebooks/build.py headers
@@ -56,13 +61,14 @@ clean:
 	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache .hypothesis build dist runs/demo runs/browser
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.plots .venv/.notebooks .venv/.dev .venv/.browser: pyproject.toml | .venv/bin/python
+.venv/.plots .venv/.bench .venv/.notebooks .venv/.dev .venv/.browser: pyproject.toml | .venv/bin/python
 	@echo "setting up .venv (some minutes the first time: torch is large)"
 	@$(BIN)/python -m pip install --quiet --editable '.[$(patsubst .%,%,$(notdir $@))]'
 	@touch $@ $(COVERED)
 
 .venv/.notebooks: COVERED = .venv/.plots
-.venv/.dev .venv/.browser: COVERED = .venv/.plots .venv/.notebooks
+.venv/.bench: COVERED = .venv/.plots
+.venv/.dev .venv/.browser: COVERED = .venv/.plots .venv/.bench .venv/.notebooks
 
 .venv/bin/python:
 	@$(PYTHON) -m venv .venv

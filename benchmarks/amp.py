@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 import janus
-from janus.ablation import settings
-from janus.checkpoint import write_json
-from janus.device import native_bf16
-from janus.result import Result, hardware, versions
+from janus.bench.variants import settings
+from janus.runtime.checkpoint import write_json
+from janus.runtime.device import native_bf16
+from janus.runtime.result import Result, hardware, versions
 
 ROWS = {"finetune": "LoRA", "tangent": "OE+GR", "exact": "exact"}
 SHORT: dict[str, Any] = {"data.tasks": 5, "data.per_class": 20, "training.epochs": 3, "runtime.threads": 1, "runtime.device": "cpu"}

@@ -16,11 +16,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from janus import backbones, lora
-from janus.checkpoint import write_json
-from janus.device import choose_attention
-from janus.registry import WIDTHS
-from janus.result import hardware, versions
+from janus import lora
+from janus.data.registry import WIDTHS
+from janus.models import backbones
+from janus.runtime.checkpoint import write_json
+from janus.runtime.device import choose_attention
+from janus.runtime.result import hardware, versions
 
 CASES = {"icons-vit-wide": (64, 32), "vit_small_patch14_dinov2": (32, 70), "vit_base_patch16_224": (8, 224)}  # batch, pixels
 

@@ -23,10 +23,10 @@ from statistics import mean
 import torch
 import yaml
 
-from janus import grids
-from janus.checkpoint import write_json
+from janus.bench import grids
 from janus.configure import as_text
-from janus.result import hardware, versions
+from janus.runtime.checkpoint import write_json
+from janus.runtime.result import hardware, versions
 
 HERE = Path(__file__).parent
 GRID = {"title": "Cost of janus bench", "protocol": "icons_r", "rows": ["frozen", "OE+GR"], "seeds": [0, 1, 2, 3],
@@ -51,7 +51,7 @@ def main() -> None:
         file.write_text(yaml.safe_dump(GRID))
         runs = grids.load(file).runs
 
-        def run_alone(run: grids.Planned, out: str) -> float:
+        def run_alone(run: grids.PlannedRun, out: str) -> float:
             return seconds("run", "--quiet", "--out", str(root / out / run.name), "--set", *as_text(run.config))
 
         alone = []

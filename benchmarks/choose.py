@@ -1,7 +1,7 @@
 """What validation chose, from the runs of a grid: for each row the setting with the highest accuracy.
 
     python benchmarks/choose.py runs/tin100_tune --key lr head_lr --out benchmarks/protocols/tin100.json
-    python benchmarks/choose.py benchmarks/results --group icons_r_tune --key lr --out janus/chosen.json
+    python benchmarks/choose.py benchmarks/results --group icons_r_tune --key lr --out janus/bench/chosen.json
 
 FOLDER holds runs, or their tables; there --group names those that are meant. A key is a setting of the training,
 or any by its full path (`method.loss.push`).
@@ -17,12 +17,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from janus import ablation
-from janus.ablation import ROWS, slug
-from janus.checkpoint import write_json
-from janus.compare import by_variant
+from janus.bench import variants
+from janus.bench.store import read, settings_of
+from janus.bench.variants import ROWS, slug
 from janus.errors import JanusError, UsageError
-from janus.store import read, settings_of
+from janus.report.compare import by_variant
+from janus.runtime.checkpoint import write_json
 
 
 def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | None = None,
@@ -30,7 +30,7 @@ def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | No
     """Row → its best setting of `keys`, of those that its runs differ in; for rows that have no runs, what was chosen `before`.
 
     Raises:
-        UsageError: no such group, a run was judged on test, rows have different numbers of trials. See `janus.store.read`.
+        UsageError: no such group, a run was judged on test, rows have different numbers of trials. See `janus.bench.store.read`.
     """
     runs = read(folder, detail=False)
     if group is not None:
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     try:
-        before = ablation.chosen(args.out) if args.out.exists() else {}
+        before = variants.chosen(args.out) if args.out.exists() else {}
         write_json(args.out, choose(args.folder, args.key, before, args.group))
     except JanusError as error:
         parser.exit(2, f"choose: {error}\n")

@@ -1,17 +1,17 @@
-"""The default list of benchmarks/device.sh: the rows of the README's table, on Icons-R.
+"""The default list of benchmarks/device.sh: the rows of the ablation, on Icons-R.
 
     python benchmarks/device_runs.py > benchmarks/device_runs.txt
 """
 
 from __future__ import annotations
 
-from janus.ablation import settings, slug
+from janus.bench.variants import settings, slug
 from janus.configure import as_text, make
 
 ROWS = ("exact", "OE+GR", "LoRA", "frozen", "joint", "OE+GR+DML", "exact+DML", "GPM", "OE", "GR", "DML", "OE+DML", "ncm")
 SEEDS = (0, 1, 2)
 ABOUT = """\
-# What benchmarks/device.sh runs (made by benchmarks/device_runs.py): the rows of the README's table, on Icons-R, each
+# What benchmarks/device.sh runs (made by benchmarks/device_runs.py): the rows of the ablation, on Icons-R, each
 # with the settings that validation chose for it. A command a line, without quotes, in the order in which they begin."""
 
 

@@ -1,11 +1,11 @@
-"""The Icons-R experiments of the README's main table, each group of runs one command.
+"""The experiments of the first benchmark's main table, each group of runs one command.
 
     python benchmarks/icons_r.py strength  # frozen against joint, on validation, at three strengths of the renditions
     python benchmarks/icons_r.py tune      # every row on validation, the same learning rates for each
-    python benchmarks/icons_r.py choose    # the best setting of each row → janus/chosen.json
+    python benchmarks/icons_r.py choose    # the best setting of each row → janus/bench/chosen.json
     python benchmarks/icons_r.py dml       # forms of the margin loss on top of OE+GR, on validation
     python benchmarks/icons_r.py choose    # its best form too; then `tune` and `choose` again for the rows with DML
-    python benchmarks/icons_r.py rows      # the chosen settings on test: the paper's rows, gpm, exact, the floors, joint
+    python benchmarks/icons_r.py rows      # the chosen settings on test: the paper's rows, gpm, exact, reference rows
     python benchmarks/icons_r.py cross     # adapter x init x gr x oe on test
     python benchmarks/report.py            # tables and figures from benchmarks/results/
 
@@ -28,9 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from janus.ablation import CHOSEN, CROSS, FIELD, PROTOCOL, ROWS, settings, slug
+from janus.bench.store import Line, collect, lines
+from janus.bench.variants import CHOSEN, CROSS, PROTOCOL, PUBLISHED, ROWS, settings, slug
 from janus.configure import as_text, config_hash, make
-from janus.store import Line, collect, lines
 
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE / "results", HERE.parent / "runs"
@@ -192,7 +192,7 @@ def choose() -> int:
         elif form and switches.get("method.dml") and (without := "LoRA" if row == "DML" else row.removesuffix("+DML")) in best:
             best[row] = best[without] | form
             print(f"{row:28s} not tuned itself: the rate of {without}")
-    others = {row: values for row, values in chosen().items() if row in FIELD}
+    others = {row: values for row, values in chosen().items() if row in PUBLISHED}
     CHOSEN.write_text(json.dumps(best | others, indent=1) + "\n")
     return 0
 

@@ -5,7 +5,7 @@
 Both read the same JPEG files (made here: 500 x 375 pixels, gradients under noise at several scales, about as large as photographs
 of that size are) and give float32 (B, 3, 224, 224), randomly cropped, flipped and normalised. The plain pipeline is the usual one:
 `torchvision.datasets.ImageFolder`, RandomResizedCrop, RandomHorizontalFlip, ToTensor, Normalize, in a DataLoader of this process.
-Ours is what a run does: `janus.datasets.load` with its disk cache, read ahead, `train_transform("photo")`. One round is one pass
+Ours is what a run does: `datasets.load` with its disk cache, read ahead, `train_transform("photo")`. One round is one pass
 over all images by each, in changing order, so a machine whose speed drifts does not matter; the ratio is taken round by round. Time
 is the processor time of all threads, so a rate is one core's and other programs do not count. Making the cache is timed apart: it
 is paid once a data set. The files and the cache are in the operating system's memory, so nobody waits for a disk.
@@ -28,13 +28,13 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as vision
 from torchvision.datasets import ImageFolder
 
-from janus import datasets
-from janus.backbones import PreprocessConfig
-from janus.checkpoint import write_json
+from janus.data import datasets
+from janus.data.prefetch import Prefetcher
+from janus.data.transforms import train_transform
 from janus.doctor.photographs import CLASSES, HEIGHT, WIDTH, write_photographs
-from janus.prefetch import Prefetcher
-from janus.result import hardware, versions
-from janus.transforms import train_transform
+from janus.models.backbones import PreprocessConfig
+from janus.runtime.checkpoint import write_json
+from janus.runtime.result import hardware, versions
 
 SIZE = 224
 

@@ -25,9 +25,9 @@ import torch
 from PIL import Image
 
 from janus import plots
-from janus.checkpoint import write_json
 from janus.configure import make
-from janus.result import hardware, versions
+from janus.runtime.checkpoint import write_json
+from janus.runtime.result import hardware, versions
 from janus.train import Run
 
 METHODS: dict[str, dict[str, Any]] = {

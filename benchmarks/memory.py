@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from janus.checkpoint import write_json
 from janus.doctor.cost import LORA, PEFT, Case, counted
-from janus.result import hardware, versions
+from janus.runtime.checkpoint import write_json
+from janus.runtime.result import hardware, versions
 
 COUNTED = (PEFT, LORA, "exact + OE + DML", "tangent + OE + DML")
 

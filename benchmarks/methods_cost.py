@@ -18,18 +18,18 @@ from typing import Any
 
 import torch
 
-from janus.ablation import FIELD, KNOWN, PROTOCOL
-from janus.checkpoint import write_json
+from janus.bench.variants import KNOWN, PROTOCOL, PUBLISHED
 from janus.config import Config
 from janus.configure import layered
-from janus.result import hardware, versions
-from janus.stream import Task
-from janus.timing import interleaved, ratios
+from janus.data.stream import Task
+from janus.runtime.checkpoint import write_json
+from janus.runtime.result import hardware, versions
+from janus.runtime.timing import interleaved, ratios
 from janus.train import Run
 
 BASE = "LoRA"
 OURS = (BASE, "frozen", "OE", "OE+GR", "OE+GR+DML", "exact", "exact+DML", "GPM")
-ROWS = (*OURS, *FIELD)
+ROWS = (*OURS, *PUBLISHED)
 
 
 class Learning(Run):

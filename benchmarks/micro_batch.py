@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from janus.checkpoint import write_json
 from janus.configure import make
-from janus.result import hardware, versions
+from janus.runtime.checkpoint import write_json
+from janus.runtime.result import hardware, versions
+from janus.runtime.updates import Updates
 from janus.train import Run, step
-from janus.updates import Updates
 
 METHODS = {"LoRA": {"method": "finetune"}, "Janus (exact, margin loss)": {"method": "janus"}}
 SLICES = (None, 16)

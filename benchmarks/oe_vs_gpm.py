@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
-from janus.ablation import settings
-from janus.checkpoint import write_json
+from janus.bench.variants import settings
 from janus.configure import layered
 from janus.metrics import principal_angles
-from janus.result import hardware, versions
-from janus.train import Run, print_progress
+from janus.runtime.checkpoint import write_json
+from janus.runtime.progress import forwarded, print_progress
+from janus.runtime.result import hardware, versions
+from janus.train import Run
 
 
 class Watched(Run):
@@ -46,9 +47,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     config = layered(settings("GPM"), {"seed": args.seed, "threads": args.threads, "save_every": 1e9})
-    run = Watched(config, None, print_progress)
+    run = Watched(config, None)
     run.compared = []
-    result = run.finish()
+    with forwarded(print_progress):
+        result = run.finish()
     last = run.compared[-1]
     for key, row in last.items():
         print(f"{key:16s} rank {row['rank_gpm']:3d} (GPM) {row['rank_oe']:3d} (OE)   "

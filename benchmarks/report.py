@@ -11,30 +11,39 @@ from typing import Any
 
 import pandas as pd
 import report_icons_r2
+from report_cost import against_ours, input_pipeline, many_tasks, memory, overhead, step_memory
 from report_parts import floored, gain, provenance
 
-from janus import plots, properties
-from janus import report as document
-from janus.ablation import CROSS, FIELD
-from janus.compare import NONE, by_variant, pick, spread, values
-from janus.paper import PLUG_IN
-from janus.resources import measurement
-from janus.store import read
-from janus.tables import Table, difference_table, form_table, overview, rate_table, seconds_table, step_table
+from janus import plots
+from janus.bench.paper import PLUG_IN
+from janus.bench.store import read
+from janus.bench.variants import CROSS, PUBLISHED
+from janus.report import document, properties
+from janus.report.compare import NONE, by_variant, pick, spread, values
+from janus.report.tables import (
+    Table,
+    difference_table,
+    form_table,
+    overview,
+    rate_table,
+    seconds_table,
+    step_table,
+)
+from janus.runtime.assets import measurement
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE.parent / "figures"
-DOCUMENTS = (HERE.parent / "README.md", HERE / "README.md", HERE.parent / "docs" / "results" / "icons_r2.md")
+DOCUMENTS = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").rglob("*.md")))
 
 BEST = "merged free OE gr=tangent"  # of Janus's variants with the linear heads, by validation
 STEPS = [("LoRA", "GPM"), ("LoRA", "OE"), ("GPM", "OE"), ("OE", "OE+GR"), ("GPM", "OE+GR"), ("OE+GR", "OE+GR+DML"),
          ("OE+GR", "exact"), ("exact", "exact+DML"), ("frozen", "LoRA"), ("frozen", "GPM"), ("frozen", "OE+GR"),
          ("frozen", "exact"), ("frozen", "exact+DML"), ("frozen", "joint"),
          ("OE+GR", BEST), (BEST, "exact"), ("frozen", BEST)]
-FIELD_ROWS = ("LoRA", "GPM", "OE+GR", "OE+GR+DML", "exact", BEST, *FIELD, "frozen", "ncm", "joint")
+FIELD_ROWS = ("LoRA", "GPM", "OE+GR", "OE+GR+DML", "exact", BEST, *PUBLISHED, "frozen", "ncm", "joint")
 HEAD_STEPS = [*(("RanPAC", f"{row}, RanPAC head") for row in ("LoRA", "exact", "OE+GR")),
               *(("LoRA, RanPAC head", f"{row}, RanPAC head") for row in ("exact", "OE+GR"))]
-FIELD_STEPS = [*((row, BEST) for row in (*FIELD, "ncm") if "RanPAC" not in row), ("ncm", "LoRA-DRS, class means"),
+FIELD_STEPS = [*((row, BEST) for row in (*PUBLISHED, "ncm") if "RanPAC" not in row), ("ncm", "LoRA-DRS, class means"),
                *HEAD_STEPS]
 SHARED = {"LoRA": "shared, free, gr=none", "OE": "shared, free, OE, gr=none", "GR": "shared, free, gr=tangent",
           "OE+GR": "shared, free, OE, gr=tangent"}  # the paper's rows as cells of the cross
@@ -129,7 +138,7 @@ def plugged(ten: pd.DataFrame) -> str:
 
 
 def field(runs: pd.DataFrame, cost: dict[str, Any]) -> str:
-    """The field's methods beside ours: scores, what learning a task takes, what is kept between tasks."""
+    """Published baselines beside ours: scores, what learning a task takes, what is kept between tasks."""
     scored, lines = overview(runs, ("ACC", "MAA", "BWT"), cite=False), []
     for (row, found), cells in zip(by_variant(runs).items(), scored.rows):
         facts = [properties.of_run(run) for _, run in found.iterrows()]
@@ -153,12 +162,12 @@ def strengths(ten: pd.DataFrame, icons: pd.DataFrame) -> str:
 
 
 def without_field(runs: pd.DataFrame) -> pd.DataFrame:
-    return runs[~runs["variant"].isin(FIELD)]
+    return runs[~runs["variant"].isin(PUBLISHED)]
 
 
 def beside_field(runs: pd.DataFrame) -> str:
-    """The field's methods between our two and the floors."""
-    shown = pick(runs, ("OE+GR", "exact", *FIELD, "frozen", "ncm", "joint"))
+    """Published baselines between our two rows and the reference baselines."""
+    shown = pick(runs, ("OE+GR", "exact", *PUBLISHED, "frozen", "ncm", "joint"))
     return f"{floored(shown)}\n\n{provenance(shown)}"
 
 
@@ -198,86 +207,6 @@ def one_epoch(runs: pd.DataFrame) -> str:
                         "Seconds a run:", str(seconds_table(runs)), provenance(runs)])
 
 
-def step_memory(cost: dict[str, Any]) -> str:
-    """Resident memory of the cases in which it was measured, as a multiple of PEFT's."""
-    said = []
-    for case in cost["cases"]:
-        found = {name: v["megabytes"] for name, v in case["variants"].items() if "megabytes" in v}
-        if found:
-            base, *others = found
-            said.append(f"{case['model']}, batch {case['batch']}: {found[base]:.0f} MB with {base}, " + ", ".join(
-                f"{found[name] / found[base]:.2f} × that with {name}" for name in others))
-    return f"Peak resident memory, {'; '.join(said)}." if said else ""
-
-
-def against_ours(cost: dict[str, Any]) -> str:
-    """The same medians as a multiple of janus's own LoRA on K and V, which adapts what Janus adapts."""
-    base, said = "janus LoRA on k, v", []
-    for case in cost["cases"]:
-        ours = case["variants"][base]
-        found = {name: v for name, v in case["variants"].items() if name.endswith("+ OE + DML")}
-        said.append(f"{case['model']}: " + ", ".join(
-            f"{name} {v['ratio'] / ours['ratio']:.2f} × the time, {v['megabytes'] / ours['megabytes']:.2f} × the memory"
-            for name, v in found.items()))
-    return f"Against {base}, by the quotients of these medians: {'; '.join(said)}."
-
-
-def memory(record: dict[str, Any]) -> str:
-    """What a batch of the paper's protocol needs, counted; plain LoRA, then Janus as a multiple of it."""
-    def gigabytes(name: str, precision: str) -> float:
-        case = record["counted"][name][precision]
-        return (case["fixed"] + 128 * case["image"]) / 1e3
-
-    base, *others = record["counted"]
-    said = []
-    for precision in record["counted"][base]:
-        least = gigabytes(base, precision)
-        said.append(f"in {precision} {least:.1f} GB with {base}, " + ", ".join(
-            f"{gigabytes(name, precision) / least:.2f} × that with {name}" for name in others))
-    return (f"What a training step of {record['model']} keeps (batch 128, 224 px, rank {record['rank']}, {record['basis']} "
-            f"protected directions a layer), counted tensor by tensor, not measured on a card: {'; '.join(said)}.")
-
-
-def overhead(record: dict[str, Any]) -> str:
-    """`janus bench` beside `janus run`, and two workers beside one."""
-    runs = record["run_seconds"]
-    workers, plain = f"{record['speed_up']:.2f} ×", f"{record['pairs_speed_up']:.2f} ×"
-    return (f"{len(runs)} small runs of one thread each: {statistics.fmean(runs):.0f} s a run as `janus run`, "
-            f"{record['overhead_seconds']:+.1f} s a run as `janus bench`, whose two workers are {workers} as fast as "
-            f"one ({record['hardware']['cpu']}, imports, kernels and the cluster's start included). Two commands `janus run` side "
-            f"by side are {plain} as fast as one after another: what the machine gives.")
-
-
-def many_tasks(record: dict[str, Any]) -> str:
-    """How a step's time and the process's memory change over a hundred tasks."""
-    said = []
-    for name, rows in record["methods"].items():
-        fifth = len(rows) // 5
-        early, late = rows[fifth : 2 * fifth], rows[-fifth:]
-        ratio = statistics.median(row["ms"] for row in late) / statistics.median(row["ms"] for row in early)
-        grown = (late[-1]["resident"] - early[0]["resident"]) / 1e6
-        said.append(f"{name} {ratio:.2f} × and {grown:+.0f} MB")
-    count = len(next(iter(record["methods"].values())))
-    kept = sum(late[-1][key] for key in ("heads", "basis", "prototypes", "test features")) / 1e6
-    return (f"Over {count} tiny tasks, from the second fifth to the last: time of a step and resident memory of the process "
-            f"{', '.join(said)} ({record['hardware']['cpu']}, {record['hardware']['threads']} thread, one run each). "
-            f"Heads, basis, prototypes and the test features that drift is measured with are {kept:.1f} MB at the end; "
-            "images were decoded before the first task, and freed memory was given back before each look.")
-
-
-def input_pipeline(record: dict[str, Any]) -> str:
-    """Photographs from the decoded cache, augmented, against a DataLoader that decodes."""
-    case = record["case"]
-    speed, ratio = case["images_per_core_second"], case["ratio"]
-    width, height = case["photograph"]
-    return (f"{case['images']} photographs of {width} x {height} pixels to {case['size']}, cropped and flipped: "
-            f"{speed['cache']:.0f} images a second and core from the decoded cache, {speed['dataloader']:.0f} from a "
-            f"DataLoader that decodes JPEG with Pillow; round by round {ratio['median']:.1f} × ({ratio['lowest']:.1f} … "
-            f"{ratio['highest']:.1f}; "
-            f"{case['rounds']} rounds, {record['hardware']['cpu']}, {record['hardware']['threads']} thread, a machine shared with "
-            "other work).")
-
-
 def groups() -> dict[str, pd.DataFrame]:
     """Group → its runs, of the committed results."""
     return dict(iter(read(RESULTS).groupby("group")))
@@ -292,7 +221,7 @@ def blocks() -> dict[str, str]:
     ours = without_field(icons)  # more lines could not be told apart
     plots.trajectories(only(ours, tasks=20)).save(FIGURES / "trajectory_20_tasks")
     plots.capacity(long).save(FIGURES / "capacity")
-    ten = union(only(icons, tasks=10), rows, cross)  # of the first only what the others have not: the field's methods
+    ten = union(only(icons, tasks=10), rows, cross)  # of the first only what the others have not: published baselines
     everyone = pick(ten, FIELD_ROWS)
     setting, photographs, photographs_20 = properties.Setting(), *(only(found["tin100"], tasks=tasks) for tasks in (10, 20))
     wider = found["icons_r_energy_test"]

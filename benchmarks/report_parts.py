@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from janus.compare import NONE, interval, paired
-from janus.tables import Table, overview
+from janus.report.compare import NONE, interval, paired
+from janus.report.tables import Table, overview
 
 SCORES = ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift")
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from janus.checkpoint import write_json
-from janus.device import half_precision, pick_device
 from janus.doctor.cost import LORA, PEFT, Case, measure
 from janus.errors import JanusError
-from janus.result import hardware, versions
+from janus.runtime.checkpoint import write_json
+from janus.runtime.device import half_precision, pick_device
+from janus.runtime.result import hardware, versions
 
 CASES = [("icons-vit", 64), ("vit_small_patch16_224", 32)]
 VARIANTS = (PEFT, LORA, "exact + DML", "exact + OE + DML", "tangent + OE + DML")

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from janus import datasets
-from janus.ablation import KNOWN
-from janus.checkpoint import write_json
-from janus.device import pick_device
+from janus.bench.variants import KNOWN
+from janus.data import datasets
 from janus.doctor.photographs import waiting, write_photographs
 from janus.errors import JanusError
-from janus.result import hardware, versions
+from janus.runtime.checkpoint import write_json
+from janus.runtime.device import pick_device
+from janus.runtime.result import hardware, versions
 
 ROWS = ("LoRA", "exact+DML", "OE+GR+DML")
 

@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
 
-from . import registry, resources
+from .data import registry
 from .errors import unknown
-from .method_settings import KINDS, JanusSettings, MethodSettings, Temperature
-from .settings import Settings, broken
+from .runtime import assets
+from .settings import baselines as baselines  # registers its classes
+from .settings.base import Settings, broken
+from .settings.methods import KINDS, JanusSettings, MethodSettings, Temperature
 
 # ── what is learned, and with what ──────────────────────────────────────────────────────────────────────────
 
@@ -68,14 +70,14 @@ Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 def _pickled(s: Any) -> str | None:
     named = s.weights not in (None, "random")
     return (
-        f"weights={s.weights} {resources.PICKLED}"
+        f"weights={s.weights} {assets.PICKLED}"
         if named and not s.weights.endswith(".safetensors")
         else None
     )
 
 
 def _photos(s: Any) -> str | None:
-    return resources.NO_PHOTOS if s.model == "photos-vit" and s.weights is None else None
+    return assets.NO_PHOTOS if s.model == "photos-vit" and s.weights is None else None
 
 
 def _narrow(s: Any) -> str | None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from .config import CLASSIFIERS, Config
-from .errors import JanusError, UsageError, together
-from .method_settings import KINDS
-from .reading import _Names, examine, flattened
+from .errors import JanusError, UsageError, join_messages
+from .settings.methods import KINDS
+from .settings.reading import _Names, examine, flattened
 
 
 def make(values: Mapping[str, Any] | None = None, /, **more: Any) -> Config:
@@ -40,7 +40,7 @@ def layered(*layers: Mapping[str, Any], common: Mapping[str, Any] | None = None)
     """
     config, faults = examine(layers, common)
     if config is None:
-        raise UsageError(together(faults))
+        raise UsageError(join_messages(faults))
     return config
 
 
@@ -51,7 +51,7 @@ def changed(config: Config, values: Mapping[str, Any] | None = None, /, **more: 
     base = {**non_default(config), "method.name": config.method.name}
     found, faults = examine([{**(values or {}), **more}], base=base, look=False)
     if found is None:
-        raise UsageError(together(faults))
+        raise UsageError(join_messages(faults))
     return found
 
 
@@ -67,7 +67,7 @@ def restore(stored: Any, where: str | Path) -> Config:
         )
     config, faults = examine([stored], look=False)
     if config is None:
-        raise JanusError(f"{where}: its settings do not fit this janus ({together(faults)})")
+        raise JanusError(f"{where}: its settings do not fit this janus ({join_messages(faults)})")
     return config
 
 
@@ -141,7 +141,7 @@ def deciding(config: Config | Mapping[str, Any]) -> dict[str, Any]:
 
 def _amp(device: str) -> str:
     """What `auto` means on the device."""
-    from .device import pick_device, resolve  # torch, which no other setting needs
+    from .runtime.device import pick_device, resolve  # torch, which no other setting needs
 
     return resolve("auto", pick_device(device))
 

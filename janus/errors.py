@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+SHOWN = 3  # names in a message; the others are counted
+
 
 class JanusError(Exception):
     """Something went wrong while working (exit code 1)."""
@@ -30,8 +32,14 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}: {hint}")
 
 
-def together(texts: Sequence[str]) -> str:
+def join_messages(texts: Sequence[str]) -> str:
     """One line that holds several messages; one alone stays as it is."""
     if len(texts) == 1:
         return texts[0]
     return f"{len(texts)} faults: " + "; ".join(f"({n}) {text}" for n, text in enumerate(texts, 1))
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from . import metrics
+from .data.restore import MissingImages
+from .data.stream import Task
 from .learner import Learner
-from .recall import Lost
 from .separation import danger, own_similarity
-from .stream import Task
 
 Factors = list[tuple[Tensor, Tensor]]
 
@@ -20,7 +20,7 @@ Factors = list[tuple[Tensor, Tensor]]
 class Evaluation:
     """The scores of a learner on its stream.
 
-    records: name → numbers, as they came; `janus.result.Result` says what they are. learned: test features of each task when it
+    records: name → numbers, as they came; `janus.Result` says what they are. learned: test features of each task when it
     ended, for drift.
     """
 
@@ -65,7 +65,7 @@ class Evaluation:
         """
         row, aware, moved = [], [], []
         for past in seen:
-            if isinstance(past.evaluation, Lost):  # an extended run whose old images are no longer there
+            if isinstance(past.evaluation, MissingImages):  # an extended run whose old images are no longer there
                 row.append(None), aware.append(None)
                 continue
             features = self.features(past, new=past is seen[-1])
@@ -109,7 +109,7 @@ class Evaluation:
         self.records, self.learned = state["records"], state["learned"]
 
     def summary(self, sizes: Sequence[int]) -> dict[str, Any]:
-        """The scores of a finished run, named as in `janus.result.Result`. sizes: evaluation images of each task."""
+        """The scores of a finished run, named as in `janus.runtime.result.Result`. sizes: evaluation images of each task."""
         r = self.records
         steps = [s["sum"] / s["steps"] for s in r["violation_step"] if s["steps"]]
         return {

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from .errors import JanusError
-from .hooks import Collector
-from .lora_layer import Pair
-from .parallel import Processes
-from .timing import Stopwatch
+from .models.hooks import Collector
+from .models.lora_layer import Pair
+from .runtime.distributed import Processes
+from .runtime.timing import Stopwatch
 
 STRIPS = 4  # `x xᵀ` is symmetric: in so many strips of rows, each from the diagonal on, it takes 10/16 of the arithmetic
 

@@ -12,15 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as kept_as_input
 
-from . import backbones, classifiers, lora, methods, parallel, places, transforms
-from .backbones import PreprocessConfig
+from . import classifiers, lora, methods
 from .config import Config
-from .device import autocast, choose_attention
+from .data import transforms
+from .data.images import Images
+from .data.prefetch import Prefetcher, of
+from .data.stream import Task
 from .history import History, SecondMoments
-from .images import Images
-from .prefetch import Prefetcher, of
+from .models import backbones
+from .models.backbones import PreprocessConfig
+from .runtime import distributed, paths
+from .runtime.device import autocast, choose_attention
 from .separation import Prototypes
-from .stream import Task
 
 
 class Learner:
@@ -33,7 +36,7 @@ class Learner:
     plain: the test transform.
     """
 
-    def __init__(self, config: Config, device: torch.device, processes: parallel.Processes = parallel.ALONE) -> None:
+    def __init__(self, config: Config, device: torch.device, processes: distributed.Processes = distributed.ALONE) -> None:
         self.config, self.device, self.processes = config, device, processes
         self.model, self.preprocess, self.backbone = build_model(config, self.generator("factors", 0), device)
         self.plain = transforms.test_transform(augmentation(config), self.preprocess)
@@ -189,7 +192,7 @@ def build_model(config: Config, generator: torch.Generator,
     """The config's backbone with fresh LoRA pairs, how its input is prepared, and the fingerprint of its weights."""
     with torch.random.fork_rng(devices=[]):  # weights="random" draws from torch's global generator, on the CPU
         torch.default_generator.manual_seed(config.training.seed)
-        c = places.located(config).backbone
+        c = paths.resolved(config).backbone
         model, preprocess = backbones.create(c.model, c.weights, c.image_size)
     fingerprint = backbones.fingerprint(model)
     lora.adapt(model, c.rank, c.targets, c.scale, generator)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .ablation import KNOWN, PROTOCOL, UNTRAINED, slug
+from .bench.variants import KNOWN, PROTOCOL, UNTRAINED, slug
 from .config import Config
 from .configure import config_hash, layered
 from .errors import UsageError
-from .result import Result
-from .train import print_progress, run
+from .runtime.progress import print_progress
+from .runtime.result import Result
+from .train import run
 
 REPOSITORY = Path(__file__).parents[1]
 STREAM: dict[str, Any] = {"data.tasks": 5, "data.per_class": 30, "training.lr": 1e-3}  # half the benchmark's data, in five tasks
@@ -43,7 +44,7 @@ class Lesson:
         return self.runs / f"{slug(row)}-{config_hash(self.config(row, **settings))[:8]}"
 
     def run(self, row: str, **settings: Any) -> Result:
-        """Train a row on the lessons' stream, saying how far it is, or read the run if it is there; a stopped one goes on."""
+        """Train a row on the lessons' stream, saying how far it is, or read the run if it is there; a stopped one resumes."""
         return run(self.folder(row, **settings), progress=lambda line: print_progress(f"{row}: {line}"),
                    variant=row, **self.config(row, **settings).to_dict())
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from .errors import JanusError, UsageError
-from .hooks import Collector
-from .lora_layer import LoRALinear as LoRALinear
-from .lora_layer import Pair as Pair
-from .lora_layer import dense_gradient as dense_gradient
-from .lora_layer import kaiming_A as kaiming_A
-from .peft_layers import is_peft, peft_pairs
-from .vit import TARGETS as TARGETS
-from .vit import bypasses, example_image, input_key, join, matrices, split, target_faults
+from .models.hooks import Collector
+from .models.lora_layer import LoRALinear as LoRALinear
+from .models.lora_layer import Pair as Pair
+from .models.lora_layer import dense_gradient as dense_gradient
+from .models.lora_layer import kaiming_A as kaiming_A
+from .models.peft_layers import is_peft, peft_pairs
+from .models.vit import TARGETS as TARGETS
+from .models.vit import bypasses, example_image, input_key, join, matrices, split, target_faults
 
 
 def adapt(

@@ -12,15 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import checkpoint, configure, datasets, parallel
+from . import configure
 from .config import Config, RuntimeSettings
-from .device import pick_device
+from .data import datasets
+from .data.images import at_side, from_paths, square, to_rgb
+from .data.stream import refuse_known
 from .errors import JanusError, UsageError, unknown
-from .images import at_side, from_paths, square, to_rgb
 from .learner import Learner
-from .result import Result
-from .stream import refuse_known
-from .train import CHECKPOINT, RESULT, Progress, execute, lock
+from .runtime import checkpoint, distributed
+from .runtime.device import pick_device
+from .runtime.progress import Progress
+from .runtime.result import Result
+from .train import CHECKPOINT, RESULT, execute, lock
 
 BATCH = 64
 NAMED = 10  # of many images that cannot be read, one line names so many
@@ -162,7 +165,7 @@ def extend(folder: str | Path, data: str | Path, out: str | Path | None = None, 
     left out (None in `Result.accuracy`, said in `Result.stream["note"]`) if not.
 
     Args:
-        data: an image folder, or any data set of `janus.datasets`; a class the run knows already is refused.
+        data: an image folder, or any data set of `janus.data.datasets`; a class the run knows already is refused.
         out: folder of the extended run, which resumes as `run` does; default: `folder` + "-extended".
         settings: those of `runtime` (`device`, `threads`, `micro_batch`, `save_every`, `root`: where the old data is now), and
             `classifier="ncm"`: from now on classes are scored by their means, which every run keeps. Accuracies that were
@@ -207,7 +210,7 @@ def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = Non
                 checkpoint.save(target / CHECKPOINT, state | {"config": config.to_dict()})
         return target
 
-    target = parallel.start(config.runtime.device).on_main(prepare)
+    target = distributed.start(config.runtime.device).on_main(prepare)
     return execute(config, target, progress), target
 
 
@@ -227,7 +230,7 @@ def finished(folder: Path) -> dict[str, Any]:
 
 
 def _place(data: str | Path) -> str:
-    """A path as an absolute one, so that the extended run can be taken up from anywhere; a name as it is."""
+    """A path as an absolute one, so that the extended run can be resumed from anywhere; a name as it is."""
     return str(Path(data).expanduser().resolve()) if Path(data).expanduser().exists() else str(data)
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint
 from .errors import JanusError, UsageError
 from .history import SecondMoments, extend_basis, precise
 from .lora import adapted, merge
-from .lora_layer import Pair
+from .models.lora_layer import Pair
 from .rectify import RectifiedAdam, nullspace_start
+from .runtime import checkpoint
 
 Forward = Callable[[nn.Module, Any], Any]
 SAFE = 1e-5  # ‖A V‖ / ‖A‖ up to which A V counts as zero: float32 rounding leaves about 1e-7

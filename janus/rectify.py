@@ -25,8 +25,8 @@ from .errors import JanusError, UsageError, unknown
 from .history import precise, project_out
 from .linalg import full_float32
 from .lora import Pair, watch_gradient
-from .parallel import gradients
-from .peft_layers import inactive
+from .models.peft_layers import inactive
+from .runtime.distributed import gradients
 
 MODES = ("none", "tangent", "exact")
 DENSE = 2**21  # numbers of the m x n matrices that `tangent` computes with at once: they stay in a processor's cache

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import unknown
-from .parallel import ALONE, Processes
+from .runtime.distributed import ALONE, Processes
 
 FORMS = ("hinge", "squared", "logsumexp", "softmax")
 

@@ -6,10 +6,10 @@ local cross-entropy + margin loss → backward → Gradient Rectification turns 
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from functools import partial
@@ -20,22 +20,26 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from . import checkpoint, configure, datasets, metrics, parallel, places, recall, single, stream, transforms
+from . import configure, metrics
 from .config import Config
-from .device import HALF, pick_device, resolve
+from .data import datasets, restore, stream, transforms
+from .data.images import Images
+from .data.prefetch import Prefetcher
+from .data.renditions import in_epoch
+from .data.restore import MissingImages
 from .errors import JanusError, UsageError
 from .evaluation import Evaluation
-from .images import Images
 from .learner import Learner, augmentation
-from .prefetch import Prefetcher
-from .recall import Lost
-from .renditions import in_epoch
-from .result import Result, hardware, versions
-from .timing import clock
-from .updates import Diverged, Updates
+from .methods import one_class
+from .runtime import checkpoint, distributed, paths
+from .runtime.device import HALF, pick_device, resolve
+from .runtime.progress import Progress, forwarded
+from .runtime.result import Result, hardware, versions
+from .runtime.timing import clock
+from .runtime.updates import Diverged, Updates
 
 CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
-Progress = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def step(learner: Learner, images: Tensor, labels: Tensor, updates: Updates, watch: bool = True) -> None:
@@ -65,8 +69,8 @@ def run(out: str | Path | None = None, *, progress: Progress | None = None, vari
     """Train and evaluate one method on one stream.
 
     Args:
-        out: folder for the result and checkpoints. A finished run there is read back, a broken one goes on and ends with the
-            numbers of an unbroken run. None keeps nothing.
+        out: folder for the result and checkpoints. A finished run there is read back, a broken one resumes and ends with the
+            numbers of an uninterrupted run. None keeps nothing.
         progress: called with one line now and then; None: silent.
         variant: what tables call the run; None: the method's name.
         config: settings by name (`janus.Config`, `janus.configure.make`): `lr=1e-3`, `method="gpm"`, `data={"strength": 0.5}`,
@@ -76,18 +80,18 @@ def run(out: str | Path | None = None, *, progress: Progress | None = None, vari
         UsageError: unknown names, wrong types, illegal combinations, another run in `out`.
         JanusError: damaged checkpoint, NaN loss (the last checkpoint is kept), no space or rights.
     """
-    return execute(configure.layered(places.begun(out), config), out, progress, variant)
+    return execute(configure.layered(paths.folder_of(out), config), out, progress, variant)
 
 
 def execute(config: Config, out: str | Path | None = None, progress: Progress | None = None,
             variant: str | None = None) -> Result:
     """`run` with a ready config."""
-    processes = parallel.start(config.runtime.device)
-    say = progress if progress and processes.main else lambda line: None
-    if out is None:
-        return Run(config, None, say, processes, variant).finish()
-    folder = Path(out)
+    processes = distributed.start(config.runtime.device)
     with ExitStack() as held:
+        held.enter_context(forwarded(progress if processes.main else None))
+        if out is None:
+            return Run(config, None, processes, variant).finish()
+        folder = Path(out)
 
         def claim() -> bool:
             held.enter_context(lock(folder))
@@ -97,9 +101,9 @@ def execute(config: Config, out: str | Path | None = None, progress: Progress | 
         if processes.on_main(claim):
             result = Result.load(folder)
             _same_run(_settled(config, result.config), result.config, folder)
-            say(f"{folder}: finished already, acc {result.acc:.2f} (nothing was trained)")
+            logger.info(f"{folder}: finished already, acc {result.acc:.2f} (nothing was trained)")
             return result
-        return Run(config, folder, say, processes, variant).finish()
+        return Run(config, folder, processes, variant).finish()
 
 
 def lock(folder: Path) -> FileLock:
@@ -118,11 +122,11 @@ def lock(folder: Path) -> FileLock:
 class Run:
     """The loop over a stream's tasks, and where it stands: training step `step` of task `task` comes next."""
 
-    def __init__(self, config: Config, folder: Path | None, say: Progress = lambda line: None,
-                 processes: parallel.Processes = parallel.ALONE, variant: str | None = None) -> None:
+    def __init__(self, config: Config, folder: Path | None, processes: distributed.Processes = distributed.ALONE,
+                 variant: str | None = None) -> None:
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
-        self.folder, self.say, self.processes = folder, say, processes
+        self.folder, self.processes = folder, processes
         self.variant = variant or config.method.name
         path = folder / CHECKPOINT if folder else None
         self.resumed = checkpoint.load(path) if path and path.exists() else None
@@ -132,8 +136,8 @@ class Run:
             _same_run(config, self.resumed["config"], folder)
         with processes.main_first():
             self.learner = Learner(config, device, processes)
-            found = build_stream(config, self.learner.preprocess.size, self.resumed, say)
-        self.stream = single.noted(found, config, self.resumed["task"] if self.resumed else 0)
+            found = build_stream(config, self.learner.preprocess.size, self.resumed)
+        self.stream = one_class.with_notes(found, config, self.resumed["task"] if self.resumed else 0)
         self.augment = transforms.train_transform(augmentation(config), self.learner.preprocess)
         self.evaluation = Evaluation(self.learner)
         self.updates: Updates | None = None  # while a task is trained
@@ -156,12 +160,12 @@ class Run:
         if self.resumed:
             self.load_state(self.resumed)
             self.resumed = None
-            self.say(f"resumed at task {self.task + 1}/{len(self.stream)}, step {self.step}")
+            logger.info(f"resumed at task {self.task + 1}/{len(self.stream)}, step {self.step}")
         if self.processes.on_main(lambda: (self.task, self.step)) != (self.task, self.step):
             raise JanusError(f"process {self.processes.rank} does not find in {self.folder} what the main one finds there; "
                              "choose an --out that all machines share")
-        if any(isinstance(task.evaluation, Lost) for task in self.stream.tasks):
-            self.say(f"note: {self.stream.note}")
+        if any(isinstance(task.evaluation, MissingImages) for task in self.stream.tasks):
+            logger.info(f"note: {self.stream.note}")
         self.fraction_at_start = self.fraction_done()
         while self.task < len(self.stream):
             self.learn(self.stream.tasks[self.task])
@@ -255,7 +259,7 @@ class Run:
         where = "" if epoch is None else f" epoch {epoch + 1}/{self.config.training.epochs}"
         table, sizes = self.evaluation.records["accuracy"], [len(task.evaluation) for task in self.stream.tasks]
         acc = f"  acc so far {metrics.over_samples(table[-1], sizes):5.2f}" if table else ""
-        self.say(f"task {task.index + 1}/{len(self.stream)}{where}{acc}  {clock(elapsed)} gone, {clock(left)} left")
+        logger.info(f"task {task.index + 1}/{len(self.stream)}{where}{acc}  {clock(elapsed)} gone, {clock(left)} left")
 
     def maybe_save(self, task: stream.Task, epoch: int) -> None:
         """In long tasks: a checkpoint and a line of progress every `save_every` seconds."""
@@ -302,32 +306,31 @@ class Run:
         result = self.result()
         if self.folder:
             self.processes.on_main(lambda: checkpoint.write_json(self.folder / RESULT, result.to_dict()))
-        self.say(result.line())
+        logger.info(result.line())
         return result
 
 
-def build_stream(config: Config, size: int | None = None, state: dict[str, Any] | None = None,
-                 tell: Progress | None = None) -> stream.Stream:
+def build_stream(config: Config, size: int | None = None, state: dict[str, Any] | None = None) -> stream.Stream:
     """The config's data set, cut into tasks (one task of all classes for the joint upper bound); then the new classes of
     an extended run, one task for each data set. `size`: the input side photographs are prepared for; `state`: the checkpoint
-    that is taken up, whose finished tasks need no images; `tell`: see `janus.datasets.load`."""
-    config = places.located(config)
+    that is resumed, whose finished tasks need no images."""
+    config = paths.resolved(config)
     c, tasks = config.data, 1 if config.method.joint else config.data.tasks
     order = config.training.seed if c.class_seed is None else c.class_seed
 
     def first() -> stream.Stream:
-        images = datasets.load(c.dataset, root=config.runtime.root, **({"size": size, "tell": tell} | c.options))
+        images = datasets.load(c.dataset, root=config.runtime.root, **({"size": size} | c.options))
         return stream.class_incremental(images, tasks, order, per_class=c.per_class, evaluate=c.evaluate)
 
     skip = bool(c.options.get("skip_corrupt"))
-    later = [partial(datasets.load, name, size=size, skip_corrupt=skip, tell=tell) for name in c.extended]
-    return recall.grow(first, tasks, later, state["stream"] if state else None, state["task"] if state else 0)
+    later = [partial(datasets.load, name, size=size, skip_corrupt=skip) for name in c.extended]
+    return restore.grow(first, tasks, later, state["stream"] if state else None, state["task"] if state else 0)
 
 
 def _settled(config: Config, before: dict[str, Any], device: torch.device | None = None) -> Config:
-    """The config with where relative paths start from (`janus.places`) and what `amp=auto` means: as in the resumed run."""
+    """The config with where relative paths start from (`runtime.paths`) and what `amp=auto` means: as in the resumed run."""
     before = configure.flat(before)
-    config = places.kept(config, before)
+    config = paths.with_folder(config, before)
     if config.training.amp != "auto":
         return config
     was = before.get("training.amp")
@@ -343,8 +346,3 @@ def _same_run(config: Config, other: dict[str, Any], folder: Path) -> None:
             differs = [path for path in differs if path == whole or not path.startswith(part)]
     if differs:
         raise UsageError(f"{folder} holds another run (it differs in {', '.join(differs)}); choose another --out")
-
-
-def print_progress(line: str) -> None:
-    """Plain lines on stderr: readable in a terminal, a log, and an executed notebook."""
-    print(line, file=sys.stderr, flush=True)

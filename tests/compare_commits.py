@@ -58,7 +58,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "drs gr=exact": {"method": "drs", "gr": "exact", "init": "nullspace"}, "ewc_lambda": {"method": "ewc", "ewc_lambda": 1e5},
     "icons-r": {"dataset": "icons-r", "per_class": 2, "epochs": 1, "evaluate": "val"},
 }
-BROKEN = ("janus", "finetune", "gr=tangent adapter=shared", "gpm", "sdlora", "bilora")  # broken off in mid-task and taken up
+BROKEN = ("janus", "finetune", "gr=tangent adapter=shared", "gpm", "sdlora", "bilora")  # broken off in mid-task and resumed
 LOADED = ("janus", "finetune", "head=ncm", "head=ranpac", "l2p", "bilora")  # their predictor scores images
 EXTENDED = ("janus", "finetune", "gr=tangent adapter=shared", "head=ranpac", "coda", "drs")
 
@@ -133,7 +133,7 @@ def jobs(methods: list[str], runs: Path, old: Path, new: Path, shots: Any) -> It
         lines.clear()
         found = numbers(run(name, out, lines.append)) | learned(out)
         if not any("resumed at task 2/3, step" in line for line in lines):
-            raise AssertionError(f"the run was not taken up in the middle of task 2: {lines[:1]}")
+            raise AssertionError(f"the run was not resumed in the middle of task 2: {lines[:1]}")
         return found
 
     def scores(name: str) -> dict[str, Any]:
@@ -194,7 +194,10 @@ def numbers(result: Any) -> dict[str, Any]:
 
 def learned(folder: Path) -> dict[str, Any]:
     """Every tensor and number in the parts of a run's checkpoint, by part and name."""
-    from janus import checkpoint
+    try:
+        from janus.runtime import checkpoint
+    except ImportError:  # a commit before the package had folders
+        from janus import checkpoint
 
     found: dict[str, Any] = {}
     for path, value in leaves(checkpoint.load(folder / "checkpoint.safetensors")):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
-from made_results import result_values
-from toys import write_image_folder
+from helpers.made_results import result_values
+from helpers.runs import CONFIGS, REPARAMETRISED
+from helpers.toys import toy_backbone, write_image_folder
+from hypothesis import settings as hypothesis_settings
 
-settings.register_profile("janus", deadline=None, derandomize=True, max_examples=40, print_blob=True)
-settings.load_profile("janus")
+from janus.models import backbones
+
+hypothesis_settings.register_profile("janus", deadline=None, derandomize=True, max_examples=40, print_blob=True)
+hypothesis_settings.load_profile("janus")
 torch.set_num_threads(1)  # small matrices: more threads only wait for one another
 
 
@@ -37,3 +41,26 @@ def results_folder(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
     return tmp_path
+
+
+@pytest.fixture
+def with_toy_backbone(monkeypatch):
+    """Every run has the toy backbone."""
+    monkeypatch.setattr(backbones, "create", toy_backbone)
+
+
+@pytest.fixture
+def settings(image_folder: Path):
+    """`settings("exact", lr=…)`: a run of three uneven tasks (3, 2, 2 classes) and 20 steps."""
+
+    def make(name: str = "exact", **more: Any) -> dict[str, Any]:
+        common = {"dataset": str(image_folder), "tasks": 3, "epochs": 2, "batch_size": 16, "rank": 2, "energy": 0.8,
+                  "lr": 3e-3, "head_lr": 1e-2, "augment": "icons", "step_score_every": 2, "device": "cpu"}
+        return {**common, **(CONFIGS | REPARAMETRISED)[name], **more}
+
+    return make
+
+
+@pytest.fixture
+def without_home(monkeypatch):
+    monkeypatch.delenv("JANUS_DATA", raising=False)

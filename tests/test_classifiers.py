@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_parallel import two_processes
-from test_train import _toy_backbone, broken_run, numbers, same_state, settings  # noqa: F401
-from toys import toy_backbone, write_image_folder
+from helpers.processes import two_processes
+from helpers.runs import broken_run, numbers, same_state
+from helpers.toys import toy_backbone, write_image_folder
 
-from janus import backbones, checkpoint, classifiers, predict, train
+from janus import classifiers, predict, train
 from janus.config import CLASSIFIERS
 from janus.configure import config_hash, make
 from janus.errors import JanusError, UsageError
-from janus.result import Result
+from janus.models import backbones
+from janus.runtime import checkpoint
+from janus.runtime.result import Result
 from janus.separation import class_means
 from janus.train import CHECKPOINT, RESULT, Run
+
+pytestmark = pytest.mark.usefixtures("with_toy_backbone")
 
 SMALL = {"dim": 40}
 FEW = {"ranpac": SMALL, "aligned": {"samples": 10, "classifier.epochs": 2}}
@@ -255,7 +259,7 @@ def test_the_method_ranpac_is_the_head_on_the_frozen_backbone(settings):  # noqa
 @pytest.mark.parametrize("more", [{"classifier": "ncm"}, {"classifier": "ranpac", **SMALL},
                                   {"classifier": "aligned", **FEW["aligned"]},
                                   {"classifier": "aligned", "covariance": "shared", **FEW["aligned"]}])
-def test_a_broken_run_ends_with_the_numbers_of_an_unbroken_one(more, settings, tmp_path, monkeypatch):  # noqa: F811
+def test_a_broken_run_ends_with_the_numbers_of_an_uninterrupted_one(more, settings, tmp_path, monkeypatch):  # noqa: F811
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = numbers(train.run(whole, **settings("finetune", **more)))
     config = settings("finetune", **more, save_every=0)

@@ -7,10 +7,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from helpers.toys import make_tiny_vit
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import make_tiny_vit
 
 from janus import lora
 from janus.history import History, SecondMoments, extend_basis, project_out

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from toys import make_tiny_vit
+from helpers.toys import make_tiny_vit
 
 from janus import lora
 from janus.linalg import full_float32

@@ -11,9 +11,9 @@ import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+from helpers.vits import FAMILIES, distance, fill, images, make
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from vits import FAMILIES, distance, fill, images, make
 
 from janus import lora
 from janus.errors import JanusError, UsageError

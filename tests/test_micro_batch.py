@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from test_parallel import same_run
-from test_train import _toy_backbone, settings  # noqa: F401
+from helpers.runs import same_run
 from torch import Tensor
 
-from janus import configure, parallel, train
+from janus import configure, train
 from janus.methods import all_methods
+from janus.runtime import distributed
+from janus.runtime.updates import Updates
 from janus.train import Run
-from janus.updates import Updates
+
+pytestmark = pytest.mark.usefixtures("with_toy_backbone")
 
 BATCH, SLICE = 128, 16
 TANGENT = {"gr": "tangent", "adapter": "shared", "init": "free"}
@@ -58,7 +60,7 @@ def stepped(config: dict[str, Any], micro_batch: int | None, monkeypatch: pytest
         found["loss"] = [loss.detach()]
         for name, optimizer in (("factors", updates.factors), ("head", updates.head)):
             if optimizer is not None:
-                own = optimizer.gradients() if hasattr(optimizer, "gradients") else parallel.gradients(optimizer)
+                own = optimizer.gradients() if hasattr(optimizer, "gradients") else distributed.gradients(optimizer)
                 found[name] = [gradient.clone() for gradient in own]
 
     monkeypatch.setattr(updates, "backward", noted)

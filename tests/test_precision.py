@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from toys import make_tiny_vit, toy_backbone
+from helpers.toys import make_tiny_vit, toy_backbone
 
 import janus
-from janus import backbones, checkpoint, device
 from janus.configure import config_hash, from_text, make
 from janus.errors import UsageError
+from janus.models import backbones
+from janus.runtime import checkpoint, device
 from janus.train import CHECKPOINT, RESULT
 
 CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
@@ -98,7 +99,7 @@ def test_auto_is_hashed_as_what_it_means_here(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_run_keeps_what_auto_meant_when_it_began(settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken off on a CPU with bf16, taken up on one without it, and the other way round; then read back, and used."""
+    """Broken off on a CPU with bf16, resumed on one without it, and the other way round; then read back, and used."""
     def stop(line: str) -> None:
         if line.startswith("task 2/2 epoch 1"):
             raise KeyboardInterrupt

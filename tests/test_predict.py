@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.toys import write_image_folder
 from PIL import Image
 from safetensors.torch import save_file
-from toys import write_image_folder
 
 import janus
-from janus import Result, backbones, checkpoint, configure, extend, load
+from janus import Result, configure, extend, load
+from janus.data.images import TensorImages
 from janus.errors import JanusError, UsageError
-from janus.images import TensorImages
+from janus.models import backbones
+from janus.runtime import checkpoint
 from janus.train import CHECKPOINT, RESULT, build_stream
 
 TINY: dict[str, Any] = {"weights": "random", "augment": "icons", "epochs": 2, "tasks": 3, "batch_size": 16, "lr": 3e-3}
@@ -302,7 +304,7 @@ def test_old_images_are_not_needed(old: Path, new: Path, finished: Path, tmp_pat
 
 def test_extension_resumes_and_finds_its_folder(new: Path, finished: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
-    unbroken = extend(folder, new, tmp_path / "unbroken")
+    uninterrupted = extend(folder, new, tmp_path / "uninterrupted")
 
     def stop(line: str) -> None:
         if line.startswith("task 4/4 epoch 2"):
@@ -312,7 +314,7 @@ def test_extension_resumes_and_finds_its_folder(new: Path, finished: Path, tmp_p
         extend(folder, new, progress=stop, save_every=0.0)
     assert (tmp_path / "run-extended" / CHECKPOINT).exists() and not (tmp_path / "run-extended" / RESULT).exists()
     lines: list[str] = []
-    assert numbers(extend(folder, new, progress=lines.append))["accuracy"] == unbroken.accuracy
+    assert numbers(extend(folder, new, progress=lines.append))["accuracy"] == uninterrupted.accuracy
     assert lines[0].startswith("resumed at task 4/4") and "step 0" not in lines[0]
     other = named(tmp_path / "other", ["cup"], seed=2)
     extend(folder, other)  # another extension of the same run goes beside the first
@@ -354,8 +356,8 @@ def test_a_run_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: 
     settings = TINY | {"weights": "vit.safetensors", "tasks": 2, "epochs": 1}
     monkeypatch.chdir(home)
     words = {"dataset": "data"} | settings
-    unbroken = janus.run(tmp_path / "unbroken", **words)
-    assert unbroken.config["data"]["dataset"] == "data" and unbroken.config["backbone"]["weights"] == "vit.safetensors"
+    uninterrupted = janus.run(tmp_path / "uninterrupted", **words)
+    assert uninterrupted.config["data"]["dataset"] == "data" and uninterrupted.config["backbone"]["weights"] == "vit.safetensors"
 
     def stop(line: str) -> None:
         raise KeyboardInterrupt
@@ -363,9 +365,9 @@ def test_a_run_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         janus.run(tmp_path / "run", progress=stop, **words)
     monkeypatch.chdir(away)
-    assert numbers(janus.run(tmp_path / "run", **words)) == numbers(unbroken)  # the very same command, elsewhere
+    assert numbers(janus.run(tmp_path / "run", **words)) == numbers(uninterrupted)  # the very same command, elsewhere
     assert janus.run(tmp_path / "run", **settings | {"weights": "../home/vit.safetensors"}, dataset=str(home / "data")).acc \
-        == unbroken.acc  # the same places in other words
+        == uninterrupted.acc  # the same places in other words
     picture = sorted((home / "data" / "test" / "class1").iterdir())
     assert len(load(tmp_path / "run").predict(picture)) == 3
     extended = extend(tmp_path / "run", "../home/new", tmp_path / "more")

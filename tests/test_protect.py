@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.vits import distance, fill, make
 from safetensors import safe_open
 from torch import Tensor, nn
-from vits import distance, fill, make
 
 import janus
 from janus import lora
 from janus.errors import JanusError, UsageError
 from janus.history import SecondMoments
-from janus.vit import input_key
+from janus.models.vit import input_key
 
 peft = pytest.importorskip("peft", reason="PEFT is an optional extra: pip install janus-lora[dev]")
 transformers = pytest.importorskip("transformers")

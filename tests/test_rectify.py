@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.toys import make_tiny_vit
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import make_tiny_vit
 
 import janus
 from janus import lora, rectify

@@ -16,71 +16,19 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.runs import CONFIGS, REPARAMETRISED, broken_run, numbers, same_state
+from helpers.toys import toy_backbone
 from torch import Tensor
-from toys import toy_backbone
 
-from janus import backbones, checkpoint, configure, learner, lora, methods, metrics, train
+from janus import configure, learner, lora, methods, metrics, train
+from janus.data.images import Images
 from janus.errors import JanusError, UsageError
-from janus.images import Images
 from janus.methods.base import Method
-from janus.result import Result
+from janus.runtime import checkpoint
+from janus.runtime.result import Result
 from janus.train import CHECKPOINT, RESULT, Run
 
-TANGENT = {"gr": "tangent", "adapter": "shared", "init": "free"}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "finetune": {"method": "finetune"},
-    "gpm": {"method": "gpm"},
-    "gpm+exact": {"method": "gpm", "gr": "exact", "adapter": "merged", "init": "nullspace"},
-    "exact": {"method": "janus", "energy_end": 0.9, "oe_epochs": "all"},
-    "exact-amp": {"method": "janus", "amp": "bf16", "weight_decay": 0.1},
-    "tangent": {"method": "janus", **TANGENT, "lr": 1e-3, "form": "logsumexp"},
-    "oe": {"method": "janus", "gr": "none", "dml": False, "targets": ("q", "proj", "fc1", "fc2")},
-    "dml": {"method": "janus", "oe": False, "gr": "none", "adapter": "merged", "init": "free", "form": "softmax"},
-    "frozen": {"method": "frozen"},
-    "ncm": {"method": "ncm"},
-    "joint": {"method": "joint"},
-}
-REPARAMETRISED = {"bilora": {"method": "bilora", "coefficients": 40}, "sdlora": {"method": "sdlora"}}
-
-
-@pytest.fixture(autouse=True)
-def _toy_backbone(monkeypatch):
-    monkeypatch.setattr(backbones, "create", toy_backbone)
-
-
-@pytest.fixture
-def settings(image_folder: Path):
-    """`settings("exact", lr=…)`: a run of three uneven tasks (3, 2, 2 classes) and 20 steps."""
-
-    def make(name: str = "exact", **more: Any) -> dict[str, Any]:
-        common = {"dataset": str(image_folder), "tasks": 3, "epochs": 2, "batch_size": 16, "rank": 2, "energy": 0.8,
-                  "lr": 3e-3, "head_lr": 1e-2, "augment": "icons", "step_score_every": 2, "device": "cpu"}
-        return {**common, **(CONFIGS | REPARAMETRISED)[name], **more}
-
-    return make
-
-
-def numbers(result: Result) -> dict[str, Any]:
-    """All that a run found out: everything but when, where and how fast."""
-    kept = result.to_dict()
-    for key in ("seconds", "date", "versions", "hardware"):
-        del kept[key]
-    del kept["config"]["runtime"]
-    return kept
-
-
-def same_state(a: Path, b: Path) -> bool:
-    """Equal checkpoints, tensor by tensor and number by number."""
-
-    def equal(x: Any, y: Any) -> bool:
-        if isinstance(x, Tensor):
-            return x.dtype == y.dtype and torch.equal(x, y)
-        if isinstance(x, dict):
-            return x.keys() == y.keys() and all(equal(x[k], y[k]) for k in x if k not in ("seconds", "config"))
-        return len(x) == len(y) and all(map(equal, x, y)) if isinstance(x, list) else x == y
-
-    return equal(checkpoint.load(a / CHECKPOINT), checkpoint.load(b / CHECKPOINT))
-
+pytestmark = pytest.mark.usefixtures("with_toy_backbone")
 
 # ── what a run leaves behind ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -353,29 +301,8 @@ def test_same_seed_same_numbers(name, settings, tmp_path):
 # ── going on after a break ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Broken(BaseException):
-    """The power went out."""
-
-
-def broken_run(out: Path, where: tuple[int, int], settings: dict[str, Any], monkeypatch) -> None:
-    """Run until the checkpoint of (task, step) is written, then die. Step 0: between two tasks."""
-    save = Run.save
-
-    def dies(self: Run) -> None:
-        save(self)
-        if (self.task, self.step) == where:
-            raise Broken
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "save", dies)
-        with pytest.raises(Broken):
-            train.run(out, **settings)
-    state = checkpoint.load(out / CHECKPOINT)
-    assert (state["task"], state["step"]) == where and not (out / RESULT).exists()
-
-
 @pytest.mark.parametrize("name", ["exact", "tangent", "gpm", "exact-amp", "dml", "ncm", "frozen"])
-def test_a_broken_run_ends_with_the_numbers_of_an_unbroken_one(name, settings, tmp_path, monkeypatch):
+def test_a_broken_run_ends_with_the_numbers_of_an_uninterrupted_one(name, settings, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = numbers(train.run(whole, **settings(name)))
     config, lines = settings(name, save_every=0), []
@@ -405,7 +332,8 @@ def test_sigkill_in_mid_task(name, settings, tmp_path):
     """A process of its own, killed without warning; the second one on the same folder is told while the first lives."""
     config, out = settings(name, save_every=0), tmp_path / "run"
     options = json.dumps({k: v for k, v in config.items() if k != "dataset"})
-    with subprocess.Popen([sys.executable, str(Path(__file__).with_name("toys.py")), config["dataset"], str(out), options],
+    toys = str(Path(__file__).parent / "helpers" / "toys.py")
+    with subprocess.Popen([sys.executable, toys, config["dataset"], str(out), options],
                           stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
                           env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}) as child:
         for line in child.stdout:

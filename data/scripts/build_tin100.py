@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from janus import splits
+from janus.data import splits
 from janus.errors import UsageError
 
 CLASSES = json.loads(Path(__file__).with_name("tin100.json").read_text())  # part → {wnid: name}

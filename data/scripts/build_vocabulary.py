@@ -45,7 +45,7 @@ from iconify import INTEGRITY, VERSION, Icon, archive, icons_of, usable
 from phash import nearest, perceptual_hash
 from platformdirs import user_cache_path
 
-from janus import icons as icons_r
+from janus.data import icons as icons_r
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_OUT = user_cache_path("janus") / "vocabulary"

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from janus import icons
-from janus.backbones import embedded_vit
+from janus.data import icons
+from janus.models.backbones import embedded_vit
 
 DATA = Path(__file__).resolve().parents[1]
 
@@ -188,7 +188,7 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(backbone_state(model), args.out)
     card = {
-        "architecture": "janus.backbones.embedded_vit",
+        "architecture": "janus.models.backbones.embedded_vit",
         "vocabulary": {"concepts": len(classes), "train_images": len(labels), "val_images": len(val_labels)},
         "vocabulary_sha256": json.loads((DATA / "icons-r" / "manifest.json").read_text())["icons-vocab"]["train"]["sha256"],
     } | recipe(args, history, start)

@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from janus import datasets
-from janus.backbones import PreprocessConfig, embedded_vit
-from janus.images import Images
-from janus.transforms import test_transform, train_transform
+from janus.data import datasets
+from janus.data.images import Images
+from janus.data.transforms import test_transform, train_transform
+from janus.models.backbones import PreprocessConfig, embedded_vit
 
 PREPROCESS = PreprocessConfig(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
 CUTMIX = 0.5  # share of the batches that are mixed
@@ -64,7 +64,7 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(backbone_state(model), args.out)
     card = {
-        "architecture": "janus.backbones.embedded_vit, 64 px, patches of 16",
+        "architecture": "janus.models.backbones.embedded_vit, 64 px, patches of 16",
         "data": {"classes": data.classes, "train_images": len(data.train), "val_images": len(data.test)},
         "cutmix": CUTMIX,
     } | recipe(args, history, start)

@@ -17,8 +17,9 @@ import torch
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.preprocessing import StandardScaler
 
-from janus import backbones, icons
-from janus.checkpoint import write_json
+from janus.data import icons
+from janus.models import backbones
+from janus.runtime.checkpoint import write_json
 from janus.separation import class_means
 
 

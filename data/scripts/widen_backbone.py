@@ -35,7 +35,7 @@ from safetensors.torch import load_file, save_file
 from stepwise import Plan, Training, run
 from torch import Tensor, nn
 
-from janus.backbones import embedded_vit
+from janus.models.backbones import embedded_vit
 
 STRENGTHS = (0.0, 0.75, 1.0)
 
@@ -158,7 +158,7 @@ def main() -> None:
 
     def card(path: Path) -> None:
         text = {
-            "architecture": "janus.backbones.embedded_vit",
+            "architecture": "janus.models.backbones.embedded_vit",
             "vocabulary": {
                 "concepts": len(classes),
                 "train_images": len(labels),

@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import torch
 
-from ..device import pick_device
-from ..result import hardware, versions
+from ..runtime.device import pick_device
+from ..runtime.result import hardware, versions
 from . import checks, speed
-from .place import Finding, Place, Planned, SkippedError, arithmetic
+from .place import Finding, Place, PlannedChecks, SkippedError, arithmetic
 
-PARTS: dict[str, Callable[[Place], Planned]] = {
+PARTS: dict[str, Callable[[Place], PlannedChecks]] = {
     "machine": checks.machine, "steps": checks.steps, "autocast": checks.autocast, "resume": checks.resume,
     "projection": checks.projection, "costs": speed.costs, "waits": speed.waits,
 }
@@ -84,12 +84,12 @@ class Report:
         return "\n".join(lines)
 
 
-def examine(device: str = "auto", quick: bool = False, tell: Callable[[str], None] = lambda line: None,
+def examine(device: str = "auto", quick: bool = False, progress: Callable[[str], None] = lambda line: None,
             parts: Iterable[str] = tuple(PARTS), methods: tuple[str, ...] | None = None) -> Report:
     """Look at everything, or at the `parts` (of `PARTS`) that are named.
 
     Args:
-        device: auto, cpu, cuda, mps. quick: less of it, in 45 s on two CPU cores. tell: gets a line before
+        device: auto, cpu, cuda, mps. quick: less of it, in 45 s on two CPU cores. progress: gets a line before
             each check.
         methods: whose training step is compared (names in `checks.STEPS`; None: all).
 
@@ -104,7 +104,7 @@ def examine(device: str = "auto", quick: bool = False, tell: Callable[[str], Non
         place = Place(chosen, quick, Path(folder), methods)
         for name, work in (planned for part in parts for planned in PARTS[part](place)):
             gone = time.monotonic() - began
-            tell(f"{gone:4.0f} s  {name}")
+            progress(f"{gone:4.0f} s  {name}")
             found.append(_checked(name, work if gone < limit else partial(_late, limit)))
     return Report(chosen.type, quick, found, time.monotonic() - began, versions(), hardware(chosen))
 

@@ -11,16 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checkpoint, lora, methods, metrics
+from .. import lora, methods, metrics
 from ..config import Config
-from ..device import HALF, resolve
 from ..errors import UsageError
 from ..history import History, SecondMoments, precise
 from ..rectify import RectifiedAdam, nullspace_start
-from ..result import hardware
+from ..runtime import checkpoint
+from ..runtime.device import HALF, resolve
+from ..runtime.progress import forwarded
+from ..runtime.result import hardware
 from ..train import CHECKPOINT, Run, execute
 from .cost import CLASSES, CPU, Case
-from .place import VIT_B, Finding, Place, Planned, SkippedError, arithmetic, config, threads
+from .place import VIT_B, Finding, Place, PlannedChecks, SkippedError, arithmetic, config, threads
 
 METHODS = {name: {"method": name} for name in sorted(methods.all_methods())}
 TANGENT = {"method": "janus", "gr": "tangent", "adapter": "shared", "init": "free"}
@@ -50,7 +52,7 @@ def apart(mine: list[Tensor], theirs: list[Tensor], start: list[Tensor] | None =
 # ── the machine ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def machine(place: Place) -> Planned:
+def machine(place: Place) -> PlannedChecks:
     """What there is, and whether it multiplies matrices."""
 
     def look() -> Finding:
@@ -94,19 +96,19 @@ def watch(config: Config, state: dict[str, Any] | None = None, on: bool = False)
     """
     losses, states = [], [state] if state else []
 
-    def say(line: str) -> None:
+    def look(line: str) -> None:
         if run.task + 1 == min(2, len(run.stream)) and len(states) < 2 and run.step:
             states.append(kept(run.state()))
             losses.append(float(loss.last))
             if len(states) == 2 and not on:
                 raise Stop
 
-    run = Run(config, None, say)
+    run = Run(config, None)
     loss = run.learner.method.loss = LastLoss(run.learner.method.loss)
     if state:
         run.load_state(kept(state))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that so small a task uses up the null space, say
+    with warnings.catch_warnings(), forwarded(look):
+        warnings.simplefilter("ignore")  # so small a task uses up the null space, for instance
         try:
             run.finish()
         except Stop:
@@ -163,7 +165,7 @@ def compared(place: Place, settings: dict[str, Any]) -> Finding:
     return Finding(found, {"loss": 1e-4} | dict.fromkeys(found.keys() & TRAINED, 2e-2))
 
 
-def steps(place: Place) -> Planned:
+def steps(place: Place) -> PlannedChecks:
     """One training step of every method; on a GPU also of ViT-B/16."""
     for name, settings in STEPS.items():
         if place.methods is None or name in place.methods:
@@ -192,7 +194,7 @@ def taken(case: Case) -> tuple[float, list[Tensor]]:
     return loss, [p.grad.cpu().double() for pair in lora.pairs(variant.model) for p in (pair.A, pair.B)]
 
 
-def autocast(place: Place) -> Planned:
+def autocast(place: Place) -> PlannedChecks:
     """Half precision against float32."""
     for name, half in HALF.items():
 
@@ -210,7 +212,7 @@ def autocast(place: Place) -> Planned:
 # ── resume ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def resume(place: Place) -> Planned:
+def resume(place: Place) -> PlannedChecks:
     """A run that is broken off in the middle of a task."""
 
     def interrupt(line: str) -> None:
@@ -288,7 +290,7 @@ def guarantee(case: Case, count: int = 20) -> dict[str, float]:
     return found
 
 
-def projection(place: Place) -> Planned:
+def projection(place: Place) -> PlannedChecks:
     """A V = 0 in each arithmetic that a user may choose."""
     bounds = {"AV": 5e-6, "violation": 5e-6, "merged": 2e-5}
 

@@ -22,11 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import backbones, lora
+from .. import lora
 from ..history import SecondMoments
+from ..models import backbones
 from ..rectify import RectifiedAdam, nullspace_start
+from ..runtime.timing import interleaved, ratios
 from ..separation import Prototypes, decoupled_margin_loss
-from ..timing import interleaved, ratios
 
 CPU = torch.device("cpu")
 CLASSES = 10
@@ -238,12 +239,12 @@ def _alive() -> dict[int, int]:
 
 def measure(case: Case, names: Iterable[str], rounds: int, *, base: str, seconds: float | None = None,
             memory: Callable[[Case, str], tuple[float, Variant]] = peak,
-            tell: Callable[[str], None] | None = print) -> dict[str, dict[str, Any]]:
+            progress: Callable[[str], None] | None = print) -> dict[str, dict[str, Any]]:
     """Name → what a step of the variant costs.
 
     Args:
         rounds: each takes one step of each variant on the same images. seconds: see
-            `janus.timing.interleaved`.
+            `janus.runtime.timing.interleaved`.
         base: the variant that ratios are taken to, round by round. memory: `peak` or `counted`.
 
     Returns:
@@ -262,7 +263,7 @@ def measure(case: Case, names: Iterable[str], rounds: int, *, base: str, seconds
         return time.perf_counter() - start
 
     work = {name: partial(once, name) for name in names}
-    taken = interleaved(work, rounds, warm_up=2, seconds=seconds, tell=tell)
+    taken = interleaved(work, rounds, warm_up=2, seconds=seconds, progress=progress)
     report = ratios(taken, base)
     for name, found in report.items():
         middle = statistics.median(taken[name])

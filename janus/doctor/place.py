@@ -56,7 +56,7 @@ class Place:
         return Case(model, batch or images, 8, basis, torch.get_num_threads(), self.device, half, size)
 
 
-Planned = Iterator[tuple[str, Callable[[], Finding]]]
+PlannedChecks = Iterator[tuple[str, Callable[[], Finding]]]
 
 
 def config(place: Place, device: torch.device, **settings: Any) -> Config:

@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from .. import datasets
-from ..device import half_precision
+from ..data import datasets
+from ..runtime.device import half_precision
 from . import cost
 from .cost import LORA, PEFT
 from .photographs import waiting, write_photographs
-from .place import VIT_B, Finding, Place, Planned, SkippedError
+from .place import VIT_B, Finding, Place, PlannedChecks, SkippedError
 
 MEASURED = {LORA: "LoRA", PEFT: "PEFT's LoRA"} | {name: name for name in ("exact", "tangent", "exact + DML")}
 SLOWER, LARGER = 2.0, 1.5  # × plain LoRA's: beyond that something is wrong (1.05 is what we want)
 WAITING = 10.0  # per cent (3 is what we want)
 
 
-def costs(place: Place) -> Planned:
+def costs(place: Place) -> PlannedChecks:
     """Time and memory of a step of each variant, as multiples of plain LoRA's: ours, and PEFT's if it is
     installed."""
     halves = [None, half_precision(place.device)] if place.large else [None]
@@ -30,7 +30,7 @@ def costs(place: Place) -> Planned:
             yield from _cost(place, place.case(batch, half))
 
 
-def _cost(place: Place, case: cost.Case) -> Planned:
+def _cost(place: Place, case: cost.Case) -> PlannedChecks:
     """The checks of one batch size and precision; what they tell is measured when the first of them asks."""
     precision = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}[case.half]
     missing = _no_peft()
@@ -41,7 +41,7 @@ def _cost(place: Place, case: cost.Case) -> Planned:
     def measured() -> dict[str, dict[str, Any]] | Exception:
         rounds, seconds = (4, 4.0) if place.quick else (20, 15.0)
         try:
-            return cost.measure(case, names, rounds, base=LORA, seconds=seconds, memory=memory, tell=None)
+            return cost.measure(case, names, rounds, base=LORA, seconds=seconds, memory=memory, progress=None)
         except Exception as error:  # noqa: BLE001 - the same for each of the checks
             return error.with_traceback(None)  # which would hold the models
 
@@ -76,7 +76,7 @@ def _no_peft() -> str:
     return ""
 
 
-def waits(place: Place) -> Planned:
+def waits(place: Place) -> PlannedChecks:
     """How long a run stands still because its next batch of photographs is not there yet."""
 
     def look() -> Finding:

@@ -1,6 +1,6 @@
 """Continual-learning methods, one file each, named by the field's term. A new file with a `Method` class is found by itself.
 
-The settings of each, a class of the same name, stand in `janus.method_settings`, which needs no torch.
+The settings of each, a class of the same name, stand in `janus.settings.methods`, which needs no torch.
 """
 
 from __future__ import annotations

@@ -14,12 +14,12 @@ from torch import Tensor
 from .. import classifiers
 from ..history import History, SecondMoments
 from ..lora import Pair
-from ..parallel import Processes
+from ..runtime.distributed import Processes
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..images import Images
-    from ..stream import Task
+    from ..data.images import Images
+    from ..data.stream import Task
 
 
 BASIS = "basis, at most"
@@ -76,7 +76,7 @@ class LearnerProtocol(classifiers.LearnerProtocol, Protocol):
 class Method:
     """Heads only: the hooks a method may override. `learner` gives it the model, heads, history and config.
 
-    name: how it is called, also by its settings, a subclass of `janus.method_settings.MethodSettings` of the same name; an
+    name: how it is called, also by its settings, a subclass of `janus.settings.methods.MethodSettings` of the same name; an
     instance has them as `settings`. paper: where it comes from.
     local_heads: whether a head is trained on the classes of its own task alone.
     trains_features: whether an image's features ever change; where they do not, a test image goes through the backbone once.

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.stream import Task
 from ..errors import UsageError
 from ..lora import merge, set_factors
-from ..reparam import ThroughFactors
-from ..stream import Task
 from .base import LearnerProtocol, Sizes
 from .lora import LoRAMethod
+from .reparametrized import ReparametrizedAdamW
 
 
 def from_spectrum(coefficients: Tensor, positions: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -83,7 +83,7 @@ class BiLoRA(LoRAMethod):
             return [from_spectrum(values, places[shape], shape) for values, shape in shapes]
 
         c = learner.config.training
-        return ThroughFactors(list(self.values.values()), [pair.B for pair in learner.pairs], compute, c.lr, c.weight_decay)
+        return ReparametrizedAdamW(list(self.values.values()), [pair.B for pair in learner.pairs], compute, c.lr, c.weight_decay)
 
     @classmethod
     def stored(cls, s: Sizes) -> dict[str, int]:

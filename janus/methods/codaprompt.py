@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.stream import Task
 from ..errors import UsageError
-from ..prompts import Prompted, drawn
-from ..stream import Task
 from .base import LearnerProtocol, Sizes
+from .prompts import Prompted, drawn
 
 
 class CODAPrompt(Prompted):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..data.stream import Task
 from ..history import complement, extend_basis, project_out
 from ..lora import Pair, merge, reset, subtracted
 from ..rectify import RectifiedAdam
 from ..separation import augmented_triplet_loss
-from ..stream import Task
 from .base import LearnerProtocol
 from .lora import LoRAMethod
 
@@ -51,7 +51,7 @@ class DRS(LoRAMethod):
     2.0).
 
     Each A_t starts from Kaiming's draw and distances are between normalised features, as in the authors' code, with which this one
-    agrees to rounding but for what follows (benchmarks/fidelity.md). B_t starts at 0, which `exact` needs; theirs has one number
+    agrees to rounding but for what follows (docs/fidelity.md). B_t starts at 0, which `exact` needs; theirs has one number
     drawn from N(0, .01²) in each column. Our prototypes are means of normalised features, those of `classifier=ncm` and of all
     methods here; theirs of the features themselves, normalised when used. They find U under the training transform. They
     classify by the nearest class mean, here `classifier=ncm`; the default is the linear heads. Several processes look for

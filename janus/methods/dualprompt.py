@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..prompts import Prompted, cosines, drawn
-from ..stream import Task
+from ..data.stream import Task
 from .base import LearnerProtocol, Sizes
+from .prompts import Prompted, cosines, drawn
 
 
 class DualPrompt(Prompted):

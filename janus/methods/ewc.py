@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..prefetch import Prefetcher, of
-from ..stream import Task
+from ..data.prefetch import Prefetcher, of
+from ..data.stream import Task
 from .base import LearnerProtocol, Sizes
 from .lora import LoRAMethod
 

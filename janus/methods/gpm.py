@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..data.stream import Task
 from ..history import History
-from ..stream import Task
 from .base import LearnerProtocol
 from .lora import LoRAMethod
 

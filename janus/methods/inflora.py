@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from ..data.stream import Task
 from ..history import complement, precise
 from ..lora import merge
-from ..stream import Task
 from .gpm import GPM
 from .lora import FrozenA
 
@@ -44,7 +44,7 @@ class InfLoRA(FrozenA, GPM):
 
     The authors' ε_t = .98 + .02·t/T, t = 0…T−1 (ImageNet-R; CIFAR-100: .95 + .05·t/T), ends at .998 for T = 10: the defaults here.
     Their code takes one direction fewer in task 1 than the rule says; here the rule holds in every task. They let M grow without
-    bound; here 2r directions stay free. With the rule in task 1, the two agree to rounding: benchmarks/fidelity.md.
+    bound; here 2r directions stay free. With the rule in task 1, the two agree to rounding: docs/fidelity.md.
 
     Between tasks it keeps M and the merged weights.
     """

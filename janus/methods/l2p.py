@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..prompts import Prompted, cosines, drawn
-from ..stream import Task
+from ..data.stream import Task
 from .base import Sizes
+from .prompts import Prompted, cosines, drawn
 
 
 class L2P(Prompted):

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..data.stream import Task
 from ..lora import merge, reset
 from ..rectify import RectifiedAdam, nullspace_start
-from ..stream import Task
 from .base import Method, Sizes
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..stream import Task
+from ..data.stream import Task
 from .base import LearnerProtocol, Sizes
 from .lora import LoRAMethod
 

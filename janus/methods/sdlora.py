@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.stream import Task
 from ..errors import JanusError
 from ..lora import kaiming_A, set_factors
-from ..reparam import ThroughFactors
-from ..stream import Task
 from .base import LearnerProtocol, Sizes
 from .lora import LoRAMethod
+from .reparametrized import ReparametrizedAdamW
 
 START = 0.8  # of every magnitude, in every task
 TRAINED = ("A", "B")
@@ -71,7 +71,7 @@ class SDLoRA(LoRAMethod):
         c, pairs = self.learner.config.training, self.learner.pairs
         parts = [self.parts[pair.name] for pair in pairs]
         values = [self.magnitudes, *(part[key] for part in parts for key in TRAINED)]
-        return ThroughFactors(values, [p for pair in pairs for p in (pair.A, pair.B)],
+        return ReparametrizedAdamW(values, [p for pair in pairs for p in (pair.A, pair.B)],
                               lambda: [t for part in parts for t in self.factors(part)], c.lr, c.weight_decay)
 
     @classmethod

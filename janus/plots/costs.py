@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..compare import by_variant
+from ..report.compare import by_variant
 from .figure import COLOURS, MARKERS, WIDE, Figure
 from .runs import end_labels, style
 

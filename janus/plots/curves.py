@@ -11,8 +11,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .. import tables
-from ..compare import FLOOR, by_variant, curve
+from ..report import tables
+from ..report.compare import FLOOR, by_variant, curve
 from .figure import WIDE, Figure
 from .runs import end_labels, style, task_step
 
@@ -125,7 +125,7 @@ def _with_seeds(figure: go.Figure, row: str, curves: Curves, place: int, column:
         hovertemplate=f"{row}, task %{{x}}: %{{y:.1f}}<extra></extra>"), place, column)
 
 
-def rates(tune: pd.DataFrame, floor: str = FLOOR) -> Figure:
+def rates(tune: pd.DataFrame, floor: str = FLOOR, title: str = "How much learning rate does each row bear?") -> Figure:
     """Validation accuracy over the factors' learning rate, a curve a row; the floor, which has none, as a line."""
     figure, ends = go.Figure(), []
     tune = tune.assign(rate=tables.rates(tune)).reset_index(drop=True)
@@ -148,6 +148,6 @@ def rates(tune: pd.DataFrame, floor: str = FLOOR) -> Figure:
     figure.update_xaxes(title="learning rate of the factors (log)", type="log", tickvals=lrs, ticktext=[f"{lr:g}" for lr in lrs],
                         range=[math.log10(lrs[0]) - 0.08, right])
     figure.update_yaxes(title="ACC on validation (%)")
-    figure.update_layout(title="How much learning rate does each row bear?", height=580, width=WIDE, margin={"r": 150})
+    figure.update_layout(title=title, height=580, width=WIDE, margin={"r": 150})
     told = ", ".join(f"{row} {acc:.1f} at {rate:g}" for row, acc, rate in peaks[["acc", "rate"]].itertuples())
     return Figure(figure, f"Validation accuracy over the learning rate, by row. Best: {told}.")

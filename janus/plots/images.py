@@ -17,8 +17,8 @@ from .figure import Figure
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..images import Images
-    from ..stream import Stream
+    from ..data.images import Images
+    from ..data.stream import Stream
 
 
 def stream_images(stream: Stream, tasks: int = 5, classes: int = 7, side: int = 64) -> Figure:

@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..ablation import PAPER, PAPER_ROWS
-from ..compare import FLOOR, interval, paired, spread, values
+from ..bench.variants import PAPER, PAPER_ROWS
+from ..report.compare import FLOOR, interval, paired, spread, values
 from .figure import COLOURS, MARKERS, WIDE, Figure
 from .runs import apart
 

@@ -1,0 +1,76 @@
+"""One run of a grid, on a worker: notebook 07 with the run's settings, executed through papermill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .. import configure
+from ..errors import JanusError, UsageError
+from ..runtime import assets
+from .grids import PlannedRun
+from .states import FAILED, NOTEBOOK, RESULT
+
+BUSY = "another process works in its folder"
+DIED = "the kernel died"  # killed for memory, or by a batch system that ends a whole job: no error of the run's own
+HANDOVER = 120  # seconds a dead worker's kernel has to let go of its run's folder; on a host that was cut off it learns late
+KERNEL_START = 300  # seconds: torch on a cold, shared disk is slow
+
+
+def work(name: str, folder: str, digest: str, parameters: dict[str, Any], cwd: str) -> str | None:
+    """Execute one run; None, or in one line what went wrong, which failed.json keeps; or `DIED` or `BUSY`, which are not kept."""
+    try:
+        return _execute(Path(folder), parameters, cwd)
+    except Exception as error:  # whatever it is, the other runs go on
+        from ..runtime import checkpoint
+
+        if type(error).__name__ == "DeadKernelError" or "Kernel died" in str(error):  # while it runs, or starts
+            return DIED
+        text = str(error) if isinstance(error, JanusError) else f"{type(error).__name__}: {error}"
+        text = " ".join(text.split())
+        if Path(folder).is_dir():
+            with contextlib.suppress(JanusError):  # of a full disk the text speaks already
+                checkpoint.write_json(Path(folder) / FAILED, {"name": name, "hash": digest, "error": text})
+        return text
+
+
+def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> str | None:
+    """Execute one run, or say `BUSY`; whatever goes wrong is raised."""
+    from . import papermill
+
+    if not folder.parent.is_dir():
+        raise UsageError(f"{folder.parent} is not there on this worker: the output folder must be shared by all of them")
+    if not Path(cwd).is_dir():
+        raise UsageError(f"the folder {cwd}, in which the bench was started, is not there on this worker")
+    folder.mkdir(exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=HANDOVER):
+            (folder / FAILED).unlink(missing_ok=True)
+            if (folder / RESULT).exists():
+                from ..runtime.result import Result
+
+                try:
+                    Result.load(folder)
+                except JanusError:
+                    (folder / RESULT).rename(folder / f"{RESULT}.damaged")  # the run resumes from its checkpoint
+    except Timeout:
+        return BUSY
+    os.environ.pop("JANUS_FAST", None)  # the lessons' switch for tiny streams would make it another run
+    os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)  # Dask's, to give memory back at once: a run takes 1.5 times as long with it
+    os.environ["JANUS_PNG"] = "0"  # a Chrome for each run takes longer than all else here
+    papermill.execute(assets.notebook(), folder / NOTEBOOK, parameters, cwd=cwd, start_timeout=KERNEL_START,
+                      extra_arguments=["--log-level=CRITICAL"])  # of the kernel, on the bench's own stderr
+    return None
+
+
+def parameters(run: PlannedRun, out: Path) -> dict[str, Any]:
+    """Notebook 07's parameters for a run: what names it, and the rest of its complete config as JSON."""
+    values = configure.flat(run.config)
+    named = {name.upper(): values.pop(path) for name, path in
+             (("dataset", "data.dataset"), ("method", "method.name"), ("tasks", "data.tasks"), ("seed", "training.seed"))}
+    return named | {"VARIANT": run.row, "OUT": str(out.resolve() / run.name), "CONFIG": json.dumps(values)}

@@ -1,0 +1,1 @@
+"""What finished runs say: tables over seeds, paired differences, documents, what is taken for what, what methods cost."""
