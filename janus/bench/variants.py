@@ -103,12 +103,12 @@ def choice(row: str, choices: dict[str, dict[str, Any]] | None) -> dict[str, Any
     if row in HEADS_ONLY:
         return choices.get(row, {})
     if row not in choices:
-        raise JanusError(f"no settings were chosen for {row!r} yet: choose them on validation first (benchmarks/icons_r.py on "
-                         "Icons-R, benchmarks/choose.py from the runs of a grid)")
+        raise JanusError(f"no settings were chosen for {row!r} yet: choose them on validation first "
+                         "(benchmarks/choose.py, from the runs of a grid)")
     return choices[row]
 
 
 def settings(row: str) -> dict[str, Any]:
     """A row on Icons-R: protocol, switches, and what validation chose for it (`chosen.json`, written by
-    `benchmarks/icons_r.py choose` and `benchmarks/choose.py`). Raises JanusError if nothing was chosen yet."""
+    `benchmarks/choose.py`). Raises JanusError if nothing was chosen yet."""
     return PROTOCOL | KNOWN[row] | choice(row, chosen())

@@ -21,7 +21,7 @@ import yaml
 from helpers.made_results import result_values
 
 from janus import methods, train
-from janus.bench import clusters, grids, plan, scheduler, states, variants, worker
+from janus.bench import clusters, grids, plan, scheduler, states, store, variants, worker
 from janus.cli.commands import main
 from janus.config import Config
 from janus.configure import config_hash, flat, make
@@ -301,7 +301,8 @@ def test_every_grid_that_comes_with_janus_is_sound(path: Path) -> None:
 
 def test_each_grid_has_twins_on_icons_and_on_photographs_and_is_found_by_name() -> None:
     folder = assets.benchmarks("grids")
-    alone = {"icons_r": {"capacity.yaml", "energy.yaml", "tune_energy.yaml", "tune_methods.yaml"},  # table 1: benchmarks/icons_r.py
+    alone = {"icons_r": {"capacity.yaml", "cross.yaml", "dml.yaml", "energy.yaml", "strength.yaml", "tune.yaml", "tune_dml.yaml",
+                         "tune_energy.yaml", "tune_heads.yaml", "tune_methods.yaml"},
              "tin100": {"epochs.yaml", "tune.yaml", "tune_epochs.yaml", "tune_heads.yaml", "tune_heads_epochs.yaml",
                         "tune_methods.yaml"}}
     for part, more in alone.items():
@@ -318,6 +319,14 @@ def test_grids_on_the_same_data_can_share_a_folder() -> None:
         for path in (p for p in GRIDS if p.parent.name == (part or "grids") and p.stem != "table3_cross_dataset"):
             for run in grids.load(path).runs:
                 assert seen.setdefault(run.name, run.hash) == run.hash, (path, run.name)
+
+
+def test_the_first_benchmarks_results_are_the_runs_of_its_grids() -> None:
+    runs = store.read(assets.results(), detail=False)
+    for group, files in {"tune": ("tune", "tune_heads", "tune_dml"), "dml": ("dml",), "strength": ("strength",),
+                         "rows": ("table1_ablation",), "cross": ("cross",)}.items():
+        planned = {run.hash for file in files for run in grids.load(f"icons_r/{file}").runs}
+        assert planned == set(runs.loc[runs["group"] == group, "hash"]), group
 
 
 # ── plan and states ─────────────────────────────────────────────────────────────────────────────────────────────────────
