@@ -18,7 +18,7 @@ import torch
 
 from janus.bench.variants import settings
 from janus.configure import layered
-from janus.metrics import principal_angles
+from janus.linalg import principal_angles
 from janus.runtime.checkpoint import write_json
 from janus.runtime.progress import forwarded, print_progress
 from janus.runtime.result import hardware, versions

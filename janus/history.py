@@ -18,27 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from .errors import JanusError
+from .linalg import precise, project_out
 from .models.hooks import Collector
 from .models.lora_layer import Pair
 from .runtime.distributed import Processes
 from .runtime.timing import Stopwatch
 
 STRIPS = 4  # `x xᵀ` is symmetric: in so many strips of rows, each from the diagonal on, it takes 10/16 of the arithmetic
-
-
-def precise(t: Tensor) -> Tensor:
-    """The tensor in the best floating-point type its device has: float64, or float32 on Apple's mps."""
-    return t.float() if t.device.type == "mps" else t.double()
-
-
-def project_out(M: Tensor, basis: Tensor | None) -> Tensor:
-    """`M (I − V Vᵀ)`: the part of the rows of M (…, m, n) that lies outside span(V), V (…, n, k) orthonormal."""
-    return M if basis is None else M - (M @ basis) @ basis.mT
-
-
-def complement(basis: Tensor) -> Tensor:
-    """(n, n − k): an orthonormal basis of all that the orthonormal V (n, k) leaves, in the best type of the device."""
-    return torch.linalg.qr(precise(basis), mode="complete")[0][:, basis.shape[1] :]
 
 
 class SecondMoments:

@@ -1,4 +1,4 @@
-"""Linear algebra that promises rest on."""
+"""Linear algebra that promises rest on: precision, projections, pseudo-inverses, angles between subspaces."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -28,3 +29,37 @@ def full_float32(device: torch.device) -> Iterator[None]:
             setattr(backend, name, before)
         if older and shortened:
             torch.set_float32_matmul_precision(older)
+
+
+def precise(t: Tensor) -> Tensor:
+    """The tensor in the best floating-point type its device has: float64, or float32 on Apple's mps."""
+    return t.float() if t.device.type == "mps" else t.double()
+
+
+def project_out(M: Tensor, basis: Tensor | None) -> Tensor:
+    """`M (I − V Vᵀ)`: the part of the rows of M (…, m, n) that lies outside span(V), V (…, n, k) orthonormal."""
+    return M if basis is None else M - (M @ basis) @ basis.mT
+
+
+def complement(basis: Tensor) -> Tensor:
+    """(n, n − k): an orthonormal basis of all that the orthonormal V (n, k) leaves, in the best type of the device."""
+    return torch.linalg.qr(precise(basis), mode="complete")[0][:, basis.shape[1] :]
+
+
+def gram_pinv(gram: Tensor, cutoff: float = 1e-10, ridge: float = 0.0) -> Tensor:
+    """Pseudo-inverse of symmetric positive semi-definite matrices (…, r, r) by eigen-decomposition.
+
+    Eigenvalues below `cutoff` x the largest are treated as zero, so a zero matrix has the pseudo-inverse zero.
+    `ridge` adds `ridge` x the largest eigenvalue to those that are kept.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    top = values[..., -1:].clamp(min=0)
+    keep = values > cutoff * top
+    inverse = torch.where(keep, 1.0 / torch.where(keep, values + ridge * top, 1.0), 0.0)
+    return (vectors * inverse.unsqueeze(-2)) @ vectors.mT
+
+
+def principal_angles(U: Tensor, V: Tensor) -> list[float]:
+    """Degrees between span(U) and span(V), smallest first; U (n, k) and V (n, l) orthonormal, min(k, l) angles."""
+    cosines = torch.linalg.svdvals(precise(U).T @ precise(V)).clamp(max=1.0)
+    return torch.rad2deg(torch.arccos(cosines)).tolist()

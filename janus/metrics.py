@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .history import precise
+from .linalg import precise
 
 
 def over_samples(row: Sequence[float | None], sizes: Sequence[float]) -> float:
@@ -78,9 +78,3 @@ def past_output_norm(dW: Tensor, past: Tensor) -> float:
 def drift(before: Tensor, after: Tensor) -> float:
     """Mean relative change of features (N, d): `mean ‖f′ − f‖ / ‖f‖`."""
     return float((torch.linalg.norm(after - before, dim=1) / torch.linalg.norm(before, dim=1).clamp(min=1e-12)).mean())
-
-
-def principal_angles(U: Tensor, V: Tensor) -> list[float]:
-    """Degrees between span(U) and span(V), smallest first; U (n, k) and V (n, l) orthonormal, min(k, l) angles."""
-    cosines = torch.linalg.svdvals(precise(U).T @ precise(V)).clamp(max=1.0)
-    return torch.rad2deg(torch.arccos(cosines)).tolist()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import JanusError, UsageError
-from .history import SecondMoments, extend_basis, precise
+from .history import SecondMoments, extend_basis
+from .linalg import precise
 from .lora import adapted, merge
 from .models.lora_layer import Pair
 from .rectify import RectifiedAdam, nullspace_start

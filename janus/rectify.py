@@ -22,27 +22,13 @@ import torch
 from torch import Tensor
 
 from .errors import JanusError, UsageError, unknown
-from .history import precise, project_out
-from .linalg import full_float32
+from .linalg import full_float32, gram_pinv, precise, project_out
 from .lora import Pair, watch_gradient
 from .models.peft_layers import inactive
 from .runtime.distributed import gradients
 
 MODES = ("none", "tangent", "exact")
 DENSE = 2**21  # numbers of the m x n matrices that `tangent` computes with at once: they stay in a processor's cache
-
-
-def gram_pinv(gram: Tensor, cutoff: float = 1e-10, ridge: float = 0.0) -> Tensor:
-    """Pseudo-inverse of symmetric positive semi-definite matrices (…, r, r) by eigen-decomposition.
-
-    Eigenvalues below `cutoff` x the largest are treated as zero, so a zero matrix has the pseudo-inverse zero.
-    `ridge` adds `ridge` x the largest eigenvalue to those that are kept.
-    """
-    values, vectors = torch.linalg.eigh(gram)
-    top = values[..., -1:].clamp(min=0)
-    keep = values > cutoff * top
-    inverse = torch.where(keep, 1.0 / torch.where(keep, values + ridge * top, 1.0), 0.0)
-    return (vectors * inverse.unsqueeze(-2)) @ vectors.mT
 
 
 def tangent_update(target: Tensor, A: Tensor, B: Tensor, scale: float = 1.0, ridge: float = 0.0) -> tuple[Tensor, Tensor]:

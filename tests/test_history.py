@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from janus import lora
-from janus.history import History, SecondMoments, extend_basis, project_out
+from janus.history import History, SecondMoments, extend_basis
+from janus.linalg import project_out
 
 EVERYTHING = ("q", "k", "v", "proj", "fc1", "fc2")
 

@@ -17,8 +17,8 @@ from torch import Tensor
 import janus
 from janus import lora, rectify
 from janus.errors import JanusError, UsageError
-from janus.history import project_out
-from janus.rectify import DenseGradient, RectifiedAdam, cap_step, gram_pinv, nullspace_start, tangent_update
+from janus.linalg import gram_pinv, project_out
+from janus.rectify import DenseGradient, RectifiedAdam, cap_step, nullspace_start, tangent_update
 
 # ── helpers: everything the expectations rest on ───────────────────────────────────────────────────────────────────────
 

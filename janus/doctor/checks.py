@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from .. import lora, methods, metrics
 from ..config import Config
 from ..errors import UsageError
-from ..history import History, SecondMoments, precise
+from ..history import History, SecondMoments
+from ..linalg import precise
 from ..rectify import RectifiedAdam, nullspace_start
 from ..runtime import checkpoint
 from ..runtime.device import HALF, resolve

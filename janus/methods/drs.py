@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..data.stream import Task
-from ..history import complement, extend_basis, project_out
+from ..history import extend_basis
+from ..linalg import complement, project_out
 from ..lora import Pair, merge, reset, subtracted
 from ..rectify import RectifiedAdam
 from ..separation import augmented_triplet_loss

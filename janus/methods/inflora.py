@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data.stream import Task
-from ..history import complement, precise
+from ..linalg import complement, precise
 from ..lora import merge
 from .gpm import GPM
 from .lora import FrozenA

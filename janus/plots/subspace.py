@@ -10,8 +10,7 @@ import torch
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from ..history import precise
-from ..metrics import principal_angles
+from ..linalg import precise, principal_angles
 from .figure import COLOURS, FONT, MARKERS, WIDE, Figure
 from .runs import end_labels, task_step
 

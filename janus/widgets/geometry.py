@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..history import project_out
+from ..linalg import project_out
 from ..metrics import displacement, violation
 from ..plots.geometry import TURN, Figure, plane_frame, safe_plane
 from ..rectify import nullspace_start, tangent_update

@@ -16,7 +16,8 @@ from torch import Tensor
 import janus
 from janus import configure, lora, methods, train
 from janus.errors import JanusError, UsageError
-from janus.history import complement, extend_basis
+from janus.history import extend_basis
+from janus.linalg import complement
 from janus.lora import set_factors, subtracted
 from janus.methods.bilora import from_spectrum
 from janus.methods.inflora import designed_A

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from janus.history import extend_basis
-from janus.metrics import principal_angles
+from janus.linalg import principal_angles
 from janus.plots import rectification, subspace
 from janus.widgets.energy import explore_energy
 
