@@ -44,7 +44,7 @@ def demo(file: str, runs: Path, figures: Path, jobs: int) -> None:
     failed = scheduler.execute(grid, runs, retry=True, workers=jobs, progress=lambda line: print(line, flush=True))
     if failed:
         raise JanusError(f"{', '.join(failed)} failed (see above); `make demo` tries again")
-    results = {run.row: Result.load(runs / run.name) for run in grid.runs}
+    results = {run.variant: Result.load(runs / run.name) for run in grid.runs}
     results = {row: results[row] for row in ORDER if row in results}
     print(f"\n{table(results)}\n\n{clock(time.monotonic() - began)} minutes this time; the runs are kept in {_short(runs)}")
     written = plots.violation({label: results[row].violation["tasks"] for row, label in FIGURE.items()}).save(figures / "violation")

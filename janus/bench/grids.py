@@ -17,11 +17,11 @@ from ..runtime import assets
 from ..settings import reading
 from . import variants
 
-KEYS = {"title": "a text", "protocol": "the name of a protocol, or a list of them", "rows": "a list of rows",
+KEYS = {"title": "a text", "protocol": "the name of a protocol, or a list of them", "variants": "a list of variants",
         "seeds": "a list of whole numbers", "grid": "settings, each with a list of values", "set": "settings",
         "chosen": "true, false, or the name of a JSON file"}
-NEEDED = ("title", "protocol", "rows", "seeds")
-PROTOCOL_KEYS = ("title", "chosen", "settings", "rows")
+NEEDED = ("title", "protocol", "variants", "seeds")
+PROTOCOL_KEYS = ("title", "chosen", "settings", "variants")
 LONGEST = 255  # bytes of a folder's name: the most that file systems in use allow
 MERGE = "tag:yaml.org,2002:merge"  # `<<: *anchor`, which may be there twice
 
@@ -31,10 +31,10 @@ SettingsDict = dict[str, Any]
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a grid: its name, which is its folder's, the row it belongs to, and everything that is set."""
+    """One run of a grid: its name, which is its folder's, the variant it belongs to, and everything that is set."""
 
     name: str
-    row: str
+    variant: str
     config: Config
 
     @cached_property
@@ -44,11 +44,11 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class ProtocolFile:
-    """settings: of all runs; those of a method, classifier or data set hold for the runs that have it. rows: row → what its data
-    ask of that row. chosen: row → what validation chose; None: nothing."""
+    """settings: of all runs; those of a method, classifier or data set hold for the runs that have it. variants: name → what
+    its data ask of that variant. chosen: name → what validation chose; None: nothing."""
 
     settings: SettingsDict
-    rows: dict[str, SettingsDict]
+    variants: dict[str, SettingsDict]
     chosen: dict[str, SettingsDict] | None
 
 
@@ -60,11 +60,11 @@ class Grid:
 
 
 def load(file: str | Path) -> Grid:
-    """Read a grid file and expand it: seeds × protocols × rows × the product of `grid`, in this order.
+    """Read a grid file and expand it: seeds × protocols × variants × the product of `grid`, in this order.
 
-    A setting comes from the protocol; over it what a row sets (a row of `bench/variants.py` brings its switches, over them what the
-    protocol says of this row, and its hyper-parameters where the protocol, or over it the grid, says `chosen`: true for those of
-    Icons-R, or a file beside the protocol); over that `set`; over all `grid`.
+    A setting comes from the protocol; over it what a variant sets (one of `bench/variants.py` brings its switches, over them
+    what the protocol says of this variant, and its hyper-parameters where the protocol, or over it the grid, says `chosen`: true
+    for those of Icons-R, or a file beside the protocol); over that `set`; over all `grid`.
 
     Judged are the file and each run's settings. Left to the run are a path that is not there (it may be where the runs are), the
     classes in a folder, a model of the hub, or of timm without attention, its tag, and weights that are missing or do not fit.
@@ -84,20 +84,20 @@ def load(file: str | Path) -> Grid:
         if names.count(name) > 1:
             note(f"protocol {name!r} is there twice; leave one out")
     protocols = {str(name): _protocol(name, path, values.get("chosen"), note) for name in names}
-    rows = dict(_rows(_list(values, "rows", note, alone=dict), note))
+    listed = dict(_variants(_list(values, "variants", note, alone=dict), note))
     seeds = [seed for seed in _list(values, "seeds", note) if _seed(seed, note)]
     shared, axes = _settings("set", _mapping(values, "set"), note), _axes(_mapping(values, "grid"), note)
     runs, troubles, long = [], {}, []
-    for seed, (protocol, base), (row, own), point in itertools.product(
-            seeds, protocols.items(), rows.items(), itertools.product(*axes.values())):
+    for seed, (protocol, base), (variant, own), point in itertools.product(
+            seeds, protocols.items(), listed.items(), itertools.product(*axes.values())):
         varied = ({"protocol": Path(protocol).stem} if len(protocols) > 1 else {}) | dict(zip(axes, point)) | {"seed": seed}
-        name = "__".join([_plain(variants.slug(row)), *(f"{key}={_text(value)}" for key, value in varied.items())])
+        name = "__".join([_plain(variants.slug(variant)), *(f"{key}={_text(value)}" for key, value in varied.items())])
         if len(name.encode()) > LONGEST:
             long.append(name)
         if shared is None or base is None or own is None:
             continue  # its fault is noted already
         try:
-            layers = [*_of_row(row, own, base), shared, dict(zip(axes, point)), {"training.seed": seed}]
+            layers = [*_of_variant(variant, own, base), shared, dict(zip(axes, point)), {"training.seed": seed}]
         except JanusError as error:
             troubles.setdefault(str(error), []).append(name)
             continue
@@ -106,12 +106,12 @@ def load(file: str | Path) -> Grid:
             if not any(noted.endswith(f": {text}") for noted in faults):
                 troubles.setdefault(text, []).append(name)
         if config is not None:
-            runs.append(PlannedRun(name, row, config))
+            runs.append(PlannedRun(name, variant, config))
     for text, names in troubles.items():
         note(f"{first_few(names)}: {text}")
     if long:
         note(f"names of {len(long)} runs, the first {long[0][:40]}…, are longer than the {LONGEST} bytes that a folder's may have; "
-             "give their rows shorter names, or move from `grid` to `set` what does not vary")
+             "give their variants shorter names, or move from `grid` to `set` what does not vary")
     for names in _groups(runs, lambda run: run.name):
         note(f"{len(names)} runs have the name {names[0]}; leave all but one out")
     for names in _groups(runs, lambda run: run.hash):
@@ -221,14 +221,14 @@ def _protocol(name: Any, grid: Path, chosen: Any, note: Note) -> ProtocolFile | 
         if key not in PROTOCOL_KEYS:
             note(f"{where}: {unknown('key', key, PROTOCOL_KEYS)}")
     choices = _chosen(values.get("chosen", False) if chosen is None else chosen, where, path, note)
-    rows = values.get("rows") or {}
-    if not isinstance(rows, dict):
-        note(f"{where}: rows takes rows by name, each with its settings, got {rows!r}")
-        rows = {}
-    for row in rows:
-        if row not in variants.KNOWN:
-            note(f"{where}: {unknown('row', row, variants.KNOWN)}")
-    found = {row: _stated(f"{where}, {row}", rows[row], note) or {} for row in rows}
+    listed = values.get("variants") or {}
+    if not isinstance(listed, dict):
+        note(f"{where}: variants takes variants by name, each with its settings, got {listed!r}")
+        listed = {}
+    for variant in listed:
+        if variant not in variants.KNOWN:
+            note(f"{where}: {unknown('variant', variant, variants.KNOWN)}")
+    found = {variant: _stated(f"{where}, {variant}", listed[variant], note) or {} for variant in listed}
     settings = _stated(where, values.get("settings"), note)
     return None if settings is None else ProtocolFile(settings, found, choices)
 
@@ -247,7 +247,7 @@ def _stated(where: str, stated: Any, note: Note) -> SettingsDict | None:
 
 
 def _chosen(value: Any, where: str, protocol: Path, note: Note) -> dict[str, SettingsDict] | None:
-    """What validation chose, row → settings: of Icons-R (true), of a JSON file beside the protocol, or nothing (false)."""
+    """What validation chose, variant → settings: of Icons-R (true), of a JSON file beside the protocol, or nothing (false)."""
     if isinstance(value, bool):
         return variants.chosen() if value else None
     if not isinstance(value, str):
@@ -258,33 +258,33 @@ def _chosen(value: Any, where: str, protocol: Path, note: Note) -> dict[str, Set
         return note(f"{where}: {error}")
 
 
-def _rows(entries: list[Any], note: Note) -> Iterator[tuple[str, SettingsDict | None]]:
-    """Row → the settings it has of its own in the file ({} for a row of `janus.bench.variants`)."""
+def _variants(entries: list[Any], note: Note) -> Iterator[tuple[str, SettingsDict | None]]:
+    """Name → the settings it has of its own in the file ({} for one of `bench/variants.py`)."""
     known, seen = variants.KNOWN, set()
     for entry in entries:
         name, own = (entry, {}) if isinstance(entry, str) else next(iter(entry.items())) if _one(entry) else (None, None)
         if not isinstance(name, str):
-            note(f"rows takes names, or a name with settings, got {entry!r}")
+            note(f"variants takes names, or a name with settings, got {entry!r}")
         elif isinstance(entry, str) and name not in known:
-            note(str(unknown("row", name, known)))
+            note(str(unknown("variant", name, known)))
         elif name in seen:
-            note(f"row {name!r} is there twice")
+            note(f"variant {name!r} is there twice")
         elif not isinstance(entry, str) and name in known:
-            note(f"row {name!r} is a row of janus already; give yours another name")
+            note(f"variant {name!r} is a variant of janus already; give yours another name")
         else:
             seen.add(name)
-            yield name, _settings(f"row {name!r}", own, note)
+            yield name, _settings(f"variant {name!r}", own, note)
 
 
 def _one(entry: Any) -> bool:
     return isinstance(entry, dict) and len(entry) == 1
 
 
-def _of_row(row: str, own: SettingsDict, protocol: ProtocolFile) -> list[SettingsDict]:
-    """What a row sets over the protocol, in layers. JanusError: validation has not chosen for it yet."""
-    if row not in variants.KNOWN:
+def _of_variant(variant: str, own: SettingsDict, protocol: ProtocolFile) -> list[SettingsDict]:
+    """What a variant sets over the protocol, in layers. JanusError: validation has not chosen for it yet."""
+    if variant not in variants.KNOWN:
         return [own]
-    return [variants.KNOWN[row], protocol.rows.get(row, {}), variants.choice(row, protocol.chosen)]
+    return [variants.KNOWN[variant], protocol.variants.get(variant, {}), variants.choice(variant, protocol.chosen)]
 
 
 def _seed(seed: Any, note: Note) -> bool:

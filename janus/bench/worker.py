@@ -73,4 +73,4 @@ def parameters(run: PlannedRun, out: Path) -> dict[str, Any]:
     values = configure.flat(run.config)
     named = {name.upper(): values.pop(path) for name, path in
              (("dataset", "data.dataset"), ("method", "method.name"), ("tasks", "data.tasks"), ("seed", "training.seed"))}
-    return named | {"VARIANT": run.row, "OUT": str(out.resolve() / run.name), "CONFIG": json.dumps(values)}
+    return named | {"VARIANT": run.variant, "OUT": str(out.resolve() / run.name), "CONFIG": json.dumps(values)}

@@ -18,7 +18,7 @@ def grid_file(folder: Path, rows: list[str], **settings: object) -> str:
     """A grid of one seed; JSON is YAML, too."""
     shared = {"weights": "random", "augment": "icons", "tasks": 2, "epochs": 1, "batch_size": 16, "lr": 1e-3, "threads": 1}
     file = folder / "small.yaml"
-    file.write_text(json.dumps({"title": "small", "protocol": "icons_r", "chosen": False, "rows": rows, "seeds": [0],
+    file.write_text(json.dumps({"title": "small", "protocol": "icons_r", "chosen": False, "variants": rows, "seeds": [0],
                                 "set": shared | settings}))
     return str(file)
 

@@ -47,7 +47,7 @@ def write(tmp_path: Path, image_folder: Path) -> Write:
         stated = {"dataset": str(image_folder)} | TINY | (settings or {})
         protocol = {"title": "toy", "settings": {key: {"value": value, "source": "ours"} for key, value in stated.items()}}
         (tmp_path / "toy.yaml").write_text(yaml.safe_dump(protocol))
-        grid = {"title": "toys", "protocol": "toy.yaml", "rows": ["LoRA", "frozen"], "seeds": [0, 1]} | change
+        grid = {"title": "toys", "protocol": "toy.yaml", "variants": ["LoRA", "frozen"], "seeds": [0, 1]} | change
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump({key: value for key, value in grid.items() if value is not None}, sort_keys=False))
         return path
@@ -59,7 +59,7 @@ def finish(grid: grids.Grid, out: Path) -> None:
     """Stand-in results for all runs of a grid: only what a state is read from."""
     for run in grid.runs:
         (out / run.name).mkdir(parents=True)
-        found = {"variant": run.row, "config": run.config.to_dict(), "hash": run.hash, "acc": 22.4}
+        found = {"variant": run.variant, "config": run.config.to_dict(), "hash": run.hash, "acc": 22.4}
         checkpoint.write_json(out / run.name / "result.json", result_values() | found)
 
 
@@ -67,10 +67,10 @@ def finish(grid: grids.Grid, out: Path) -> None:
 
 
 def test_a_grid_is_the_product_of_seeds_rows_and_values(write: Write) -> None:
-    runs = grids.load(write(rows=["OE+GR", {"mine": {"method": "gpm", "gr": "tangent"}}], grid={"lr": ["1e-3", 0.01]})).runs
+    runs = grids.load(write(variants=["OE+GR", {"mine": {"method": "gpm", "gr": "tangent"}}], grid={"lr": ["1e-3", 0.01]})).runs
     assert [run.name for run in runs] == [
         f"{row}__lr={lr}__seed={seed}" for seed in (0, 1) for row in ("OE-GR", "mine") for lr in ("0.001", "0.01")]
-    assert [run.row for run in runs[:4]] == ["OE+GR", "OE+GR", "mine", "mine"]
+    assert [run.variant for run in runs[:4]] == ["OE+GR", "OE+GR", "mine", "mine"]
     assert (runs[0].config.method.gr, runs[2].config.method.name, runs[2].config.method.gr) == ("tangent", "gpm", "tangent")
     assert runs[5].config.training.lr == 0.01
     assert runs[0].config.training.seed == 0 and runs[-1].config.training.seed == 1
@@ -79,30 +79,31 @@ def test_a_grid_is_the_product_of_seeds_rows_and_values(write: Write) -> None:
 
 def test_a_setting_comes_from_the_grid_then_set_then_the_row_then_the_protocol(write: Write) -> None:
     def rate(**change: object) -> float:
-        return grids.load(write(settings={"lr": 0.1}, rows=[{"mine": {"method": "gpm"}}], **change)).runs[0].config.training.lr
+        return grids.load(write(settings={"lr": 0.1}, variants=[{"mine": {"method": "gpm"}}], **change)).runs[0].config.training.lr
 
     assert rate() == 0.1
-    assert grids.load(write(settings={"lr": 0.1}, rows=[{"mine": {"method": "gpm", "lr": 0.2}}])).runs[0].config.training.lr == 0.2
+    (run,) = grids.load(write(settings={"lr": 0.1}, variants=[{"mine": {"method": "gpm", "lr": 0.2}}], seeds=[0])).runs
+    assert run.config.training.lr == 0.2
     assert rate(set={"lr": 0.3}) == 0.3
     assert rate(set={"lr": 0.3}, grid={"lr": [0.4]}) == 0.4
 
 
 def test_rows_bring_what_validation_chose_only_where_the_protocol_says_so(write: Write) -> None:
     for row in variants.ROWS | variants.CROSS:
-        (run,) = grids.load(write(protocol="icons_r", rows=[row], seeds=[3])).runs
+        (run,) = grids.load(write(protocol="icons_r", variants=[row], seeds=[3])).runs
         assert run.hash == config_hash(make(variants.settings(row), seed=3)), row
-    (run,) = grids.load(write(protocol="imagenet_r", rows=["exact"], seeds=[0])).runs
+    (run,) = grids.load(write(protocol="imagenet_r", variants=["exact"], seeds=[0])).runs
     assert run.config.training.lr == 5e-4 != variants.settings("exact")["training.lr"]
     assert (run.config.backbone.rank, run.config.training.epochs, run.config.method.gr) == (10, 50, "exact")
 
 
 def test_a_protocol_says_what_its_data_ask_of_a_row(write: Write, tmp_path: Path) -> None:
-    text, path = "title: toy\nsettings:\n  lr: {value: 0.1, source: us}\nrows:\n", write(rows=["OE", "LoRA-DRS"], seeds=[0])
+    text, path = "title: toy\nsettings:\n  lr: {value: 0.1, source: us}\nvariants:\n", write(variants=["OE", "LoRA-DRS"], seeds=[0])
     row = "  LoRA-DRS: {margin: {value: 2.0, source: them}, lr: {value: 0.3, source: them}}\n"
     (tmp_path / "toy.yaml").write_text(text + row)
     plain, drs = (run.config for run in grids.load(path).runs)
     assert (plain.training.lr, drs.training.lr, drs.method.margin) == (0.1, 0.3, 2.0)
-    for row, message in (("LoRA-DSR: {}", "protocol toy: unknown row 'LoRA-DSR': did you mean 'LoRA-DRS'"),
+    for row, message in (("LoRA-DSR: {}", "protocol toy: unknown variant 'LoRA-DSR': did you mean 'LoRA-DRS'"),
                          ("OE: {lr: 0.3}", "protocol toy, OE: lr needs `value` and `source`")):
         (tmp_path / "toy.yaml").write_text(f"{text}  {row}\n")
         with pytest.raises(UsageError, match=message):
@@ -115,7 +116,7 @@ def test_a_protocol_says_what_its_data_ask_of_a_row(write: Write, tmp_path: Path
 def test_on_the_papers_data_a_method_of_the_field_has_its_authors_settings_for_them(
         name: str, ends: tuple[float, float], margin: float, write: Write) -> None:
     drs = ["LoRA-DRS", "LoRA-DRS+GR", "LoRA-DRS, class means"]
-    inflora, *others = (run.config for run in grids.load(write(protocol=name, rows=["InfLoRA", *drs], seeds=[0])).runs)
+    inflora, *others = (run.config for run in grids.load(write(protocol=name, variants=["InfLoRA", *drs], seeds=[0])).runs)
     assert (inflora.method.energy, inflora.method.energy_end) == ends
     assert {c.method.margin for c in others} == {margin}
     assert {c.method.penalty for c in others} == {0.2 if margin == 2.0 else 0.05}
@@ -123,7 +124,7 @@ def test_on_the_papers_data_a_method_of_the_field_has_its_authors_settings_for_t
 
 
 def test_what_validation_chose_may_stand_in_a_file_and_the_grid_has_the_last_word(write: Write, tmp_path: Path) -> None:
-    path = write(rows=["OE", "ncm"], seeds=[0], chosen="mine.json")
+    path = write(variants=["OE", "ncm"], seeds=[0], chosen="mine.json")
     with pytest.raises(UsageError, match="protocol toy: cannot read what validation chose from .*mine.json"):
         grids.load(path)
     checkpoint.write_json(tmp_path / "mine.json", {"OE": {"lr": 0.25}})
@@ -131,21 +132,21 @@ def test_what_validation_chose_may_stand_in_a_file_and_the_grid_has_the_last_wor
     checkpoint.write_json(tmp_path / "mine.json", {"GPM": {"lr": 0.25}})
     with pytest.raises(UsageError, match="OE__seed=0: no settings were chosen for 'OE' yet"):
         grids.load(path)
-    assert grids.load(write(rows=["OE"], seeds=[0], chosen=False)).runs[0].config.training.lr != 0.25
+    assert grids.load(write(variants=["OE"], seeds=[0], chosen=False)).runs[0].config.training.lr != 0.25
     with pytest.raises(UsageError, match="chosen takes true, false, or the name of a JSON file, got 3"):
         grids.load(write(chosen=3))
 
 
 def test_several_protocols_and_options_of_the_data_are_told_apart_by_name(write: Write) -> None:
-    runs = grids.load(write(protocol=["cifar100", "domainnet"], rows=["OE"], seeds=[0])).runs
+    runs = grids.load(write(protocol=["cifar100", "domainnet"], variants=["OE"], seeds=[0])).runs
     assert [run.name for run in runs] == ["OE__protocol=cifar100__seed=0", "OE__protocol=domainnet__seed=0"]
-    runs = grids.load(write(settings={"dataset": "icons-r"}, rows=["OE"], seeds=[0], grid={"data.strength": [0.5, 1]})).runs
+    runs = grids.load(write(settings={"dataset": "icons-r"}, variants=["OE"], seeds=[0], grid={"data.strength": [0.5, 1]})).runs
     assert [run.name for run in runs] == ["OE__data.strength=0.5__seed=0", "OE__data.strength=1__seed=0"]
     assert runs[0].config.data.options == {"strength": 0.5}
 
 
 def test_the_fields_methods_are_rows_with_the_energy_of_their_authors_and_are_all_tuned(write: Write) -> None:
-    runs = {run.row: run for run in grids.load("icons_r/tune_methods").runs}
+    runs = {run.variant: run for run in grids.load("icons_r/tune_methods").runs}
     assert runs.keys() == variants.PUBLISHED.keys() - set(variants.UNTRAINED)
     for row, run in runs.items():
         usual = flat(make(method=run.config.method.name))
@@ -155,7 +156,7 @@ def test_the_fields_methods_are_rows_with_the_energy_of_their_authors_and_are_al
     field = {run.config.method.name for run in runs.values()} | {"ranpac"}
     assert field | {"frozen", "ncm", "gpm", "janus", "joint", "finetune", "probe", "lorafa"} == methods.all_methods().keys()
     with pytest.raises(UsageError, match="no settings were chosen for 'merged free OE gr=none' yet"):
-        grids.load(write(protocol="tin100", rows=["merged free OE gr=none"], seeds=[0]))
+        grids.load(write(protocol="tin100", variants=["merged free OE gr=none"], seeds=[0]))
     assert variants.PUBLISHED.keys() - set(variants.UNTRAINED) <= variants.chosen().keys()
     assert len({variants.slug(row) for row in variants.KNOWN}) == len(variants.KNOWN)
 
@@ -163,7 +164,7 @@ def test_the_fields_methods_are_rows_with_the_energy_of_their_authors_and_are_al
 @pytest.mark.parametrize("name", ["imagenet_r", "cifar100"])
 def test_a_preset_for_the_t4_is_the_papers_protocol_with_fewer_epochs(name: str, write: Write) -> None:
     def config(protocol: str) -> Config:
-        return grids.load(write(protocol=protocol, rows=["OE+GR"], seeds=[0])).runs[0].config
+        return grids.load(write(protocol=protocol, variants=["OE+GR"], seeds=[0])).runs[0].config
 
     full, small = config(name), config(f"{name}_t4")
     assert small.training.epochs == full.training.epochs / 10 and small.data.options == {"cache": "disk"}
@@ -177,16 +178,16 @@ def test_a_preset_for_the_t4_is_the_papers_protocol_with_fewer_epochs(name: str,
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"rows": None, "seeds": None}, ["2 faults", "no 'rows'", "no 'seeds'"]),
+    ({"variants": None, "seeds": None}, ["2 faults", "no 'variants'", "no 'seeds'"]),
     ({"protocl": "x"}, ["unknown key 'protocl'", "'protocol'"]),
     ({"protocol": "icons-r"}, ["unknown protocol 'icons-r'", "'icons_r'"]),
     ({"protocol": []}, ["protocol is empty"]),
-    ({"rows": ["OEE", "frozn"]}, ["unknown row 'OEE'", "'OE'", "unknown row 'frozn'", "'frozen'"]),
-    ({"rows": []}, ["rows is empty"]),
-    ({"rows": ["OE", "OE"]}, ["row 'OE' is there twice"]),
-    ({"rows": [{"OE": {"oe": False}}]}, ["'OE' is a row of janus already"]),
-    ({"rows": [{"mine": {"epoch": 1}}]}, ["row 'mine': unknown setting 'epoch'", "'epochs'"]),
-    ({"rows": [3]}, ["rows takes names", "got 3"]),
+    ({"variants": ["OEE", "frozn"]}, ["unknown variant 'OEE'", "'OE'", "unknown variant 'frozn'", "'frozen'"]),
+    ({"variants": []}, ["variants is empty"]),
+    ({"variants": ["OE", "OE"]}, ["variant 'OE' is there twice"]),
+    ({"variants": [{"OE": {"oe": False}}]}, ["'OE' is a variant of janus already"]),
+    ({"variants": [{"mine": {"epoch": 1}}]}, ["variant 'mine': unknown setting 'epoch'", "'epochs'"]),
+    ({"variants": [3]}, ["variants takes names", "got 3"]),
     ({"seeds": 0}, ["seeds takes a list of whole numbers", "got 0"]),
     ({"seeds": [0, "one"]}, ["from 0 on, got 'one'"]),
     ({"seeds": [0, 0]}, ["2 runs have the name LoRA__seed=0", "2 runs have the name frozen__seed=0"]),
@@ -194,13 +195,13 @@ def test_a_preset_for_the_t4_is_the_papers_protocol_with_fewer_epochs(name: str,
     ({"set": {"batch_sze": 1, "epochs": "few"}}, ["2 faults", "'batch_size'", "set: training.epochs takes a whole number, got"]),
     ({"grid": {"lr": []}}, ["lr is empty"]),
     ({"grid": {"lr": 1e-3}}, ["lr takes a list of values"]),
-    ({"grid": {"lr": ["fast"]}, "rows": ["OEE"]}, ["2 faults", "lr takes a number, got 'fast'", "'OEE'"]),
+    ({"grid": {"lr": ["fast"]}, "variants": ["OEE"]}, ["2 faults", "lr takes a number, got 'fast'", "'OEE'"]),
     ({"grid": {"gr": ["none", "exact"]}}, ["LoRA__gr=exact__seed=0", "requires adapter=merged", "gr=exact does not go with"]),
     ({"set": {"epochs": 0}}, ["grid.yaml: set: training.epochs must be at least 1, got 0"]),
-    ({"rows": ["GPM", {"mine": {"method": "gpm"}}], "seeds": [0]}, ["GPM__seed=0, mine__seed=0 are the same run"]),
-    ({"rows": [{"mine": {"method": "jnaus"}}]}, ["unknown method 'jnaus'", "'janus'"]),
+    ({"variants": ["GPM", {"mine": {"method": "gpm"}}], "seeds": [0]}, ["GPM__seed=0, mine__seed=0 are the same run"]),
+    ({"variants": [{"mine": {"method": "jnaus"}}]}, ["unknown method 'jnaus'", "'janus'"]),
     ({"protocol": ["toy.yaml", "toy.yaml"]}, ["protocol 'toy.yaml' is there twice"]),
-    ({"rows": ["LoRA", {"m" * 300: {"method": "gpm"}}]}, ["names of 2 runs", "longer than the 255 bytes"]),
+    ({"variants": ["LoRA", {"m" * 300: {"method": "gpm"}}]}, ["names of 2 runs", "longer than the 255 bytes"]),
     ({"set": {"dataset": "icon-r", "model": "vit_base_patch16_24", "targets": []}},
      ["3 faults", "unknown dataset 'icon-r'", "'icons-r'", "unknown model 'vit_base_patch16_24'", "'vit_base_patch16_224'",
       "set: backbone.targets needs at least 1, got none"]),
@@ -208,13 +209,14 @@ def test_a_preset_for_the_t4_is_the_papers_protocol_with_fewer_epochs(name: str,
      ["5 faults", "'data.strenght'", "'data.strength'", "data.tasks=101 is more than icons-r has classes",
       "backbone.rank=400 does not fit icons-vit", "unknown value for backbone.targets: 'w'", "epochs takes a whole number"]),
     ({"set": {"rank": 0, "energy": 2, "init": "nullspace", "adapter": "shared", "epochs": "few", "oe_epochs": "lst"},
-      "rows": [{"mine": {"method": "janus", "gr": "exact"}}]},
+      "variants": [{"mine": {"method": "janus", "gr": "exact"}}]},
      ["5 faults", "rank must be at least 1", "energy must be at most 1", "gr=exact requires", "epochs takes", "mean 'last'"]),
-    ({"rows": [{"pool": {"method": "l2p", "pool": 2}}, {"parts": {"method": "coda", "components": 1}}]},
+    ({"variants": [{"pool": {"method": "l2p", "pool": 2}}, {"parts": {"method": "coda", "components": 1}}]},
      ["2 faults", "method.top=5 prompts cannot be chosen from method.pool=2", "method.components=1 are too few for data.tasks=2"]),
     ({"set": {"dataset": "icons-r", "data.strength": "lots", "data.vocabulary": "perhaps"}},
      ["2 faults", "data.strength takes a number, got 'lots'", "data.vocabulary takes true or false, got 'perhaps'"]),
-    ({"rows": [{"pool": {"method": "l2p", "pool": 2, "lr": -1.0}}]}, ["2 faults", "method.top=5 prompts", "lr must be positive"]),
+    ({"variants": [{"pool": {"method": "l2p", "pool": 2, "lr": -1.0}}]},
+     ["2 faults", "method.top=5 prompts", "lr must be positive"]),
     ({"set": {"dataset": "icons-r", "data": {"strength": "5,1", "vocabulary": "Yes"}}},
      ["2 faults", "data.strength takes a number, got '5,1'", "data.vocabulary takes true or false, got 'Yes'"]),
     ({"set": {"margin": 2}},
@@ -255,17 +257,17 @@ def test_each_setting_of_a_protocol_states_its_source(write: Write, tmp_path: Pa
 def test_all_that_is_wrong_with_a_protocol_is_said_at_once(write: Write, tmp_path: Path) -> None:
     path = write()
     (tmp_path / "toy.yaml").write_text("title: toy\nsettings:\n  lr: {value: 0.1}\n  epochs: 3\n  rank: {value: 0, source: us}\n"
-                                       "rows:\n  OEE: {}\n  GPMM: {}\n")
-    with pytest.raises(UsageError, match="5 faults: .*unknown row 'OEE'.*unknown row 'GPMM'.*lr needs.*epochs needs.*rank must"):
+                                       "variants:\n  OEE: {}\n  GPMM: {}\n")
+    with pytest.raises(UsageError, match="5 faults: .*variant 'OEE'.*variant 'GPMM'.*lr needs.*epochs needs.*rank must"):
         grids.load(path)
 
 
 def test_options_of_the_data_are_read_as_on_the_command_line(write: Write) -> None:
-    path = write(settings={"dataset": "icons-r"}, rows=["LoRA"], seeds=[0])
+    path = write(settings={"dataset": "icons-r"}, variants=["LoRA"], seeds=[0])
     path.write_text(path.read_text() + "set: {data.strength: 5e-1}\n")  # a text in YAML
     assert grids.load(path).runs[0].config.data.options == {"strength": 0.5}
     texts = {"dataset": "hf:someone/photographs", "data.revision": "1.0", "data.config": "2017", "data.label_column": "0"}
-    (run,) = grids.load(write(settings=texts, rows=["LoRA"], seeds=[0])).runs
+    (run,) = grids.load(write(settings=texts, variants=["LoRA"], seeds=[0])).runs
     assert set(run.config.data.options.values()) == {"1.0", "2017", "0"}
 
 
@@ -280,7 +282,7 @@ def test_what_is_known_of_data_and_backbones_without_opening_them_is_true() -> N
 
 def test_names_that_only_the_run_can_judge_are_left_to_it_and_so_is_what_merges(write: Write, tmp_path: Path) -> None:
     models = ["icons-vit", "vit_base_patch16_224.augreg_in21k", "vit_base_patch16_224_in21k", "hf-hub:timm/mine"]
-    assert len(grids.load(write(rows=["LoRA"], seeds=[0], grid={"model": models})).runs) == len(models)
+    assert len(grids.load(write(variants=["LoRA"], seeds=[0], grid={"model": models})).runs) == len(models)
     for dataset in ("hf:someone/photographs", "folder/that/comes", "photographs-*.parquet", "cifar-100"):
         grids.load(write(settings={"dataset": dataset}))
     path = write()
@@ -333,12 +335,12 @@ def test_the_first_benchmarks_results_are_the_runs_of_its_grids() -> None:
 
 
 def test_a_dry_run_shows_each_run_and_an_estimate_from_finished_ones(write: Write, tmp_path: Path, capsys: Capture) -> None:
-    path, out = write(rows=["LoRA", "GPM"]), tmp_path / "out"
+    path, out = write(variants=["LoRA", "GPM"]), tmp_path / "out"
     argv = ["bench", str(path), "--out", str(out), "--dry-run"]
     assert main(argv) == 0
     text = capsys.readouterr().out
     assert text.count("unknown") == 5 and text.count("to do") == 5 and not out.exists()
-    finish(grids.load(write("other", rows=["GPM"], seeds=[0])), out)
+    finish(grids.load(write("other", variants=["GPM"], seeds=[0])), out)
     grid = grids.load(path)
     (out / "LoRA__seed=0").mkdir()
     checkpoint.write_json(out / "LoRA__seed=0" / "failed.json", {"hash": grid.runs[0].hash, "error": "no data"})
@@ -362,7 +364,7 @@ def test_a_plan_does_not_wait_for_timm() -> None:
 
 
 def test_a_stopped_run_says_where_it_stands(write: Write, tmp_path: Path, monkeypatch: Patch) -> None:
-    (run,) = grids.load(write(rows=["LoRA"], seeds=[0])).runs
+    (run,) = grids.load(write(variants=["LoRA"], seeds=[0])).runs
 
     def stop(self: train.Run, task: object) -> None:
         raise KeyboardInterrupt
@@ -375,7 +377,7 @@ def test_a_stopped_run_says_where_it_stands(write: Write, tmp_path: Path, monkey
 
 
 def test_a_result_that_is_cut_off_is_not_finished(write: Write, tmp_path: Path) -> None:
-    grid = grids.load(write(rows=["LoRA"], seeds=[0]))
+    grid = grids.load(write(variants=["LoRA"], seeds=[0]))
     finish(grid, tmp_path)
     result = tmp_path / grid.runs[0].name / "result.json"
     assert states.state(grid.runs[0], tmp_path).kind == "finished"
@@ -384,9 +386,9 @@ def test_a_result_that_is_cut_off_is_not_finished(write: Write, tmp_path: Path) 
 
 
 def test_a_run_is_known_by_its_config_whatever_it_is_called(write: Write, tmp_path: Path, capsys: Capture) -> None:
-    path, mine, other = write(rows=["LoRA"]), tmp_path / "mine", tmp_path / "other"
-    finish(grids.load(write("a", rows=[{"first": {"method": "finetune"}}])), mine)
-    finish(grids.load(write("b", rows=["LoRA"], seeds=[0])), other)  # `LoRA` is a Janus run with all switches off
+    path, mine, other = write(variants=["LoRA"]), tmp_path / "mine", tmp_path / "other"
+    finish(grids.load(write("a", variants=[{"first": {"method": "finetune"}}])), mine)
+    finish(grids.load(write("b", variants=["LoRA"], seeds=[0])), other)  # `LoRA` is a Janus run with all switches off
     argv = ["bench", str(path), "--out", str(mine), "--dry-run"]
     assert main(argv) == 0
     assert "2 to do" in capsys.readouterr().out  # another method's runs, of whatever settings, are other runs
@@ -398,7 +400,7 @@ def test_a_run_is_known_by_its_config_whatever_it_is_called(write: Write, tmp_pa
     assert main([*argv, "--known", str(tmp_path / "tables")]) == 0  # and in tables
     assert "finished, acc 22.40, in " in (out := capsys.readouterr().out) and "runs.parquet: other/LoRA/" in out
     (mine / "first__seed=1").rename(mine / "elsewhere")
-    assert "2 finished" in plan.plan(grids.load(write("c", rows=[{"second": {"method": "finetune"}}])), mine)[-1]
+    assert "2 finished" in plan.plan(grids.load(write("c", variants=[{"second": {"method": "finetune"}}])), mine)[-1]
     assert main([*argv, "--known", str(tmp_path / "none")]) == 2
     assert f"no folder {tmp_path / 'none'} of results" in capsys.readouterr().err
 
@@ -406,7 +408,7 @@ def test_a_run_is_known_by_its_config_whatever_it_is_called(write: Write, tmp_pa
 @pytest.mark.parametrize("change", [{"seconds": {}}, {"acc": None}, {"hash": 3}, {"format": 999}, {"stream": None}, "["])
 def test_a_result_that_cannot_be_read_is_absent_and_named(
         change: dict | str, write: Write, tmp_path: Path, capsys: Capture) -> None:
-    grid, out, other = grids.load(write(rows=["LoRA"])), tmp_path / "out", tmp_path / "other"
+    grid, out, other = grids.load(write(variants=["LoRA"])), tmp_path / "out", tmp_path / "other"
     finish(grid, out), finish(grid, other)
     for file in (out / "LoRA__seed=0" / "result.json", other / "LoRA__seed=0" / "result.json"):
         if isinstance(change, str):
@@ -423,7 +425,7 @@ def test_a_result_that_cannot_be_read_is_absent_and_named(
 
 def test_a_result_of_another_format_is_moved_aside_before_its_run_is_made_again(
         write: Write, tmp_path: Path, monkeypatch: Patch) -> None:
-    grid = grids.load(write(rows=["LoRA"], seeds=[0]))
+    grid = grids.load(write(variants=["LoRA"], seeds=[0]))
     finish(grid, tmp_path)
     (run,), file = grid.runs, tmp_path / "LoRA__seed=0" / "result.json"
     checkpoint.write_json(file, json.loads(file.read_text()) | {"format": 999})
@@ -433,7 +435,7 @@ def test_a_result_of_another_format_is_moved_aside_before_its_run_is_made_again(
 
 
 def test_a_run_with_a_result_has_not_failed_whatever_came_after_it(write: Write, tmp_path: Path) -> None:
-    grid = grids.load(write(rows=["LoRA"], seeds=[0]))
+    grid = grids.load(write(variants=["LoRA"], seeds=[0]))
     finish(grid, tmp_path / "a"), finish(grid, tmp_path / "b")
     (run,), failure = grid.runs, {"hash": grid.runs[0].hash, "error": "no space for the notebook"}
     checkpoint.write_json(tmp_path / "a" / run.name / "failed.json", failure)
@@ -448,14 +450,14 @@ def test_a_failure_is_told_even_if_no_file_can_keep_it(write: Write, tmp_path: P
     def full(*_: object, **__: object) -> None:
         raise JanusError("no space")
 
-    (run,) = grids.load(write(rows=["LoRA"], seeds=[0])).runs
+    (run,) = grids.load(write(variants=["LoRA"], seeds=[0])).runs
     monkeypatch.setattr("janus.bench.papermill.execute", full)
     monkeypatch.setattr(checkpoint, "write_json", full)
     assert worker.work(run.name, str(tmp_path / run.name), run.hash, {}, str(tmp_path)) == "no space"
 
 
 def test_now_and_then_it_is_said_how_far_each_run_is(write: Write, tmp_path: Path, monkeypatch: Patch, caplog: Log) -> None:
-    grid = grids.load(write(rows=["LoRA"]))
+    grid = grids.load(write(variants=["LoRA"]))
     caplog.set_level("INFO", "janus")
     found = {run.name: states.State("to do", "to do") for run in grid.runs}
     every = scheduler.Bench(None, lambda: None, grid, tmp_path, found)
@@ -473,7 +475,7 @@ def test_now_and_then_it_is_said_how_far_each_run_is(write: Write, tmp_path: Pat
 
 
 def test_a_note_of_a_failure_that_does_not_say_why_is_none(write: Write, tmp_path: Path) -> None:
-    (run,) = grids.load(write(rows=["LoRA"], seeds=[0])).runs
+    (run,) = grids.load(write(variants=["LoRA"], seeds=[0])).runs
     (tmp_path / run.name).mkdir()
     checkpoint.write_json(tmp_path / run.name / "failed.json", {"hash": run.hash})
     assert states.state(run, tmp_path).kind == "to do"
@@ -481,7 +483,7 @@ def test_a_note_of_a_failure_that_does_not_say_why_is_none(write: Write, tmp_pat
 
 def test_a_result_of_other_weights_than_those_that_are_there_does_not_count(write: Write, tmp_path: Path, capsys: Capture) -> None:
     embedded = str(assets.path("backbone/icons-vit.safetensors"))
-    grid, out, other = grids.load(write(rows=["LoRA"], set={"weights": embedded})), tmp_path / "out", tmp_path / "other"
+    grid, out, other = grids.load(write(variants=["LoRA"], set={"weights": embedded})), tmp_path / "out", tmp_path / "other"
     finish(grid, other)
     now = states._fingerprint("icons-vit", embedded)
     assert now == backbones.fingerprint(backbones.create("icons-vit", embedded)[0])
@@ -498,7 +500,7 @@ def test_a_result_of_other_weights_than_those_that_are_there_does_not_count(writ
 
 
 def test_finished_runs_whose_backbones_had_other_weights_are_named(write: Write, tmp_path: Path, capsys: Capture) -> None:
-    grid = grids.load(write(rows=["LoRA"]))  # random weights: nobody knows which they should be
+    grid = grids.load(write(variants=["LoRA"]))  # random weights: nobody knows which they should be
     finish(grid, tmp_path / "out")
     for seed, fingerprint in enumerate(("aaaa", "bbbb")):
         file = tmp_path / "out" / f"LoRA__seed={seed}" / "result.json"
@@ -508,9 +510,9 @@ def test_finished_runs_whose_backbones_had_other_weights_are_named(write: Write,
 
 
 def test_folders_of_other_runs_are_refused_all_at_once(write: Write, tmp_path: Path) -> None:
-    finish(grids.load(write(rows=["LoRA"])), tmp_path)
+    finish(grids.load(write(variants=["LoRA"])), tmp_path)
     with pytest.raises(UsageError, match="LoRA__seed=0 holds another run.*LoRA__seed=1 holds another run.*--out"):
-        scheduler.execute(grids.load(write(rows=["LoRA"], set={"lr": 0.5})), tmp_path)
+        scheduler.execute(grids.load(write(variants=["LoRA"], set={"lr": 0.5})), tmp_path)
 
 
 def test_cluster_options_that_cannot_be_met_are_refused_in_one_line(write: Write, tmp_path: Path, monkeypatch: Patch) -> None:
@@ -557,7 +559,7 @@ def test_a_grid_runs_through_the_notebook_keeps_what_failed_and_repeats_nothing(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the kernels, in a checkout that is not installed
     monkeypatch.setenv("JANUS_FAST", "1")  # of the lessons: must not reach the runs
     missing, out = tmp_path / "late folder", tmp_path / "out"  # a space: what `--set` text cannot hold
-    path = write(rows=["LoRA", {"late": {"method": "ncm", "dataset": str(missing)}}], seeds=[0])
+    path = write(variants=["LoRA", {"late": {"method": "ncm", "dataset": str(missing)}}], seeds=[0])
     argv, (good, late) = ["bench", str(path), "--out", str(out)], grids.load(path).runs
     assert main(argv) == 1
     lines = capsys.readouterr().err.splitlines()
@@ -612,7 +614,7 @@ def until(done: Callable[[], bool], seconds: float = 120) -> None:
 @pytest.mark.slow
 def test_a_worker_that_is_killed_in_mid_run_loses_nothing_and_leaves_no_kernel(write: Write, tmp_path: Path) -> None:
     settings, log, seen = {"epochs": 12, "per_class": 8, "batch_size": 8, "save_every": 0.1}, tmp_path / "log", set()
-    path = write(rows=["OE+GR"], seeds=[0, 1], settings=settings)
+    path = write(variants=["OE+GR"], seeds=[0, 1], settings=settings)
     runs = grids.load(path).runs
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with log.open("w") as stderr:
@@ -645,7 +647,7 @@ def heard() -> Iterator[None]:
 def test_a_bench_that_is_stopped_in_mid_run_leaves_no_kernel_and_the_same_command_goes_on(
         by: signal.Signals, write: Write, tmp_path: Path) -> None:
     settings = {"epochs": 24, "per_class": 8, "batch_size": 8, "save_every": 0.1}
-    path = write(rows=["OE+GR"], seeds=[0], settings=settings)
+    path = write(variants=["OE+GR"], seeds=[0], settings=settings)
     (run,), environment = grids.load(path).runs, os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     argv = [sys.executable, "-m", "janus", "bench", str(path), "--out", str(tmp_path)]
     process = psutil.Popen(argv, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -675,7 +677,7 @@ def test_a_kernel_that_is_killed_is_no_failure_of_the_run(write: Write, tmp_path
     def die(*_: object, **__: object) -> None:
         raise DeadKernelError("Kernel died")
 
-    (run,) = grids.load(write(rows=["LoRA"], seeds=[0])).runs
+    (run,) = grids.load(write(variants=["LoRA"], seeds=[0])).runs
     monkeypatch.setattr("janus.bench.papermill.execute", die)
     assert worker.work(run.name, str(tmp_path / run.name), run.hash, {}, str(tmp_path)) == worker.DIED
     assert states.state(run, tmp_path).kind == "to do"
@@ -701,7 +703,7 @@ def test_a_run_that_kills_three_workers_counts_as_failed(write: Write, tmp_path:
         def submit(self, *_: object, **__: object) -> Gone:
             return Gone()
 
-    grid = grids.load(write(rows=["LoRA"], seeds=[0]))
+    grid = grids.load(write(variants=["LoRA"], seeds=[0]))
     caplog.set_level("INFO", "janus")
     (run,), found = grid.runs, {grid.runs[0].name: states.State("to do", "to do")}
     (tmp_path / run.name).mkdir()
@@ -715,7 +717,7 @@ def test_a_run_that_kills_three_workers_counts_as_failed(write: Write, tmp_path:
 
 def test_a_run_that_comes_further_with_each_worker_that_it_loses_does_not_fail(write: Write, tmp_path: Path) -> None:
     """Jobs that end at their time limit, and a run that is longer than they are."""
-    (run,) = grids.load(write(rows=["LoRA"], seeds=[0])).runs
+    (run,) = grids.load(write(variants=["LoRA"], seeds=[0])).runs
     found, ends = {run.name: states.State("to do", "to do")}, iter((0.0, 0.1, 0.1, 0.2, 0.2, 0.3))
     every = scheduler.Bench(None, lambda: None, grids.load(tmp_path / "grid.yaml"), tmp_path, found)
     with pytest.MonkeyPatch.context() as patch:
@@ -728,7 +730,7 @@ def test_a_run_that_comes_further_with_each_worker_that_it_loses_does_not_fail(w
 def test_a_run_on_which_another_process_works_waits_and_has_not_failed(write: Write, tmp_path: Path, monkeypatch: Patch,
                                                                            caplog: Log) -> None:
     """On a cluster that runs on, a kernel outlives the bench that was stopped with Ctrl-C; the same command meets it again."""
-    grid = grids.load(write(rows=["LoRA"], seeds=[0]))
+    grid = grids.load(write(variants=["LoRA"], seeds=[0]))
     caplog.set_level("INFO", "janus")
     (run,), found = grid.runs, {grid.runs[0].name: states.State("to do", "to do")}
     monkeypatch.setattr(worker, "HANDOVER", 0)
@@ -747,7 +749,7 @@ def test_a_scheduler_that_is_lost_is_one_line_and_no_failure_of_a_run(write: Wri
         def nthreads(self) -> dict[str, int]:
             raise OSError("Timed out trying to connect")
 
-    grid = grids.load(write(rows=["LoRA"], seeds=[0]))
+    grid = grids.load(write(variants=["LoRA"], seeds=[0]))
     every = scheduler.Bench(Client(), lambda: None, grid, tmp_path, states.states(grid, tmp_path))
     with pytest.raises(JanusError, match=r"does not answer any more \(Timed out.*the same command resumes"):
         every.finish(grid.runs, {})
@@ -776,7 +778,7 @@ def test_a_slurm_job_that_ends_in_mid_run_is_replaced_and_one_that_is_refused_is
     file = tmp_path / "slurm.yaml"
     options = {"cores": 1, "memory": "2GB", "interface": "lo", "queue": "wanted"}
     file.write_text(yaml.safe_dump(options))
-    path = write(rows=["OE+GR"], seeds=[0], settings={"epochs": 12, "per_class": 8, "batch_size": 8, "save_every": 0.1})
+    path = write(variants=["OE+GR"], seeds=[0], settings={"epochs": 12, "per_class": 8, "batch_size": 8, "save_every": 0.1})
     argv = ["bench", str(path), "--out", str(tmp_path / "out"), "--slurm", str(file)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JOBS": str(jobs), "PATH": f"{programs}:{os.environ['PATH']}"}
     with log.open("w") as stderr, contextlib.ExitStack() as stack:
@@ -794,7 +796,7 @@ def test_a_slurm_job_that_ends_in_mid_run_is_replaced_and_one_that_is_refused_is
 
     monkeypatch.setenv("PATH", environment["PATH"])
     file.write_text(yaml.safe_dump(options | {"queue": "other"}))
-    argv = ["bench", str(write(rows=["LoRA"], seeds=[0])), "--out", str(tmp_path / "other"), "--slurm", str(file)]
+    argv = ["bench", str(write(variants=["LoRA"], seeds=[0])), "--out", str(tmp_path / "other"), "--slurm", str(file)]
     assert main(argv) == 1
     assert f"SLURM takes no job from {file} (sbatch: error: no partition)" in capsys.readouterr().err
     monkeypatch.setenv("PATH", "")
@@ -804,7 +806,7 @@ def test_a_slurm_job_that_ends_in_mid_run_is_replaced_and_one_that_is_refused_is
 
 @pytest.mark.slow
 def test_the_runs_go_to_the_workers_of_a_cluster_that_is_there_already(write: Write, tmp_path: Path) -> None:
-    path, file, out = write(rows=["LoRA"], seeds=[0]), tmp_path / "scheduler.json", tmp_path / "out"
+    path, file, out = write(variants=["LoRA"], seeds=[0]), tmp_path / "scheduler.json", tmp_path / "out"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     dask = [sys.executable, "-m", "dask"]
     with contextlib.ExitStack() as stack:
