@@ -1,4 +1,4 @@
-"""janus: Janus-LoRA, LoRA-based continual learning without forgetting, to run and to understand."""
+"""janus: Janus-LoRA, LoRA-based continual learning that protects what old tasks use, to run and to understand."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Online Estimation: the input subspace of past tasks, estimated while training.
 
 Old outputs stay unchanged when a later displacement satisfies `ΔW x = 0` for every old input x of the layer.
-The inputs are not kept. A layer keeps the sum of `x xᵀ` over the tokens it sees in the training forward passes
-(n x n numbers, whatever the number of images); when the task ends, the leading eigenvectors of that second moment
-join an orthonormal basis V. GPM (Saha et al., ICLR 2021) finds the same kind of basis from an extra pass over the data;
+The inputs are not kept. A layer keeps the sum of `x xᵀ` over the tokens it sees in the forward passes of a task's last
+epoch (n x n numbers, whatever the number of images); when the task ends, the leading eigenvectors of what V does not hold
+yet join the orthonormal basis V. GPM (Saha et al., ICLR 2021) finds the same kind of basis from an extra pass over the data;
 Janus-LoRA (Chen et al., ICML 2026, "Online Estimation") takes it from passes that are made anyway.
 """
 

@@ -1,4 +1,4 @@
-"""What the notebooks share: short runs that are kept, so that a second look costs nothing."""
+"""What the notebooks share: their settings, and short runs that are kept in `runs/lessons`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear algebra that promises rest on: precision, projections, pseudo-inverses, angles between subspaces."""
+"""Linear algebra in full precision: projections, pseudo-inverses, angles between subspaces."""
 
 from __future__ import annotations
 

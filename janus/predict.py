@@ -1,4 +1,4 @@
-"""What a finished run is for: naming images, and learning new classes months later."""
+"""A finished run, loaded: it names images, and learns new classes months later."""
 
 from __future__ import annotations
 

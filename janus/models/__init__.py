@@ -1,1 +1,1 @@
-"""Models: backbones and where their matrices stand, the adapted layer, adapters in PEFT's format, exports as plain timm weights."""
+"""Models: backbones, where their q, k, v, … matrices are, the adapted layer, PEFT's format, exports as plain timm weights."""

@@ -18,6 +18,8 @@ from .compare import NONE, by_variant, interval, number, paired, spread, values
 if TYPE_CHECKING:
     from ..runtime.result import Result
 
+AT_ONCE = ("joint", "probe")  # one task of all classes
+
 
 @dataclass(frozen=True)
 class Table:
@@ -100,7 +102,7 @@ def overview(runs: pd.DataFrame, kinds: Sequence[str] = tuple(KINDS),
 
     cite: false: not; a label and rows: these; true: what `paper.beside` has.
 
-    The best ACC, MAA and BWT are bold; `joint`, which sees all classes at once, does not compete.
+    The best ACC, MAA and BWT are bold; `joint` and `probe`, which see all classes at once, do not compete.
     """
     rows = by_variant(runs)
     label, theirs = cite if isinstance(cite, tuple) else ("", {})
@@ -108,7 +110,7 @@ def overview(runs: pd.DataFrame, kinds: Sequence[str] = tuple(KINDS),
         label, theirs = paper.beside(settings_of(runs.iloc[0]), rows)
     cited = any(row in theirs for row in rows)
     numbers = {kind: {row: found[KINDS[kind]].dropna().tolist() for row, found in rows.items()} for kind in kinds}
-    best = {kind: max((fmean(v) for row, v in numbers[kind].items() if v and row != "joint"), default=None)
+    best = {kind: max((fmean(v) for row, v in numbers[kind].items() if v and row not in AT_ONCE), default=None)
             for kind in ("ACC", "MAA", "BWT") if kind in kinds and len(rows) > 1}
     lines = []
     for row, found in rows.items():
@@ -116,7 +118,7 @@ def overview(runs: pd.DataFrame, kinds: Sequence[str] = tuple(KINDS),
         for kind in kinds:
             v = numbers[kind][row]
             cell = spread(v, 2 if kind in SHARES else 1)
-            cells.append(f"**{cell}**" if v and kind in best and row != "joint" and fmean(v) == best[kind] else cell)
+            cells.append(f"**{cell}**" if v and kind in best and row not in AT_ONCE and fmean(v) == best[kind] else cell)
         beside = " / ".join(f"{v:.2f}" for v in theirs[row]) if row in theirs else ""
         lines.append([row, len(found), *cells, *([beside] if cited else [])])
     return Table(["row", "seeds", *kinds, *([f"the paper's, {label}: ACC / MAA / BWT"] if cited else [])], lines)
