@@ -22,6 +22,8 @@ DRAWN = ("LoRA", "OE", "GPM", "OE+GR", "exact", "frozen")
 STEPS = [("probe", "joint"), ("frozen", "LoRA"), ("frozen", "GPM"), ("frozen", "OE+GR"), ("frozen", "exact"), ("LoRA", "OE+GR"),
          ("LoRA", "exact"), ("GPM", "OE+GR"), ("OE", "OE+GR"), ("OE+GR", "exact")]
 HEAD_STEPS = [*(("RanPAC", f"{row}, RanPAC head") for row in ("LoRA", "OE+GR", "exact")),
+              *(("LoRA, RanPAC head", f"{row}, RanPAC head") for row in ("OE+GR", "exact")),
+              *((row, f"{row}, RanPAC head") for row in ("OE+GR", "exact")), ("OE+GR, RanPAC head", "exact, RanPAC head"),
               *(("frozen, aligned heads", f"{row}, aligned heads") for row in ("LoRA", "OE+GR", "exact")),
               ("SLCA", "exact, aligned heads"), ("RanPAC", "exact, aligned heads")]
 

@@ -234,3 +234,22 @@ def test_numbers_in_the_prose_on_three_epochs_are_those_of_its_tables(report, gr
     assert "({:.1f}, OE+GR {:.1f}, `exact` {:.1f})".format(*large) in text and large == sorted(large)
     assert all(max(found, key=found.get) < 1e-3 for found in rates.values())
     assert all(round(fmean(of(rows, row, "task_aware_acc"))) == 49 for row in ("frozen", "LoRA", "OE+GR", "exact"))
+
+
+def test_the_sentences_on_icons_r2_are_those_of_its_tables(groups):
+    runs = groups["icons_r2"]
+    text = " ".join((ROOT / "README.md").read_text().split())
+
+    def between(first: str, second: str) -> str:
+        found = paired(runs, first, second).tolist()
+        return f"{abs(fmean(found)):.1f} ± {interval(found):.1f}"
+
+    tangent, exact, plain = (between("RanPAC", f"{row}, RanPAC head") for row in ("OE+GR", "exact", "LoRA"))
+    assert f"OE+GR's are {tangent} points above frozen ones and those of `exact` {exact}; sequential LoRA's {plain}," in text
+    assert f"OE+GR (+{between('frozen', 'OE+GR')}) and `exact` (+{between('frozen', 'exact')}) are clear of `frozen`" in text
+    assert f"OE+GR is {between('LoRA', 'OE+GR')} above LoRA" in text
+    assert f"with linear heads `exact` is {between('OE+GR', 'exact')} below OE+GR" in text
+    page = " ".join((ROOT / "docs" / "results" / "icons_r2.md").read_text().split())
+    assert f"worth {tangent} (`OE+GR`) and {exact} points (`exact`) more than frozen ones" in page and f"are worth {plain}." in page
+    accs = {row: of(runs, row, "acc") for row in ("probe", "OE+GR, RanPAC head", "exact, RanPAC head")}
+    assert all(min(accs[row]) > max(accs["probe"]) for row in accs if row != "probe")
