@@ -9,6 +9,7 @@ import pandas as pd
 from report_parts import floored, provenance
 
 from janus import plots
+from janus.bench.variants import PAPER, PAPER_ROWS
 from janus.report.compare import pick, values
 from janus.report.tables import Table, difference_table, overview, rate_table
 
@@ -66,6 +67,9 @@ def blocks(groups: dict[str, pd.DataFrame]) -> dict[str, str]:
     found["icons_r2_one_rate"] = at_one_rate(tune, DRAWN[:-1], 1e-3)
     plots.rates(pd.concat([pick(tune, DRAWN), groups["icons_r2_heads"]]),
                 title="Protection lets LoRA learn faster before it forgets").save(FIGURES / "icons_r2_rates")
+    demo = pick(groups["icons_r2_demo"], (*PAPER_ROWS, "GPM", "exact", "frozen", "joint"))
+    scores = overview(demo, ("ACC", "MAA", "BWT", "violation"), ("ImageNet-R, T=10", PAPER))
+    found["icons_r2_demo"] = f"{scores}\n\n{provenance(demo)}"
     if (test := groups.get("icons_r2")) is not None:
         found["readme"] = shown_first(test)
         found["icons_r2"] = f"{floored(pick(test, LINEAR), SCORES)}\n\n{provenance(test)}"

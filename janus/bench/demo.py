@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 from .. import plots
@@ -23,7 +24,7 @@ from .variants import PAPER, PAPER_ROWS
 
 REPOSITORY = Path(__file__).parents[2]
 ORDER = [*PAPER_ROWS, "GPM", "exact", "frozen", "joint"]
-FIGURE = {"LoRA": "finetune", "GPM": "LoRA-GPM", "OE+GR": "OE+GR (tangent)", "exact": "exact (ours)"}
+FIGURE = {"LoRA": "LoRA", "GPM": "GPM", "OE+GR": "OE+GR (tangent)", "exact": "exact (ours)"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,9 +64,12 @@ def table(results: dict[str, Result]) -> str:
         leak = f"{'–':>9s}" if score is None else f"{score:9.2f}" if score >= 0.005 else f"{score:9.0e}"
         paper = " ".join(_number(v, w) for v, w in zip(PAPER.get(row, (None,) * 3), (6, 6, 7)))
         lines.append(f"{row:11s}{ours}  {leak}       {paper}")
-    training = some.config["training"]
+    training, paper = some.config["training"], {row: PAPER[row][0] for row in PAPER_ROWS if row in results}
+    pairs = [(a, b) for a, b in combinations(paper, 2) if paper[a] != paper[b]]
+    alike = sum((results[a].acc < results[b].acc) == (paper[a] < paper[b]) for a, b in pairs)
     lines += [
         "",
+        f"Of the {len(pairs)} pairs of the paper's rows {alike} are in the paper's order of ACC.",
         "LoRA to OE+GR+DML: the paper's seven ablation rows (one pair of factors for the whole stream). exact: null-space",
         "restart; frozen: heads only; joint: all classes at once. Icons-R is not ImageNet-R, nor its backbone a ViT-B/16:",
         "compare orders, not numbers. ACC, MAA, BWT in per cent; violation: the share of a task's weight change that acts",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def test_demo(image_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[s
         if row in PAPER:
             assert cells[5:] == [f"{v:.2f}" for v in PAPER[row]]
     assert float(found["exact"][4]) < 1e-5 < float(found["LoRA"][4])
+    assert re.search(r"Of the 1 pairs of the paper's rows [01] are in", first)
     assert "Icons-R is not ImageNet-R" in first and "One learning rate for all rows (0.001), 1 passes" in first
     assert {Result.load(folder).variant for folder in (tmp_path / "runs").iterdir() if folder.is_dir()} == set(rows)
     for ending in (".html", ".json"):  # and .png where there is a Chrome

@@ -253,3 +253,8 @@ def test_the_sentences_on_icons_r2_are_those_of_its_tables(groups):
     assert f"worth {tangent} (`OE+GR`) and {exact} points (`exact`) more than frozen ones" in page and f"are worth {plain}." in page
     accs = {row: of(runs, row, "acc") for row in ("probe", "OE+GR, RanPAC head", "exact, RanPAC head")}
     assert all(min(accs[row]) > max(accs["probe"]) for row in accs if row != "probe")
+    demo = {row: acc for row, (acc,) in groups["icons_r2_demo"].groupby("variant")["acc"].apply(list).items()}
+    assert f"LoRA ends {demo['frozen'] - demo['LoRA']:.0f} points below `frozen`. `exact` ends" in page
+    assert f"`exact` ends {demo['exact'] - demo['frozen']:.1f} above it" in page and min(demo, key=demo.get) == "GR"
+    assert min(demo[row] for row in ("OE", "OE+GR", "OE+DML", "OE+GR+DML")) > max(demo[row] for row in ("LoRA", "DML", "GR"))
+    assert all(demo[with_loss] < demo[without] for without, with_loss in (("LoRA", "DML"), ("OE", "OE+DML"), ("OE+GR", "OE+GR+DML")))
