@@ -126,7 +126,7 @@ def build_parser(commands: Commands) -> Parser:
     """The parser of all commands: name → what is called with the arguments, and what it is for."""
     from .. import __version__
 
-    about = "Janus-LoRA: LoRA-based continual learning without forgetting."
+    about = "Janus-LoRA: LoRA-based continual learning that protects what old tasks use."
     parser = Parser(prog="janus", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"janus-lora {__version__}")
     places = parser.add_subparsers(dest="command", metavar="COMMAND")

@@ -98,7 +98,9 @@ def passes(method: type[Method], config: Config) -> dict[str, int | str]:
     """A method's own passes, and the loop's through a finished task where its prototypes or its classifier need the features."""
     needs = {"class means": method.keeps_prototypes(config), "the classifier": config.classifier.name in ("ranpac", "aligned")}
     asked = [what for what, needed in needs.items() if needed]
-    return method.passes | ({f"after, for {' and '.join(asked)}": 1} if asked else {})
+    own = {when: n if isinstance(n, int) else f"at most {getattr(config.method, n.removeprefix('method.'))} images"
+           for when, n in method.passes.items()}
+    return own | ({f"after, for {' and '.join(asked)}": 1} if asked else {})
 
 
 def added(method: type[Method], s: Sizes, classes: int) -> dict[str, int]:
@@ -181,8 +183,7 @@ def _free(found: dict[str, Any]) -> str:
 
 
 def passes_text(found: dict[str, Any]) -> str:
-    said = (f"{n} images {when}" if isinstance(n, str) else f"{n} {when}" for when, n in found["extra_passes"].items())
-    return "; ".join(said) or NONE
+    return "; ".join(f"{n} {when}" for when, n in found["extra_passes"].items()) or NONE
 
 
 def _kept(found: dict[str, Any]) -> str:

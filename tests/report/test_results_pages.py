@@ -257,4 +257,5 @@ def test_the_sentences_on_icons_r2_are_those_of_its_tables(groups):
     assert f"LoRA ends {demo['frozen'] - demo['LoRA']:.0f} points below `frozen`. `exact` ends" in page
     assert f"`exact` ends {demo['exact'] - demo['frozen']:.1f} above it" in page and min(demo, key=demo.get) == "GR"
     assert min(demo[row] for row in ("OE", "OE+GR", "OE+DML", "OE+GR+DML")) > max(demo[row] for row in ("LoRA", "DML", "GR"))
-    assert all(demo[with_loss] < demo[without] for without, with_loss in (("LoRA", "DML"), ("OE", "OE+DML"), ("OE+GR", "OE+GR+DML")))
+    with_loss = {"LoRA": "DML", "OE": "OE+DML", "OE+GR": "OE+GR+DML"}
+    assert all(demo[loss] < demo[row] for row, loss in with_loss.items())
