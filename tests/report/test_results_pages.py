@@ -246,10 +246,14 @@ def test_the_sentences_on_icons_r2_are_those_of_its_tables(groups):
 
     tangent, exact, plain = (between("RanPAC", f"{row}, RanPAC head") for row in ("OE+GR", "exact", "LoRA"))
     assert f"OE+GR's are {tangent} points above frozen ones and those of `exact` {exact}; sequential LoRA's {plain}," in text
-    assert f"OE+GR (+{between('frozen', 'OE+GR')}) and `exact` (+{between('frozen', 'exact')}) are clear of `frozen`" in text
-    assert f"OE+GR is {between('LoRA', 'OE+GR')} above LoRA" in text
+    over = {row: between("frozen", row) for row in ("OE+GR", "exact", "LoRA")}
+    assert f"OE+GR (+{over['OE+GR']}), `exact` (+{over['exact']}) and sequential LoRA (+{over['LoRA']}) are clear of" in text
+    assert f"OE+GR is {between('LoRA', 'OE+GR')} above LoRA; `exact` is not clear of it ({between('LoRA', 'exact')})" in text
     assert f"with linear heads `exact` is {between('OE+GR', 'exact')} below OE+GR" in text
     page = " ".join((ROOT / "docs" / "results" / "icons_r2.md").read_text().split())
+    assert f"`OE+GR` by {over['OE+GR']}, `exact` by {over['exact']}, sequential LoRA by {over['LoRA']}." in page
+    assert f"worth {between('probe', 'joint')} points" in page and f"ahead of `exact` by {between('OE+GR', 'exact')}." in page
+    assert sum(gain > 0 for gain in paired(runs, "LoRA", "exact")) == 4  # of five
     assert f"worth {tangent} (`OE+GR`) and {exact} points (`exact`) more than frozen ones" in page and f"are worth {plain}." in page
     accs = {row: of(runs, row, "acc") for row in ("probe", "OE+GR, RanPAC head", "exact, RanPAC head")}
     assert all(min(accs[row]) > max(accs["probe"]) for row in accs if row != "probe")
