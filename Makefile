@@ -1,7 +1,7 @@
 # make lab           the lessons, in JupyterLab
 # make demo          the paper's ablation on the embedded benchmark, and the violation figure
 # make test          what .ci/run runs: lint, unit tests, every cell of every lesson on tiny streams
-# make test-fast     the unit tests of the method, the loop and the settings: the inner loop, some three minutes
+# make test-fast     the mathematics, the methods and the settings: the inner loop, one to two minutes
 # make test-browser  the lessons in a real browser: JupyterLab and exported pages (needs Chromium); pictures in runs/browser
 # make test-colab    the lessons' setup cell in a bare environment, as Colab runs it (installs torch anew: minutes)
 # make lessons       execute the lessons in full mode and keep their outputs (needs Chrome or Chromium for the PNGs)
@@ -18,7 +18,7 @@ BIN := .venv/bin
 LAB ?=
 LESSONS ?=
 JOBS ?= 2
-FAST := $(wildcard tests/test_*.py) tests/settings tests/methods tests/models
+FAST := $(patsubst %,tests/test_%.py,lora history rectify separation metrics linalg protect errors layers) tests/settings tests/methods
 LOWEST_PYTHON ?= python3.10
 
 .PHONY: lab demo test test-fast test-lowest test-browser test-colab lessons lint same-numbers clean
