@@ -24,7 +24,7 @@ NO_COST = ("data.tasks", "data.class_seed", "data.evaluate", "data.extended", "d
 
 
 class RuntimeEstimate:
-    """Seconds that a run takes, from finished runs of the same row on the same data: those here, else those that come with
+    """Seconds that a run takes, from finished runs of the same variant on the same data: those here, else those that come with
     janus, from another machine. An estimate: the number of tasks and of threads is not looked at."""
 
     def __init__(self) -> None:

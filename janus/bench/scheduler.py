@@ -73,7 +73,7 @@ def execute(grid: Grid, out: str | Path, *, retry: bool = False, workers: int | 
                   if found[run.name].kind == "failed" and not retry}
         todo = [run for run in grid.runs if found[run.name].kind != "finished" and run.name not in failed]
         logger.info(f"{grid.title}: {len(grid.runs)} runs, {len(grid.runs) - len(todo) - len(failed)} finished already"
-            + (f", {len(failed)} failed before" if failed else ""))
+                    + (f", {len(failed)} failed before" if failed else ""))
         if todo:
             with connect(len(todo), workers, scheduler, slurm) as (client, renew):
                 failed |= Bench(client, renew, grid, out, found).finish(todo, failed)
@@ -205,7 +205,7 @@ class Bench:
             seconds = self.estimate.estimate(job.run)
             left.append((job.run, self.found[job.run.name].done + ((now - job.began) / seconds if seconds else 0)))
         logger.info("{} done, {} running, {} failed, {} left, ".format(*counts) +
-                 f"time left {self.estimate.left(left, len(self.workers))}")
+                    f"time left {self.estimate.left(left, len(self.workers))}")
         if late:
             from ..runtime.checkpoint import header
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
 import pytest
+from helpers.scripts import load_script
 
 from janus.report.compare import interval, paired
 
@@ -18,13 +18,7 @@ DOCUMENTS = "\n".join(path.read_text() for path in (ROOT / "README.md", *sorted(
 @pytest.fixture(scope="module")
 def report():
     pytest.importorskip("sklearn", reason="the report needs the bench extra")
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import report
-
-        yield report
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
+    return load_script("benchmarks/report.py")
 
 
 @pytest.fixture(scope="module")
