@@ -1,13 +1,18 @@
-"""What the notebooks share: their settings, and short runs that are kept in `runs/lessons`."""
+"""What the notebooks share: their settings, short runs that are kept in `runs/lessons`, and checks of the exercises."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from .bench.variants import KNOWN, PROTOCOL, UNTRAINED, slug
+from .bench.variants import KNOWN, UNTRAINED, slug
 from .config import Config
 from .configure import config_hash, layered
 from .errors import UsageError
@@ -16,7 +21,10 @@ from .runtime.result import Result
 from .train import run
 
 REPOSITORY = Path(__file__).parents[1]
-STREAM: dict[str, Any] = {"data.tasks": 5, "data.per_class": 30, "training.lr": 1e-3}  # half the benchmark's data, in five tasks
+STREAM: dict[str, Any] = {  # Icons-R 2 in short: half the tasks, a third of the passes, one learning rate for all methods
+    "data.dataset": "icons-r", "data.tasks": 5, "data.renditions": "fresh", "backbone.model": "icons-vit-wide",
+    "training.epochs": 6, "training.batch_size": 64, "training.lr": 3e-3, "training.head_lr": 5e-3, "method.energy": 0.95,
+}
 TINY: dict[str, Any] = {"data.tasks": 4, "data.per_class": 2, "training.epochs": 1}  # for the tests: does it run?
 
 
@@ -24,17 +32,18 @@ TINY: dict[str, Any] = {"data.tasks": 4, "data.per_class": 2, "training.epochs":
 class Lesson:
     """The settings of one notebook.
 
-    fast: tiny streams, whose numbers mean nothing. runs: the folder of finished runs.
+    fast: tiny streams, whose numbers mean nothing. runs: the folder of finished runs. checks: was each answer right, so far?
     """
 
     fast: bool
     runs: Path
+    checks: list[bool] = field(default_factory=list)
 
     def config(self, row: str, **settings: Any) -> Config:
         """What a row of the ablation ("LoRA", "GPM", "OE+GR", "exact", "frozen", …) is set to in the lessons."""
         if row not in KNOWN:
             raise UsageError(f"no row {row!r}; rows are {', '.join(KNOWN)}")
-        common = PROTOCOL | STREAM
+        common = dict(STREAM)
         if row in ("frozen", *UNTRAINED):
             common.pop("training.lr")
         return layered(common, KNOWN[row], settings, TINY if self.fast else {})
@@ -47,6 +56,48 @@ class Lesson:
         """Train a row on the lessons' stream, saying how far it is, or read the run if it is there; a stopped one resumes."""
         return run(self.folder(row, **settings), progress=lambda line: print_progress(f"{row}: {line}"),
                    variant=row, **self.config(row, **settings).to_dict())
+
+    def check(self, answer: Any) -> Check:
+        """What an exercise ends with: `with lesson.check(answer):`, and asserts whose texts say what is wrong.
+
+        Whether they hold is printed and kept in `checks`. The notebook goes on in any case; None is "not answered yet".
+        """
+        return Check(answer, self.checks)
+
+
+class Check:
+    """See `Lesson.check`."""
+
+    def __init__(self, answer: Any, checks: list[bool]) -> None:
+        self.answer, self.checks = answer, checks
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        if not isinstance(error, Exception | None):
+            return False  # an interrupt is nobody's answer
+        self.checks.append(error is None and self.answer is not None)
+        if self.answer is None:
+            print("○ not answered yet")
+        elif error is None:
+            print("✓ right")
+        else:
+            name = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            print(f"✗ not yet: {name}{error}".partition("\n")[0].rstrip(": "))
+        return True
+
+
+def code_of(*functions: Callable[..., Any]) -> str:
+    """The source of functions without their docstrings, as a Markdown block: what a lesson shows is what runs."""
+    shown = []
+    for function in functions:
+        text = textwrap.dedent(inspect.getsource(function))
+        lines, body = text.splitlines(), ast.parse(text).body[0].body
+        if len(body) > 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            del lines[body[0].lineno - 1 : body[0].end_lineno]
+        shown.append("\n".join(lines).strip())
+    return "```python\n" + "\n\n\n".join(shown) + "\n```"
 
 
 def check_texts(**parameters: Any) -> None:

@@ -42,7 +42,7 @@ if importlib.util.find_spec("janus") is None:
 
 def lessons(folder: Path = HERE) -> list[Path]:
     """The notebooks, in reading order."""
-    return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    return sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
 
 
 def read(path: Path) -> NotebookNode:
@@ -154,7 +154,7 @@ def problems(path: Path) -> Iterator[str]:
 
 def structure(notebook: NotebookNode) -> Iterator[str]:
     first, last, sources = notebook.cells[0].source, notebook.cells[-1].source, [cell.source for cell in code(notebook)]
-    parts = {"title `# NN · …`": re.match(r"# \d\d · \S", first), "line `<!-- badges -->`": "<!-- badges -->" in first.split("\n"),
+    parts = {"title `# NN · …`": re.match(r"# \d\d[a-z]? · \S", first), "line `<!-- badges -->`": "<!-- badges -->" in first.split("\n"),
              "**Time**": "**Time**" in first, "last cell `## What we saw, and limits`": "## What we saw, and limits" in last,
              "line `<!-- next -->`": "<!-- next -->" in last.split("\n"), "assert": any("assert " in source for source in sources),
              "two folded solutions": first.startswith("# 07") or sum(c.source.count("<details>") for c in notebook.cells) >= 2,

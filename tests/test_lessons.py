@@ -98,3 +98,29 @@ def test_a_finished_run_is_read_not_trained_again(tmp_path: Path, monkeypatch: p
     assert lesson.run("frozen").acc == first.acc and len(first.accuracy) == lessons.TINY["data.tasks"]
     with pytest.raises(TypeError):
         lesson.run("frozen", seed=1)
+
+
+def test_an_exercise_says_whether_the_answer_is_right_and_lets_the_notebook_go_on(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lesson = lessons.Lesson(True, tmp_path)
+    for answer in (None, [1], [1, 2], 7):
+        with lesson.check(answer):
+            assert len(answer) == 2, "one number for each old task"
+    assert lesson.checks == [False, False, True, False]
+    assert capsys.readouterr().out.splitlines() == [
+        "○ not answered yet", "✗ not yet: one number for each old task", "✓ right",
+        "✗ not yet: TypeError: object of type 'int' has no len()"]
+    with lesson.check(None):
+        pass  # no assert was reached, and yet nothing was answered
+    assert lesson.checks[-1] is False
+
+
+def test_an_interrupt_of_a_check_is_not_swallowed(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), lessons.Lesson(True, tmp_path).check(1):
+        raise KeyboardInterrupt
+
+
+def test_the_code_that_a_lesson_shows_is_the_functions_own_without_its_docstring() -> None:
+    shown = lessons.code_of(train.step, lessons.Lesson.check)
+    assert shown.startswith("```python\ndef step(learner") and shown.endswith("\n```") and '"""' not in shown
+    assert "updates.backward(loss)" in shown and "\n\n\ndef check(self" in shown

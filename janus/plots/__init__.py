@@ -14,13 +14,15 @@ from .rectification import along, residual, second_step
 from .results import ablation, differences, paper_beside_ours, stability_plasticity
 from .runs import absolute_score, predictors, violation
 from .separation import circles, danger_plot, margins, task_map
+from .story import kept, overview
 from .subspace import angles, growth, memory, ranks, room
 
 __all__ = [
     "COLOURS", "FONT", "Figure", "MARKERS", "SEQUENTIAL", "ablation", "absolute_score",
     "accuracy_curves", "accuracy_matrix", "accuracy_over_cost", "along", "angles", "capacity", "circles",
     "confusion_matrix", "danger_plot",
-    "differences", "growth", "margins", "memory", "over_tasks", "paper_beside_ours", "predictions", "predictors", "ranks", "rates",
+    "differences", "growth", "kept", "margins", "memory",
+    "over_tasks", "overview", "paper_beside_ours", "predictions", "predictors", "ranks", "rates",
     "residual", "room", "safe_plane", "second_step", "split_bars", "split_curves", "stability_plasticity", "step_cost",
     "stream_images", "task_map", "trajectories", "violation", "violation_by_angle",
 ]

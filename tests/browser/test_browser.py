@@ -22,7 +22,7 @@ import pytest
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]*_*.ipynb"))
 PICTURES = ROOT / "runs" / "browser"
 TOKEN = "lessons"
 RUN_SECONDS = 600  # for all cells of a lesson, in fast mode
