@@ -25,8 +25,9 @@ from janus.report.compare import by_variant
 from janus.runtime.checkpoint import write_json
 
 
-def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | None = None,
-           group: str | None = None) -> dict[str, dict[str, Any]]:
+def choose(
+    folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | None = None, group: str | None = None
+) -> dict[str, dict[str, Any]]:
     """Row → its best setting of `keys`, of those that its runs differ in; for rows that have no runs, what was chosen `before`.
 
     Raises:
@@ -40,14 +41,21 @@ def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | No
     chosen, trials = dict(before or {}), {}
     for row, found in by_variant(runs).items():
         if (found["data.evaluate"] != "val").any():
-            raise UsageError(f"{slug(row)} in {folder} was judged on test: choose on validation (evaluate=val)")
+            raise UsageError(
+                f"{slug(row)} in {folder} was judged on test: choose on validation (evaluate=val)"
+            )
         paths = [key if "." in key else f"training.{key}" for key in keys]
         varied = [path for path in paths if found[path].nunique() > 1]
         settings, accs = [settings_of(run) for _, run in found.iterrows()], found["acc"].tolist()
         best = settings[accs.index(max(accs))]
         chosen[row], trials[row] = {path: best[path] for path in varied}, len(found)
-        print(f"{row:12s} " + ", ".join(f"{' '.join(f'{path}={run[path]:g}' for path in varied)}: {acc:.1f}"
-                                        for run, acc in zip(settings, accs)))
+        print(
+            f"{row:12s} "
+            + ", ".join(
+                f"{' '.join(f'{path}={run[path]:g}' for path in varied)}: {acc:.1f}"
+                for run, acc in zip(settings, accs)
+            )
+        )
     if len(set(trials.values())) > 1:
         raise UsageError(f"not every row had as many trials: {json.dumps(trials)}")
     for row in ROWS:
@@ -58,7 +66,9 @@ def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("--group", help="of the runs in FOLDER")
     parser.add_argument("--key", nargs="+", default=["lr", "head_lr"], help="settings to choose")

@@ -41,9 +41,15 @@ SIZE = 224
 
 def plain(root: Path, batch: int, preprocess: PreprocessConfig) -> Callable[[], int]:
     """The usual DataLoader."""
-    steps = [vision.RandomResizedCrop(SIZE, interpolation=vision.InterpolationMode(preprocess.interpolation)),
-             vision.RandomHorizontalFlip(), vision.ToTensor(), vision.Normalize(preprocess.mean, preprocess.std)]
-    loader = DataLoader(ImageFolder(str(root / "train"), vision.Compose(steps)), batch_size=batch, shuffle=True)
+    steps = [
+        vision.RandomResizedCrop(SIZE, interpolation=vision.InterpolationMode(preprocess.interpolation)),
+        vision.RandomHorizontalFlip(),
+        vision.ToTensor(),
+        vision.Normalize(preprocess.mean, preprocess.std),
+    ]
+    loader = DataLoader(
+        ImageFolder(str(root / "train"), vision.Compose(steps)), batch_size=batch, shuffle=True
+    )
     return lambda: sum(len(images) for images, _ in loader)
 
 
@@ -80,11 +86,23 @@ def measure(count: int, batch: int, rounds: int, interpolation: str) -> dict:
                     rates[name].append(seen / (time.process_time() - begun))
     ratios = [a / b for a, b in zip(rates["cache"], rates["dataloader"])]
     return {
-        "images": count, "photograph": [WIDTH, HEIGHT], "jpeg_bytes_each": round(size / count), "size": SIZE, "batch": batch,
-        "interpolation": interpolation, "rounds": rounds, "cache_bytes_each": round(cached / (count + CLASSES)),
+        "images": count,
+        "photograph": [WIDTH, HEIGHT],
+        "jpeg_bytes_each": round(size / count),
+        "size": SIZE,
+        "batch": batch,
+        "interpolation": interpolation,
+        "rounds": rounds,
+        "cache_bytes_each": round(cached / (count + CLASSES)),
         "core_seconds_to_make_the_cache": round(seconds, 2),
-        "images_per_core_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
-        "ratio": {"median": round(statistics.median(ratios), 2), "lowest": round(min(ratios), 2), "highest": round(max(ratios), 2)},
+        "images_per_core_second": {
+            name: round(statistics.median(values), 1) for name, values in rates.items()
+        },
+        "ratio": {
+            "median": round(statistics.median(ratios), 2),
+            "lowest": round(min(ratios), 2),
+            "highest": round(max(ratios), 2),
+        },
     }
 
 
@@ -93,8 +111,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--interpolation", default="bicubic", help="bilinear or bicubic (what ViT-B/16 is used with)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "measurements" / "input_pipeline.json")
+    parser.add_argument(
+        "--interpolation", default="bicubic", help="bilinear or bicubic (what ViT-B/16 is used with)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "measurements" / "input_pipeline.json"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)  # torchvision's transforms and the DataLoader draw from the global generator

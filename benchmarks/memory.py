@@ -32,19 +32,35 @@ def count(model: str, name: str, rank: int, directions: int) -> dict[str, dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="vit_base_patch16_224")
     parser.add_argument("--rank", type=int, default=10)
     parser.add_argument("--basis", type=int, default=256, help="protected directions per layer")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "measurements" / "memory.json")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "measurements" / "memory.json"
+    )
     args = parser.parse_args()
     found = {}
     for name in COUNTED:
         found[name] = count(args.model, name, args.rank, args.basis)
         for precision, case in found[name].items():
-            print(f"{name:20s} {precision:14s} {case['fixed']:7.0f} MB + {case['image']:6.1f} MB an image", flush=True)
-    write_json(args.out, {"model": args.model, "rank": args.rank, "basis": args.basis, "counted": found,
-                          "hardware": hardware(torch.device("cpu")), "versions": versions()})
+            print(
+                f"{name:20s} {precision:14s} {case['fixed']:7.0f} MB + {case['image']:6.1f} MB an image",
+                flush=True,
+            )
+    write_json(
+        args.out,
+        {
+            "model": args.model,
+            "rank": args.rank,
+            "basis": args.basis,
+            "counted": found,
+            "hardware": hardware(torch.device("cpu")),
+            "versions": versions(),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -61,8 +61,12 @@ def once(config: Config, state: dict[str, Any]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help=f"besides {BASE}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help=f"besides {BASE}"
+    )
     parser.add_argument("--per-class", type=int, default=10, help="images of a class (the benchmark has 60)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -73,14 +77,26 @@ def main() -> None:
     for row in dict.fromkeys((BASE, *args.rows)):
         print(f"{row}: nine tasks", flush=True)
         started[row] = learned(row, args.per_class, args.threads)
-    seconds = interleaved({row: partial(once, *before) for row, before in started.items()}, args.rounds, warm_up=1)
+    seconds = interleaved(
+        {row: partial(once, *before) for row, before in started.items()}, args.rounds, warm_up=1
+    )
     rows = ratios(seconds, BASE)
     for row, found in rows.items():
         found["seconds"] = statistics.median(seconds[row])
-        print(f"{row:22s} {found['ratio']:.2f} ({found['low']:.2f} … {found['high']:.2f})  {found['seconds']:.2f} s")
+        print(
+            f"{row:22s} {found['ratio']:.2f} ({found['low']:.2f} … {found['high']:.2f})  {found['seconds']:.2f} s"
+        )
     if args.out:
-        write_json(args.out, {"rows": rows, "per_class": args.per_class, "rounds": args.rounds, "versions": versions(),
-                              "hardware": hardware(torch.device("cpu")) | {"threads": args.threads}})
+        write_json(
+            args.out,
+            {
+                "rows": rows,
+                "per_class": args.per_class,
+                "rounds": args.rounds,
+                "versions": versions(),
+                "hardware": hardware(torch.device("cpu")) | {"threads": args.threads},
+            },
+        )
 
 
 if __name__ == "__main__":

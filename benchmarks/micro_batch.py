@@ -40,8 +40,18 @@ def measured(model: str, batch: int, micro_batch: int | None, method: str, threa
                 folder = Path(place, split, str(c))
                 folder.mkdir(parents=True)
                 Image.new("RGB", (32, 32), (60 * c, 0, 0)).save(folder / "0.png")
-        config = make(dataset=place, model=model, weights="random", tasks=2, epochs=1, batch_size=batch, threads=threads,
-                      device="cpu", micro_batch=micro_batch, **METHODS[method])
+        config = make(
+            dataset=place,
+            model=model,
+            weights="random",
+            tasks=2,
+            epochs=1,
+            batch_size=batch,
+            threads=threads,
+            device="cpu",
+            micro_batch=micro_batch,
+            **METHODS[method],
+        )
         run = Run(config, None)
         run.learn(run.stream.tasks[0])
         learner, task = run.learner, run.stream.tasks[1]
@@ -62,11 +72,15 @@ def peak() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="vit_small_patch16_224")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "measurements" / "micro_batch.json")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "measurements" / "micro_batch.json"
+    )
     parser.add_argument("--case", help=argparse.SUPPRESS)  # one case, in a process of its own
     args = parser.parse_args()
     if args.case:
@@ -76,12 +90,34 @@ def main() -> None:
     for method in METHODS:
         for size in SLICES:
             case = {"micro_batch": size, "method": method}
-            words = ["--model", args.model, "--batch", args.batch, "--threads", args.threads, "--case", json.dumps(case)]
-            done = subprocess.run([sys.executable, __file__, *map(str, words)], stdout=subprocess.PIPE, text=True, check=True)
-            found.setdefault(method, []).append({"micro_batch": size} | json.loads(done.stdout.splitlines()[-1]))
+            words = [
+                "--model",
+                args.model,
+                "--batch",
+                args.batch,
+                "--threads",
+                args.threads,
+                "--case",
+                json.dumps(case),
+            ]
+            done = subprocess.run(
+                [sys.executable, __file__, *map(str, words)], stdout=subprocess.PIPE, text=True, check=True
+            )
+            found.setdefault(method, []).append(
+                {"micro_batch": size} | json.loads(done.stdout.splitlines()[-1])
+            )
             print(method, found[method][-1], flush=True)
-    write_json(args.out, {"model": args.model, "batch": args.batch, "steps": found, "threads": args.threads,
-                          "hardware": hardware(torch.device("cpu")), "versions": versions()})
+    write_json(
+        args.out,
+        {
+            "model": args.model,
+            "batch": args.batch,
+            "steps": found,
+            "threads": args.threads,
+            "hardware": hardware(torch.device("cpu")),
+            "versions": versions(),
+        },
+    )
 
 
 if __name__ == "__main__":

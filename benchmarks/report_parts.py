@@ -16,7 +16,9 @@ SCORES = ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift")
 def floored(runs: pd.DataFrame, kinds: Sequence[str] = SCORES) -> Table:
     """Scores, and ACC over frozen."""
     scored = overview(runs, kinds, cite=False)
-    return Table([*scored.header, "ACC over frozen"], [[*cells, gain(runs, cells[0])] for cells in scored.rows])
+    return Table(
+        [*scored.header, "ACC over frozen"], [[*cells, gain(runs, cells[0])] for cells in scored.rows]
+    )
 
 
 def gain(runs: pd.DataFrame, row: str) -> str:
@@ -29,6 +31,8 @@ def gain(runs: pd.DataFrame, row: str) -> str:
 
 def provenance(runs: pd.DataFrame) -> str:
     seeds, machines = (sorted(runs[key].unique()) for key in ("training.seed", "hardware.cpu"))
-    return (f"Seeds {', '.join(map(str, seeds))} (class order, initialisation and batches; mean ± standard deviation where there "
-            f"are several), {' and '.join(machines)}, {runs['hardware.threads'].iloc[0]} thread a run, "
-            f"torch {runs['versions.torch'].iloc[0]}.")
+    return (
+        f"Seeds {', '.join(map(str, seeds))} (class order, initialisation and batches; mean ± standard deviation where there "
+        f"are several), {' and '.join(machines)}, {runs['hardware.threads'].iloc[0]} thread a run, "
+        f"torch {runs['versions.torch'].iloc[0]}."
+    )

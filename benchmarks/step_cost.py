@@ -36,16 +36,24 @@ def same(measured: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a timm ViT (random weights) or icons-vit; default: both cases of the README")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", help="a timm ViT (random weights) or icons-vit; default: both cases of the README"
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--basis", type=int, default=64, help="protected directions per layer")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
-    parser.add_argument("--amp", action="store_true", help="half precision: bf16, or fp16 on cards without it")
-    parser.add_argument("--out", type=Path, help="write the numbers to this JSON file; cases measured before stay in it")
+    parser.add_argument(
+        "--amp", action="store_true", help="half precision: bf16, or fp16 on cards without it"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="write the numbers to this JSON file; cases measured before stay in it"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     try:
@@ -58,18 +66,25 @@ def main() -> None:
     if args.out and args.out.exists():
         kept = json.loads(args.out.read_text())
         if kept["hardware"] != record["hardware"] or kept["versions"]["torch"] != record["versions"]["torch"]:
-            parser.exit(2, f"step_cost: {args.out} holds what another machine, or another torch, measured; choose another --out\n")
+            parser.exit(
+                2,
+                f"step_cost: {args.out} holds what another machine, or another torch, measured; choose another --out\n",
+            )
         record["cases"] = kept["cases"]
     for name, batch in [(args.model, args.batch)] if args.model else CASES:
         half = half_precision(device) if args.amp else None
         case = Case(name, batch, args.rank, args.basis, args.threads, device, half)
         report = measure(case, VARIANTS, args.rounds, base=PEFT)
-        print(f"\n{name}, batch {batch}, rank {args.rank}, {args.basis} protected directions, {args.rounds} rounds, "
-              f"{record['hardware']['card'] or f'{args.threads} threads'}{', half precision' * args.amp}: time of a step / PEFT's "
-              "(quarter points)")
+        print(
+            f"\n{name}, batch {batch}, rank {args.rank}, {args.basis} protected directions, {args.rounds} rounds, "
+            f"{record['hardware']['card'] or f'{args.threads} threads'}{', half precision' * args.amp}: time of a step / PEFT's "
+            "(quarter points)"
+        )
         for key, row in report.items():
-            print(f"  {key:20s} {row['ratio']:.3f}  ({row['low']:.3f} … {row['high']:.3f})   {row['ms']:7.1f} ms  "
-                  f"{row['images_per_second']:6.0f} images/s  {row['megabytes']:6.0f} MB")
+            print(
+                f"  {key:20s} {row['ratio']:.3f}  ({row['low']:.3f} … {row['high']:.3f})   {row['ms']:7.1f} ms  "
+                f"{row['images_per_second']:6.0f} images/s  {row['megabytes']:6.0f} MB"
+            )
         measured = case.to_json() | {"rounds": args.rounds, "variants": report}
         record["cases"] = [kept for kept in record["cases"] if same(kept) != same(measured)] + [measured]
         if args.out:

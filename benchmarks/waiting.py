@@ -35,13 +35,17 @@ def measure(folder: Path, images: int, rows: list[str], **settings: Any) -> dict
     found = {}
     for row in rows:
         found[row] = waiting(folder, images, **KNOWN[row] | settings)
-        print(f"{row:12s} {found[row]['images_per_second']:7.1f} images/s, waits {found[row]['waiting_percent']:.2f} % of the time",
-              flush=True)
+        print(
+            f"{row:12s} {found[row]['images_per_second']:7.1f} images/s, waits {found[row]['waiting_percent']:.2f} % of the time",
+            flush=True,
+        )
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="vit_base_patch16_224", help="a timm ViT, with random weights")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=KNOWN, metavar="ROW")
     parser.add_argument("--images", type=int, default=5120, help="photographs, of ten classes in two tasks")
@@ -49,7 +53,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rank", type=int, default=10)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--amp", action="store_true", help="half precision: bf16, or fp16 on cards without it")
+    parser.add_argument(
+        "--amp", action="store_true", help="half precision: bf16, or fp16 on cards without it"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     try:
@@ -58,17 +64,34 @@ def main() -> None:
         parser.exit(2, f"waiting: {error}\n")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-    settings = {"model": args.model, "weights": "random", "epochs": args.epochs, "batch_size": args.batch, "rank": args.rank,
-                "device": device.type, "amp": args.amp}
+    settings = {
+        "model": args.model,
+        "weights": "random",
+        "epochs": args.epochs,
+        "batch_size": args.batch,
+        "rank": args.rank,
+        "device": device.type,
+        "amp": args.amp,
+    }
     with tempfile.TemporaryDirectory() as folder:
         os.environ["JANUS_CACHE"] = str(Path(folder) / "cache")
         print(f"making {args.images} photographs", flush=True)
         write_photographs(Path(folder) / "photographs", args.images)
-        datasets.load(Path(folder) / "photographs", size=224, cache="disk").train.batch(torch.arange(1))  # decodes all of them
+        datasets.load(Path(folder) / "photographs", size=224, cache="disk").train.batch(
+            torch.arange(1)
+        )  # decodes all of them
         found = measure(Path(folder) / "photographs", args.images, args.rows, **settings)
     if args.out:
-        write_json(args.out, {"images": args.images, **settings, "rows": found,
-                              "hardware": hardware(device), "versions": versions()})
+        write_json(
+            args.out,
+            {
+                "images": args.images,
+                **settings,
+                "rows": found,
+                "hardware": hardware(device),
+                "versions": versions(),
+            },
+        )
 
 
 if __name__ == "__main__":

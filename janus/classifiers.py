@@ -111,18 +111,29 @@ class RanPAC(Linear):
         return {"P and G": 8 * (d * M + M**2), "C and W": 8 * 2 * M * classes}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"P": self.P, "G": self.G, "C": self.C, "W": self.W, "ridge": self.ridge}  # torch may draw P otherwise one day
+        return {
+            "P": self.P,
+            "G": self.G,
+            "C": self.C,
+            "W": self.W,
+            "ridge": self.ridge,
+        }  # torch may draw P otherwise one day
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.P, self.G, self.C, self.W, self.ridge = *(state[name].to(self.device) for name in "PGCW"), state["ridge"]
+        self.P, self.G, self.C, self.W, self.ridge = (
+            *(state[name].to(self.device) for name in "PGCW"),
+            state["ridge"],
+        )
 
 
 def ridge_regression(G: Tensor, C: Tensor, ridge: float) -> Tensor:
     """`W = (G + λI)⁻¹ C` (M, classes). JanusError: it is not finite, as when features are not."""
     W, failed = torch.linalg.solve_ex(G + ridge * torch.ones_like(G[0]).diag(), C)
     if failed or not W.isfinite().all():
-        raise JanusError(f"classifier=ranpac finds no weights (λ = {ridge:g}): features are not finite any more; "
-                         "try a smaller lr")
+        raise JanusError(
+            f"classifier=ranpac finds no weights (λ = {ridge:g}): features are not finite any more; "
+            "try a smaller lr"
+        )
     return W
 
 
@@ -226,7 +237,9 @@ def root_of(covariance: Tensor) -> Tensor:
     """Lower L with `L Lᵀ = Σ + 1e-4 I`, (…, d, d). JanusError: Σ is not finite, as when features are not."""
     L, failed = torch.linalg.cholesky_ex(covariance + RIDGE * torch.eye(covariance.shape[-1]).to(covariance))
     if failed.any() or not L.isfinite().all():
-        raise JanusError("classifier=aligned finds no Gaussians: features are not finite any more; try a smaller lr")
+        raise JanusError(
+            "classifier=aligned finds no Gaussians: features are not finite any more; try a smaller lr"
+        )
     return L
 
 
@@ -242,4 +255,9 @@ def aligned(heads: nn.ModuleList, features: Tensor, labels: Tensor, temperature:
     return F.cross_entropy(F.normalize(z, dim=1) / temperature, labels)
 
 
-KINDS = {"linear": Linear, "ncm": NearestClassMean, "ranpac": RanPAC, "aligned": Aligned}  # by `classifier.name`
+KINDS = {
+    "linear": Linear,
+    "ncm": NearestClassMean,
+    "ranpac": RanPAC,
+    "aligned": Aligned,
+}  # by `classifier.name`

@@ -70,9 +70,7 @@ Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 def _pickled(s: Any) -> str | None:
     named = s.weights not in (None, "random")
     return (
-        f"weights={s.weights} {assets.PICKLED}"
-        if named and not s.weights.endswith(".safetensors")
-        else None
+        f"weights={s.weights} {assets.PICKLED}" if named and not s.weights.endswith(".safetensors") else None
     )
 
 

@@ -26,9 +26,17 @@ class Evaluation:
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
-        self.records: dict[str, Any] = {"accuracy": [], "task_aware": [], "violation": [], "violation_step": [],
-                                        "past_output_norm": [], "danger": [], "own_similarity": [], "drift": None,
-                                        "basis_rank": []}
+        self.records: dict[str, Any] = {
+            "accuracy": [],
+            "task_aware": [],
+            "violation": [],
+            "violation_step": [],
+            "past_output_norm": [],
+            "danger": [],
+            "own_similarity": [],
+            "drift": None,
+            "basis_rank": [],
+        }
         self.learned: list[Tensor] = []
 
     def displacement(self, t: int) -> None:
@@ -47,8 +55,12 @@ class Evaluation:
     def step(self, t: int, before: Factors) -> None:
         """The violation of the training step that was just made from the factors `before`; a running sum for each task."""
         pairs, bases, steps = self.learner.pairs, self.learner.protected(), self.records["violation_step"]
-        scores = [metrics.violation(metrics.displacement(b, (pair.A.detach(), pair.B.detach()), pair.scale),
-                                    bases[pair.input_key]) for pair, b in zip(pairs, before)]
+        scores = [
+            metrics.violation(
+                metrics.displacement(b, (pair.A.detach(), pair.B.detach()), pair.scale), bases[pair.input_key]
+            )
+            for pair, b in zip(pairs, before)
+        ]
         while len(steps) < t:
             steps.append({"sum": 0.0, "steps": 0})
         steps[-1]["sum"] += sum(scores) / len(scores)
@@ -65,7 +77,9 @@ class Evaluation:
         """
         row, aware, moved = [], [], []
         for past in seen:
-            if isinstance(past.evaluation, MissingImages):  # an extended run whose old images are no longer there
+            if isinstance(
+                past.evaluation, MissingImages
+            ):  # an extended run whose old images are no longer there
                 row.append(None), aware.append(None)
                 continue
             features = self.features(past, new=past is seen[-1])
@@ -113,10 +127,15 @@ class Evaluation:
         r = self.records
         steps = [s["sum"] / s["steps"] for s in r["violation_step"] if s["steps"]]
         return {
-            **metrics.summary(r["accuracy"], sizes), "task_aware_acc": metrics.over_samples(r["task_aware"][-1], sizes),
-            "accuracy": r["accuracy"], "task_aware": r["task_aware"], "violation": by_matrix(r["violation"]),
-            "past_output_norm": by_matrix(r["past_output_norm"]), "violation_step": {"tasks": steps, "mean": mean(steps)},
-            "drift": r["drift"], **{name: {"tasks": r[name], "mean": mean(r[name])} for name in ("danger", "own_similarity")},
+            **metrics.summary(r["accuracy"], sizes),
+            "task_aware_acc": metrics.over_samples(r["task_aware"][-1], sizes),
+            "accuracy": r["accuracy"],
+            "task_aware": r["task_aware"],
+            "violation": by_matrix(r["violation"]),
+            "past_output_norm": by_matrix(r["past_output_norm"]),
+            "violation_step": {"tasks": steps, "mean": mean(steps)},
+            "drift": r["drift"],
+            **{name: {"tasks": r[name], "mean": mean(r[name])} for name in ("danger", "own_similarity")},
             "basis_rank": r["basis_rank"],
         }
 
@@ -129,5 +148,7 @@ def by_matrix(tasks: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Scores of each task by matrix name, and their means over tasks and layers: all, and apart (k, v, …)."""
     means: dict[str, float | None] = {"all": mean([v for task in tasks for v in task.values()])}
     for kind in sorted({name.rpartition(".")[2] for task in tasks for name in task}):
-        means[kind] = mean([v for task in tasks for name, v in task.items() if name.rpartition(".")[2] == kind])
+        means[kind] = mean(
+            [v for task in tasks for name, v in task.items() if name.rpartition(".")[2] == kind]
+        )
     return {"tasks": list(tasks), "mean": means}

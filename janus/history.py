@@ -55,7 +55,9 @@ class SecondMoments:
             self.sum[key], self.count[key] = torch.zeros(A.shape[1], A.shape[1], device=A.device), 0
             self._hooks.append(first.register_forward_pre_hook(Collector(self._watch(key, bool(others)))))
             for layer in others:
-                self._hooks.append(layer.register_forward_pre_hook(Collector(self._check(key, layer is others[-1]))))
+                self._hooks.append(
+                    layer.register_forward_pre_hook(Collector(self._check(key, layer is others[-1])))
+                )
 
     def _watch(self, key: str, shared: bool) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -83,11 +85,18 @@ class SecondMoments:
 
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             seen = self._latest.pop(key, None) if last else self._latest.get(key)
-            if not self.active or seen is None or inputs[0] is seen or inputs[0].data_ptr() == seen.data_ptr():
+            if (
+                not self.active
+                or seen is None
+                or inputs[0] is seen
+                or inputs[0].data_ptr() == seen.data_ptr()
+            ):
                 return
             if inputs[0].shape != seen.shape or not torch.equal(inputs[0], seen):
-                raise JanusError(f"{key}: its layers are fed by different tensors, and one basis cannot protect them all; adapt "
-                                 "only layers that share an input there, such as K and V")
+                raise JanusError(
+                    f"{key}: its layers are fed by different tensors, and one basis cannot protect them all; adapt "
+                    "only layers that share an input there, such as K and V"
+                )
 
         return hook
 
@@ -201,8 +210,11 @@ class History:
             V = extend_basis(V, torch.linalg.matrix_power(C, self.power), energy, max_rank=most)
             if self.protects and V.shape[1] >= most and key not in self.full:
                 self.full.add(key)
-                warnings.warn(f"{key}: the null space is used up ({V.shape[1]} of {len(C)} directions are protected, "
-                              f"2r = {2 * self.rank} stay free); later tasks are protected only in part", stacklevel=2)
+                warnings.warn(
+                    f"{key}: the null space is used up ({V.shape[1]} of {len(C)} directions are protected, "
+                    f"2r = {2 * self.rank} stay free); later tasks are protected only in part",
+                    stacklevel=2,
+                )
             self.basis[key] = V.float()
             self.mean[key] = (self.mean[key] * self.tasks + C) / (self.tasks + 1)
         self.tasks += 1

@@ -36,7 +36,9 @@ class Learner:
     plain: the test transform.
     """
 
-    def __init__(self, config: Config, device: torch.device, processes: distributed.Processes = distributed.ALONE) -> None:
+    def __init__(
+        self, config: Config, device: torch.device, processes: distributed.Processes = distributed.ALONE
+    ) -> None:
         self.config, self.device, self.processes = config, device, processes
         self.model, self.preprocess, self.backbone = build_model(config, self.generator("factors", 0), device)
         self.plain = transforms.test_transform(augmentation(config), self.preprocess)
@@ -62,7 +64,9 @@ class Learner:
     def generator(self, *purpose: Any) -> torch.Generator:
         """A CPU generator for one purpose ("batches", task, epoch): nothing random depends on what ran before it."""
         text = "/".join(map(str, (self.config.training.seed, *purpose)))
-        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+        return torch.Generator().manual_seed(
+            int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+        )
 
     def energy(self, t: int) -> float:
         """ε of task t."""
@@ -83,8 +87,16 @@ class Learner:
             return torch.zeros(0, self.model.num_features, device=self.device)
         with autocast(self.config.training.amp, self.device):
             *others, last = x.split(self.config.runtime.micro_batch or len(x))
-            features = [kept_as_input(self.model, part, use_reentrant=False, preserve_rng_state=False,  # nothing in it is random
-                                      context_fn=lambda: (nullcontext(), self.recomputing())) for part in others]
+            features = [
+                kept_as_input(
+                    self.model,
+                    part,
+                    use_reentrant=False,
+                    preserve_rng_state=False,  # nothing in it is random
+                    context_fn=lambda: (nullcontext(), self.recomputing()),
+                )
+                for part in others
+            ]
             return torch.cat([*features, self.model(last)])
 
     @torch.no_grad()
@@ -95,7 +107,9 @@ class Learner:
         with Prefetcher(of(images, mine.split(4 * self.config.training.batch_size)), self.device) as batches:
             for _, batch in batches:
                 parts.append(self.forward(self.plain(batch)).float().cpu())
-        return self.processes.gather(torch.cat(parts) if parts else torch.zeros(0, self.model.num_features), len(images))
+        return self.processes.gather(
+            torch.cat(parts) if parts else torch.zeros(0, self.model.num_features), len(images)
+        )
 
     @contextmanager
     def watching(self, active: bool = True) -> Iterator[None]:
@@ -160,10 +174,15 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """All of it, as tensors and JSON values. No image, and no random state: that follows from the seed."""
         return {
-            "backbone": self.backbone, "model": lora.state(self.model), "start_factors": self.start_factors,
-            "heads": [dict(head.state_dict()) for head in self.heads], "moments": self.moments.state_dict(),
-            "history": self.history.state_dict(), "prototypes": self.prototypes.state_dict(),
-            "classifier": self.classifier.state_dict(), "method": self.method.state_dict(),
+            "backbone": self.backbone,
+            "model": lora.state(self.model),
+            "start_factors": self.start_factors,
+            "heads": [dict(head.state_dict()) for head in self.heads],
+            "moments": self.moments.state_dict(),
+            "history": self.history.state_dict(),
+            "prototypes": self.prototypes.state_dict(),
+            "classifier": self.classifier.state_dict(),
+            "method": self.method.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -187,10 +206,13 @@ class Learner:
             self.moments.reset()  # the main process holds the sums of all
 
 
-def build_model(config: Config, generator: torch.Generator,
-                device: torch.device) -> tuple[nn.Module, PreprocessConfig, str]:
+def build_model(
+    config: Config, generator: torch.Generator, device: torch.device
+) -> tuple[nn.Module, PreprocessConfig, str]:
     """The config's backbone with fresh LoRA pairs, how its input is prepared, and the fingerprint of its weights."""
-    with torch.random.fork_rng(devices=[]):  # weights="random" draws from torch's global generator, on the CPU
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # weights="random" draws from torch's global generator, on the CPU
         torch.default_generator.manual_seed(config.training.seed)
         c = paths.resolved(config).backbone
         model, preprocess = backbones.create(c.model, c.weights, c.image_size)

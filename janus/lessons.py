@@ -16,8 +16,16 @@ from .runtime.result import Result
 from .train import run
 
 REPOSITORY = Path(__file__).parents[1]
-STREAM: dict[str, Any] = {"data.tasks": 5, "data.per_class": 30, "training.lr": 1e-3}  # half the benchmark's data, in five tasks
-TINY: dict[str, Any] = {"data.tasks": 4, "data.per_class": 2, "training.epochs": 1}  # for the tests: does it run?
+STREAM: dict[str, Any] = {
+    "data.tasks": 5,
+    "data.per_class": 30,
+    "training.lr": 1e-3,
+}  # half the benchmark's data, in five tasks
+TINY: dict[str, Any] = {
+    "data.tasks": 4,
+    "data.per_class": 2,
+    "training.epochs": 1,
+}  # for the tests: does it run?
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,12 @@ class Lesson:
 
     def run(self, row: str, **settings: Any) -> Result:
         """Train a row on the lessons' stream, saying how far it is, or read the run if it is there; a stopped one resumes."""
-        return run(self.folder(row, **settings), progress=lambda line: print_progress(f"{row}: {line}"),
-                   variant=row, **self.config(row, **settings).to_dict())
+        return run(
+            self.folder(row, **settings),
+            progress=lambda line: print_progress(f"{row}: {line}"),
+            variant=row,
+            **self.config(row, **settings).to_dict(),
+        )
 
 
 def check_texts(**parameters: Any) -> None:
@@ -58,8 +70,10 @@ def check_texts(**parameters: Any) -> None:
     """
     for name, value in parameters.items():
         if not isinstance(value, str):
-            raise UsageError(f"{name} is a text, got {value!r}: papermill's -p reads what looks like a number as one; "
-                             f"give it by -r {name} …, which keeps what is written (or OUT with a slash: -p OUT runs/2024_01)")
+            raise UsageError(
+                f"{name} is a text, got {value!r}: papermill's -p reads what looks like a number as one; "
+                f"give it by -r {name} …, which keeps what is written (or OUT with a slash: -p OUT runs/2024_01)"
+            )
 
 
 def setup(fast: bool | str = False) -> Lesson:

@@ -52,7 +52,9 @@ def adapt(
         for rows in blocks.values():
             largest = min(rows.stop - rows.start, linear.in_features)
             if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
-                raise UsageError(f"rank {rank} does not fit {path}: choose a whole number from 1 to {largest}")
+                raise UsageError(
+                    f"rank {rank} does not fit {path}: choose a whole number from 1 to {largest}"
+                )
         ranks[path] = {name: (rows, rank) for name, rows in blocks.items()}
     return install(model, ranks, scale, generator, example)
 
@@ -111,7 +113,9 @@ def adapted(model: nn.Module) -> list[Pair]:
     """The pairs of an adapted model. Raises UsageError for a plain one."""
     found = pairs(model)
     if not found:
-        raise UsageError(f"{type(model).__name__} has no LoRA factors: janus.adapt(model) first, or PEFT's get_peft_model")
+        raise UsageError(
+            f"{type(model).__name__} has no LoRA factors: janus.adapt(model) first, or PEFT's get_peft_model"
+        )
     return found
 
 
@@ -129,7 +133,9 @@ def watch_gradient(pair: Pair, collect: Callable[[Tensor], None]) -> Callable[[]
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:
             x = inputs[0].detach().flatten(0, -2)  # (tokens, n)
-            output.register_hook(lambda g: collect(dense_gradient(g[..., pair.rows].flatten(0, -2), x, pair.A.dtype)))
+            output.register_hook(
+                lambda g: collect(dense_gradient(g[..., pair.rows].flatten(0, -2), x, pair.A.dtype))
+            )
 
     return pair.layer.register_forward_hook(Collector(hook)).remove
 
@@ -232,7 +238,9 @@ def load_state(model: nn.Module, tensors: dict[str, Tensor], any_rank: bool = Fa
             raise JanusError(f"{path}.W_{pair.block} is of another shape: saved from another backbone?")
         rows.append((pair, value))
     if rest:
-        raise JanusError(f"{next(iter(rest))} belongs to no adapted layer here: saved from another adaptation?")
+        raise JanusError(
+            f"{next(iter(rest))} belongs to no adapted layer here: saved from another adaptation?"
+        )
     for pair, value in rows:
         if value is None:
             pair.undo_merges()

@@ -17,7 +17,9 @@ def over_samples(row: Sequence[float | None], sizes: Sequence[float]) -> float:
     return sum(n * a for n, a in known) / sum(n for n, _ in known) if known else math.nan
 
 
-def summary(R: Sequence[Sequence[float | None]], sizes: Sequence[int] | None = None) -> dict[str, float | None]:
+def summary(
+    R: Sequence[Sequence[float | None]], sizes: Sequence[int] | None = None
+) -> dict[str, float | None]:
     """The field's numbers from an accuracy matrix.
 
     Args:
@@ -77,4 +79,6 @@ def past_output_norm(dW: Tensor, past: Tensor) -> float:
 
 def drift(before: Tensor, after: Tensor) -> float:
     """Mean relative change of features (N, d): `mean ‖f′ − f‖ / ‖f‖`."""
-    return float((torch.linalg.norm(after - before, dim=1) / torch.linalg.norm(before, dim=1).clamp(min=1e-12)).mean())
+    return float(
+        (torch.linalg.norm(after - before, dim=1) / torch.linalg.norm(before, dim=1).clamp(min=1e-12)).mean()
+    )

@@ -113,9 +113,15 @@ class Predictor:
                 except JanusError as error:
                     faults[i] = str(error)
             if pixels:
-                batch = self.learner.plain(torch.stack(list(pixels.values())))  # (b, 3, S, S), ready for the backbone
-                scores = self.learner.method.scores(self.learner.forward(batch.to(self.device)).float())  # (b, classes)
-                rows.update(zip(pixels, (scores.softmax(dim=1) if self.score == "probability" else scores).cpu()))
+                batch = self.learner.plain(
+                    torch.stack(list(pixels.values()))
+                )  # (b, 3, S, S), ready for the backbone
+                scores = self.learner.method.scores(
+                    self.learner.forward(batch.to(self.device)).float()
+                )  # (b, classes)
+                rows.update(
+                    zip(pixels, (scores.softmax(dim=1) if self.score == "probability" else scores).cpu())
+                )
         return rows, faults
 
 
@@ -138,7 +144,9 @@ def _listed(images: Any) -> Tensor | list:
     listed = list(listed)
     for image in listed:
         if not isinstance(image, (str, Path, Image.Image)):
-            raise UsageError(f"images are paths, PIL images or one uint8 tensor (B, 3, H, W), got {type(image).__name__}")
+            raise UsageError(
+                f"images are paths, PIL images or one uint8 tensor (B, 3, H, W), got {type(image).__name__}"
+            )
     return listed
 
 
@@ -152,12 +160,20 @@ def _pixels(image: str | Path | Image.Image | Tensor, i: int, side: int) -> Tens
         except Exception as error:  # PIL decodes only now, and raises many types on bad files
             raise JanusError(f"cannot decode image number {i + 1} ({error})") from error
     if not Path(image).is_file():
-        raise JanusError(f"no image at {str(image)!r}: " + ("that is a folder" if Path(image).is_dir() else "no such file"))
+        raise JanusError(
+            f"no image at {str(image)!r}: " + ("that is a folder" if Path(image).is_dir() else "no such file")
+        )
     return from_paths([image], side=side).batch(torch.tensor([0]))[0]
 
 
-def extend(folder: str | Path, data: str | Path, out: str | Path | None = None, *, progress: Progress | None = None,
-           **settings: Any) -> Result:
+def extend(
+    folder: str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Result:
     """Teach a finished run the classes of another data set, as one more task with the run's own settings.
 
     The run in `folder` stays as it is; no image of its old classes is needed. What they were protected by (bases, second
@@ -178,8 +194,13 @@ def extend(folder: str | Path, data: str | Path, out: str | Path | None = None, 
     return extend_to(folder, data, out, progress, **settings)[0]
 
 
-def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = None, progress: Progress | None = None,
-              **settings: Any) -> tuple[Result, Path]:
+def extend_to(
+    folder: str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> tuple[Result, Path]:
     """`extend`, and the folder it wrote to."""
     settings = {{"classifier": "classifier.name"}.get(key, key): value for key, value in settings.items()}
     for key in settings:
@@ -190,12 +211,19 @@ def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = Non
     state = finished(folder)
     before = configure.restore(state["config"], folder)
     if before.method.joint:
-        raise UsageError(f"{folder} is a {before.method.name} run: it learns all classes at once, so none can be added later")
+        raise UsageError(
+            f"{folder} is a {before.method.name} run: it learns all classes at once, so none can be added later"
+        )
     if settings.get("classifier.name", "ncm") not in ("ncm", before.classifier.name):
-        raise UsageError(f"an extension keeps classifier={before.classifier.name} or takes classifier=ncm, which needs nothing of "
-                         f"the old images; {settings['classifier.name']} does: choose it when a run begins")
+        raise UsageError(
+            f"an extension keeps classifier={before.classifier.name} or takes classifier=ncm, which needs nothing of "
+            f"the old images; {settings['classifier.name']} does: choose it when a run begins"
+        )
     if (old := before.classifier.name) != settings.get("classifier.name", old):
-        settings["classifier.replaces"], state["classifier"] = old, {}  # class means are the prototypes, which all runs keep
+        settings["classifier.replaces"], state["classifier"] = (
+            old,
+            {},
+        )  # class means are the prototypes, which all runs keep
     config = configure.changed(before, {"data.extended": (*before.data.extended, _place(data)), **settings})
 
     def prepare() -> Path:
@@ -204,7 +232,9 @@ def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = Non
             raise UsageError(f"--out {target} is the run that is extended; choose another folder")
         if not (target / CHECKPOINT).exists():
             new = datasets.load(config.data.extended[-1])
-            refuse_known(new, state["stream"]["class_names"])  # nothing is written for data that cannot be learned
+            refuse_known(
+                new, state["stream"]["class_names"]
+            )  # nothing is written for data that cannot be learned
         with lock(target):
             if not (target / CHECKPOINT).exists() and not (target / RESULT).exists():
                 checkpoint.save(target / CHECKPOINT, state | {"config": config.to_dict()})
@@ -220,12 +250,17 @@ def finished(folder: Path) -> dict[str, Any]:
         raise UsageError(f"no run at {str(folder)!r}: there is no such folder")
     if not (folder / RESULT).exists():
         started = (folder / CHECKPOINT).exists()
-        raise JanusError(f"the run in {folder} is not finished; give the same `janus run` command again" if started
-                         else f"there is no run in {folder}: neither {RESULT} nor {CHECKPOINT}")
+        raise JanusError(
+            f"the run in {folder} is not finished; give the same `janus run` command again"
+            if started
+            else f"there is no run in {folder}: neither {RESULT} nor {CHECKPOINT}"
+        )
     state = checkpoint.load(folder / CHECKPOINT)
     if state["stream"].get("side") is None:
-        raise JanusError(f"the run in {folder} was made by an older janus, which did not keep the size of its images; run it "
-                         "again, into another folder")
+        raise JanusError(
+            f"the run in {folder} was made by an older janus, which did not keep the size of its images; run it "
+            "again, into another folder"
+        )
     return state
 
 

@@ -41,7 +41,11 @@ class Basis(dict[str, Tensor]):
 
 @torch.no_grad()
 def estimate_basis(
-    model: nn.Module, batches: Iterable[Any], *, energy: float = 0.95, past: Mapping[str, Tensor] | None = None,
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    energy: float = 0.95,
+    past: Mapping[str, Tensor] | None = None,
     forward: Forward | None = None,
 ) -> Basis:
     """The directions in which your data use an adapted model's layers: what an update must stay off, so that its outputs stay.
@@ -70,23 +74,34 @@ def estimate_basis(
     basis = Basis({pair.input_key: torch.zeros(pair.A.shape[1], 0, device=pair.A.device) for pair in pairs})
     for key, V in (past or {}).items():
         if key not in basis or len(V) != len(basis[key]):
-            raise UsageError(f"past has {key!r} {tuple(V.shape)}, which no adapted layer of this model has: from another model?")
+            raise UsageError(
+                f"past has {key!r} {tuple(V.shape)}, which no adapted layer of this model has: from another model?"
+            )
         basis[key] = V.to(basis[key])
     moments = _moments(model, pairs, batches, forward)
     for key, V in basis.items():
         if not moments.count[key]:
-            raise UsageError(f"{key} saw no input: no batch came, or the layer is not used in this forward pass")
+            raise UsageError(
+                f"{key} saw no input: no batch came, or the layer is not used in this forward pass"
+            )
         if not moments.sum[key].isfinite().all():
-            raise JanusError(f"the inputs of {key} are not finite: look for NaN in the data, or load the model in float32")
+            raise JanusError(
+                f"the inputs of {key} are not finite: look for NaN in the data, or load the model in float32"
+            )
         most = max(0, len(V) - 2 * max(len(pair.A) for pair in pairs if pair.input_key == key))
         basis[key] = extend_basis(V, moments.mean(key), energy, max_rank=most).float()
         if basis[key].shape[1] >= most:
-            warnings.warn(f"{key}: {basis[key].shape[1]} of {len(V)} directions are protected, the most there may be, so that "
-                          f"some stay free to learn in; energy={energy:g} may ask for more", stacklevel=2)
+            warnings.warn(
+                f"{key}: {basis[key].shape[1]} of {len(V)} directions are protected, the most there may be, so that "
+                f"some stay free to learn in; energy={energy:g} may ask for more",
+                stacklevel=2,
+            )
     return basis
 
 
-def _moments(model: nn.Module, pairs: list[Pair], batches: Iterable[Any], forward: Forward | None) -> SecondMoments:
+def _moments(
+    model: nn.Module, pairs: list[Pair], batches: Iterable[Any], forward: Forward | None
+) -> SecondMoments:
     """The second moments of the layers' inputs over all batches."""
     moments, training = SecondMoments(pairs), [module for module in model.modules() if module.training]
     moments.active = True
@@ -107,7 +122,12 @@ def _moments(model: nn.Module, pairs: list[Pair], batches: Iterable[Any], forwar
 
 
 def create_rectified_optimizer(
-    model: nn.Module, *, basis: Mapping[str, Tensor] | None, lr: float, gr: str = "exact", weight_decay: float = 0.0,
+    model: nn.Module,
+    *,
+    basis: Mapping[str, Tensor] | None,
+    lr: float,
+    gr: str = "exact",
+    weight_decay: float = 0.0,
     head_lr: float | None = None,
 ) -> RectifiedOptimizer:
     """One optimiser for all that is trainable: LoRA factors by Gradient Rectification, everything else (a head) by AdamW.
@@ -132,7 +152,9 @@ def create_rectified_optimizer(
     pairs = adapted(model)
     factors = {id(p) for pair in pairs for p in (pair.A, pair.B)}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in factors]
-    optimizer = RectifiedOptimizer(pairs, others, lr, gr=gr, basis=basis, weight_decay=weight_decay, head_lr=head_lr)
+    optimizer = RectifiedOptimizer(
+        pairs, others, lr, gr=gr, basis=basis, weight_decay=weight_decay, head_lr=head_lr
+    )
     if gr == "exact" and basis:
         _start_off(model, pairs, basis)
     return optimizer
@@ -162,14 +184,26 @@ class RectifiedOptimizer(RectifiedAdam):
         others: parameters beside the factors, stepped by AdamW at `head_lr` (None: lr).
     """
 
-    def __init__(self, pairs: Iterable[Pair], others: Iterable[nn.Parameter], lr: float, *, head_lr: float | None = None,
-                 **options: Any) -> None:
+    def __init__(
+        self,
+        pairs: Iterable[Pair],
+        others: Iterable[nn.Parameter],
+        lr: float,
+        *,
+        head_lr: float | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(pairs, lr, **options)
         others, c = list(others), self.param_groups[0]
         self._rest: torch.optim.AdamW | None = None
         if others:
-            self._rest = torch.optim.AdamW(others, lr=lr if head_lr is None else head_lr, betas=c["betas"], eps=c["eps"],
-                                           weight_decay=c["weight_decay"])
+            self._rest = torch.optim.AdamW(
+                others,
+                lr=lr if head_lr is None else head_lr,
+                betas=c["betas"],
+                eps=c["eps"],
+                weight_decay=c["weight_decay"],
+            )
             self.add_param_group(self._rest.param_groups[0])
             self._share()
 
@@ -197,12 +231,17 @@ class RectifiedOptimizer(RectifiedAdam):
         theirs, ours = _part(file, "belongs_to"), self._belongs_to()
         if theirs != ours:
             what = next(key for key in ours if ours[key] != theirs.get(key))
-            raise JanusError(f"{file} is the state of another optimiser: its {what} are not those of this one")
+            raise JanusError(
+                f"{file} is the state of another optimiser: its {what} are not those of this one"
+            )
         self.load_state_dict(_part(file, "optimizer"))
 
     def _belongs_to(self) -> dict[str, Any]:
-        return {"gr": self.gr, "factors": [[pair.name, *pair.A.shape, *pair.B.shape] for pair in self.pairs],
-                "other parameters": [list(p.shape) for group in self.param_groups[1:] for p in group["params"]]}
+        return {
+            "gr": self.gr,
+            "factors": [[pair.name, *pair.A.shape, *pair.B.shape] for pair in self.pairs],
+            "other parameters": [list(p.shape) for group in self.param_groups[1:] for p in group["params"]],
+        }
 
 
 def _part(file: str | Path, name: str) -> dict[str, Any]:

@@ -28,10 +28,14 @@ from .models.peft_layers import inactive
 from .runtime.distributed import gradients
 
 MODES = ("none", "tangent", "exact")
-DENSE = 2**21  # numbers of the m x n matrices that `tangent` computes with at once: they stay in a processor's cache
+DENSE = (
+    2**21
+)  # numbers of the m x n matrices that `tangent` computes with at once: they stay in a processor's cache
 
 
-def tangent_update(target: Tensor, A: Tensor, B: Tensor, scale: float = 1.0, ridge: float = 0.0) -> tuple[Tensor, Tensor]:
+def tangent_update(
+    target: Tensor, A: Tensor, B: Tensor, scale: float = 1.0, ridge: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """The factor updates whose first-order product is closest to a wanted full-weight step.
 
     Minimises `‖Z − s(B ΔA + ΔB A)‖_F`. The closest reachable step is `Z_T = P_B Z + (I − P_B) Z P_A`, reached by
@@ -54,8 +58,9 @@ def pseudo_inverses(A: Tensor, B: Tensor, ridge: float = 0.0) -> tuple[Tensor, T
     return A.mT @ gram_pinv(A @ A.mT, ridge=ridge), gram_pinv(B.mT @ B, ridge=ridge) @ B.mT
 
 
-def _nearest(S: Tensor, V: Tensor | None, A: Tensor, B: Tensor, inverses: tuple[Tensor, Tensor],
-             scale: float) -> tuple[Tensor, Tensor]:
+def _nearest(
+    S: Tensor, V: Tensor | None, A: Tensor, B: Tensor, inverses: tuple[Tensor, Tensor], scale: float
+) -> tuple[Tensor, Tensor]:
     """`tangent_update` of Z = S (I − V Vᵀ) from the pseudo-inverses. S, which is large, stays in its own type (float32 if that is
     half precision); Z is not formed: it is asked for only in products with thin matrices, and those are projected instead."""
     S = S.float() if S.itemsize < 4 else S
@@ -87,7 +92,9 @@ def nullspace_start(A: Tensor, basis: Tensor | None) -> Tensor:
     if basis is None or basis.shape[1] == 0:
         return A
     if basis.shape[1] >= A.shape[1]:
-        raise JanusError(f"no direction is left for A: all {A.shape[1]} are protected; protect fewer (a smaller energy)")
+        raise JanusError(
+            f"no direction is left for A: all {A.shape[1]} are protected; protect fewer (a smaller energy)"
+        )
     V = precise(basis)
     safe = project_out(project_out(precise(A), V), V)  # twice: V is orthonormal only to float32 rounding
     return (safe * (torch.linalg.norm(precise(A)) / torch.linalg.norm(safe))).to(A.dtype)
@@ -128,34 +135,57 @@ class RectifiedAdam(torch.optim.Optimizer):
         UsageError: unknown `gr`. From `step` with `tangent`: `unscale_` was called, or one of several processes would step alone.
     """
 
-    _step_supports_amp_scaling = True  # torch's word for: GradScaler hands `step` its scale, which divides all of `gradients()`
+    _step_supports_amp_scaling = (
+        True  # torch's word for: GradScaler hands `step` its scale, which divides all of `gradients()`
+    )
 
-    def __init__(self, pairs: Iterable[Pair], lr: float = 1e-3, *, gr: str = "exact",
-                 basis: Mapping[str, Tensor] | None = None, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.0, cap: float = 0.1, ridge: float = 0.0) -> None:
+    def __init__(
+        self,
+        pairs: Iterable[Pair],
+        lr: float = 1e-3,
+        *,
+        gr: str = "exact",
+        basis: Mapping[str, Tensor] | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        cap: float = 0.1,
+        ridge: float = 0.0,
+    ) -> None:
         if gr not in MODES:
             raise unknown("gr", gr, MODES)
         self.pairs = list(pairs)
         if frozen := [pair.name for pair in self.pairs if not (pair.A.requires_grad or pair.B.requires_grad)]:
-            raise UsageError(f"the factors of {frozen[0]} are frozen and would not be trained: requires_grad_(True), or, for PEFT, "
-                             "PeftModel.from_pretrained(…, is_trainable=True)")
+            raise UsageError(
+                f"the factors of {frozen[0]} are frozen and would not be trained: requires_grad_(True), or, for PEFT, "
+                "PeftModel.from_pretrained(…, is_trainable=True)"
+            )
         self.gr = gr
         params = [p for pair in self.pairs for p in (pair.A, pair.B)]
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, cap=cap, ridge=ridge))
+        super().__init__(
+            params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, cap=cap, ridge=ridge)
+        )
         self._taps = {id(pair): DenseGradient(pair) for pair in self.pairs} if gr == "tangent" else {}
         self._handed_out = False  # whether somebody could sum the dense gradients of this step
         alike: dict[tuple, list[Pair]] = {}
         for pair in self.pairs:
-            alike.setdefault((pair.A.shape, pair.B.shape, pair.scale, pair.A.device, pair.A.dtype), []).append(pair)
+            alike.setdefault(
+                (pair.A.shape, pair.B.shape, pair.scale, pair.A.device, pair.A.dtype), []
+            ).append(pair)
         self._batches = list(alike.values())
         self.protect(basis)
 
     def protect(self, basis: Mapping[str, Tensor] | None) -> None:
         """Set the protected input subspaces (input_key → V). Raises UsageError for a key that no pair has."""
         if foreign := set(basis or ()) - {pair.input_key for pair in self.pairs}:
-            raise UsageError(f"the basis of {min(foreign)!r} belongs to no adapted layer, so it would protect nothing; "
-                             f"the layers are {', '.join(dict.fromkeys(pair.input_key for pair in self.pairs))}")
-        self._basis = [_stack_bases([(basis or {}).get(p.input_key) for p in batch], batch[0].A) for batch in self._batches]
+            raise UsageError(
+                f"the basis of {min(foreign)!r} belongs to no adapted layer, so it would protect nothing; "
+                f"the layers are {', '.join(dict.fromkeys(pair.input_key for pair in self.pairs))}"
+            )
+        self._basis = [
+            _stack_bases([(basis or {}).get(p.input_key) for p in batch], batch[0].A)
+            for batch in self._batches
+        ]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
@@ -220,14 +250,18 @@ class RectifiedAdam(torch.optim.Optimizer):
     def _check_dense(self) -> None:
         """Raise where something was done to the factors' gradients alone, which would go wrong in silence."""
         if getattr(self, "found_inf", None) is not None and getattr(self, "grad_scale", None) is None:
-            raise UsageError("gr=tangent: `unscale_` does not reach the dense gradients, which are still scaled; leave it to "
-                             "`scaler.step`, or use gr=exact")
+            raise UsageError(
+                "gr=tangent: `unscale_` does not reach the dense gradients, which are still scaled; leave it to "
+                "`scaler.step`, or use gr=exact"
+            )
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         count = torch.distributed.get_world_size() if several else 1
         if count > 1 and not self._handed_out:
-            raise UsageError(f"gr=tangent: each of these {count} processes would step by its own dense gradients; before the step, "
-                             "average them too (`for g in optimizer.gradients(): torch.distributed.all_reduce(g); "
-                             f"g /= {count}`), or use gr=exact")
+            raise UsageError(
+                f"gr=tangent: each of these {count} processes would step by its own dense gradients; before the step, "
+                "average them too (`for g in optimizer.gradients(): torch.distributed.all_reduce(g); "
+                f"g /= {count}`), or use gr=exact"
+            )
 
     def _factors(self, batch: list[Pair], A: Tensor, B: Tensor, V: Tensor | None) -> tuple[Tensor, Tensor]:
         group = self.param_groups[0]
@@ -245,25 +279,36 @@ class RectifiedAdam(torch.optim.Optimizer):
         found = [self._taps[id(pair)].value for pair in batch]
         like = next((G for G in found if G is not None), None)
         if like is None:
-            raise JanusError("gr=tangent has no dense gradient: make the optimiser before the forward pass of its first step, and "
-                             "call backward before each step")
+            raise JanusError(
+                "gr=tangent has no dense gradient: make the optimiser before the forward pass of its first step, and "
+                "call backward before each step"
+            )
         m, v, t = self._moments(self.state[batch[0].A], "W", like, (len(batch), *like.shape))
         inverses, parts = pseudo_inverses(A, B, group["ridge"]), []
         size = max(1, DENSE // like.numel())
         for some in (slice(i, i + size) for i in range(0, len(batch), size)):
-            G = torch.stack([torch.zeros_like(like) if G is None else G for G in found[some]])  # (layers, m, n)
+            G = torch.stack(
+                [torch.zeros_like(like) if G is None else G for G in found[some]]
+            )  # (layers, m, n)
             basis = None if V is None else V[some]
             S = self._adam(project_out(G, basis), m[some], v[some], t)
-            parts.append(_nearest(S, basis, A[some], B[some], (inverses[0][some], inverses[1][some]), batch[0].scale))
+            parts.append(
+                _nearest(S, basis, A[some], B[some], (inverses[0][some], inverses[1][some]), batch[0].scale)
+            )
         dA, dB = (torch.cat(part) for part in zip(*parts))
         decay = group["lr"] * group["weight_decay"]
         return cap_step(dA, A, group["cap"]) - decay * A, dB - decay * B
 
-    def _moments(self, state: dict[str, Any], which: str, like: Tensor, shape: Iterable[int]) -> tuple[Tensor, Tensor, float]:
+    def _moments(
+        self, state: dict[str, Any], which: str, like: Tensor, shape: Iterable[int]
+    ) -> tuple[Tensor, Tensor, float]:
         """Adam's two moments (L, …) for the layers of a batch, and the number of the step that they are asked for; they live in the
         state of the batch's first parameter."""
         if f"exp_avg_{which}" not in state:
-            state[f"exp_avg_{which}"], state[f"exp_avg_sq_{which}"] = like.new_zeros(*shape), like.new_zeros(*shape)
+            state[f"exp_avg_{which}"], state[f"exp_avg_sq_{which}"] = (
+                like.new_zeros(*shape),
+                like.new_zeros(*shape),
+            )
             state[f"step_{which}"] = torch.zeros(())
         state[f"step_{which}"] += 1
         return state[f"exp_avg_{which}"], state[f"exp_avg_sq_{which}"], state[f"step_{which}"].item()
@@ -274,7 +319,9 @@ class RectifiedAdam(torch.optim.Optimizer):
         b1, b2 = group["betas"]
         m.lerp_(grad, 1 - b1)
         v.mul_(b2).addcmul_(grad, grad, value=1 - b2)
-        root = math.sqrt(1 - b2**t)  # of v's correction, taken out of the matrix: fewer passes over what may be large
+        root = math.sqrt(
+            1 - b2**t
+        )  # of v's correction, taken out of the matrix: fewer passes over what may be large
         size = v.sqrt().add_(group["eps"] * root)
         return torch.div(m, size, out=size).mul_(-group["lr"] * root / (1 - b1**t))
 

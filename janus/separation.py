@@ -21,9 +21,20 @@ from .runtime.distributed import ALONE, Processes
 FORMS = ("hinge", "squared", "logsumexp", "softmax")
 
 
-def decoupled_margin_loss(features: Tensor, labels: Tensor, prototypes: Tensor, centres: Tensor, *, form: str = "hinge",
-                          nearest: bool = True, push_margin: float = 0.3, pull_margin: float = 0.7, push_weight: float = 1.0,
-                          pull_weight: float = 1.0, temperature: float = 0.1) -> Tensor:
+def decoupled_margin_loss(
+    features: Tensor,
+    labels: Tensor,
+    prototypes: Tensor,
+    centres: Tensor,
+    *,
+    form: str = "hinge",
+    nearest: bool = True,
+    push_margin: float = 0.3,
+    pull_margin: float = 0.7,
+    push_weight: float = 1.0,
+    pull_weight: float = 1.0,
+    temperature: float = 0.1,
+) -> Tensor:
     """Push features off old prototypes, pull them to their own centre.
 
     With cosines `p_j` to old prototypes and `c` to the own centre, the push of one feature is
@@ -57,7 +68,9 @@ def decoupled_margin_loss(features: Tensor, labels: Tensor, prototypes: Tensor, 
         push = z.new_zeros(())
     elif form == "logsumexp":
         excess = (old - own[:, None] + push_margin) / temperature
-        push = temperature * torch.logsumexp(F.pad(excess, (1, 0)), dim=1).mean()  # the padded 0 is the 1 in log(1 + …)
+        push = (
+            temperature * torch.logsumexp(F.pad(excess, (1, 0)), dim=1).mean()
+        )  # the padded 0 is the 1 in log(1 + …)
     else:
         excess = F.relu((old.amax(1) if nearest else old) - push_margin)
         push = (excess**2 if form == "squared" else excess).mean()

@@ -57,15 +57,24 @@ def step(learner: Learner, images: Tensor, labels: Tensor, updates: Updates, wat
     updates.zero_grad()
     learner.method.begin_step(images)
     with learner.watching(watch), torch.set_grad_enabled(updates.factors is not None):
-        features = learner.forward(images)  # (b, d); Online Estimation sums x xᵀ of each adapted layer's inputs x
+        features = learner.forward(
+            images
+        )  # (b, d); Online Estimation sums x xᵀ of each adapted layer's inputs x
     logits = learner.heads[-1](features.float())  # (b, c): the current task's classes only
-    loss = learner.method.loss(features, logits, labels)  # cross-entropy; Janus adds the Decoupled Margin Loss
+    loss = learner.method.loss(
+        features, logits, labels
+    )  # cross-entropy; Janus adds the Decoupled Margin Loss
     updates.backward(loss)
     updates.step()  # the head's, and the factors': Gradient Rectification makes their product ΔW safe
 
 
-def run(out: str | Path | None = None, *, progress: Progress | None = None, variant: str | None = None,
-        **config: Any) -> Result:
+def run(
+    out: str | Path | None = None,
+    *,
+    progress: Progress | None = None,
+    variant: str | None = None,
+    **config: Any,
+) -> Result:
     """Train and evaluate one method on one stream.
 
     Args:
@@ -83,8 +92,12 @@ def run(out: str | Path | None = None, *, progress: Progress | None = None, vari
     return execute(configure.layered(paths.folder_of(out), config), out, progress, variant)
 
 
-def execute(config: Config, out: str | Path | None = None, progress: Progress | None = None,
-            variant: str | None = None) -> Result:
+def execute(
+    config: Config,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    variant: str | None = None,
+) -> Result:
     """`run` with a ready config."""
     processes = distributed.start(config.runtime.device)
     with ExitStack() as held:
@@ -113,7 +126,9 @@ def lock(folder: Path) -> FileLock:
         guard = FileLock(folder / ".lock")
         guard.acquire(timeout=0)
     except Timeout:
-        raise JanusError(f"{folder} is in use by another janus process; wait for it, or choose another --out") from None
+        raise JanusError(
+            f"{folder} is in use by another janus process; wait for it, or choose another --out"
+        ) from None
     except OSError as error:
         raise JanusError(f"cannot write to {folder}: {error.strerror}; choose another --out") from None
     return guard
@@ -122,8 +137,13 @@ def lock(folder: Path) -> FileLock:
 class Run:
     """The loop over a stream's tasks, and where it stands: training step `step` of task `task` comes next."""
 
-    def __init__(self, config: Config, folder: Path | None, processes: distributed.Processes = distributed.ALONE,
-                 variant: str | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: Path | None,
+        processes: distributed.Processes = distributed.ALONE,
+        variant: str | None = None,
+    ) -> None:
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
         self.folder, self.processes = folder, processes
@@ -162,8 +182,10 @@ class Run:
             self.resumed = None
             logger.info(f"resumed at task {self.task + 1}/{len(self.stream)}, step {self.step}")
         if self.processes.on_main(lambda: (self.task, self.step)) != (self.task, self.step):
-            raise JanusError(f"process {self.processes.rank} does not find in {self.folder} what the main one finds there; "
-                             "choose an --out that all machines share")
+            raise JanusError(
+                f"process {self.processes.rank} does not find in {self.folder} what the main one finds there; "
+                "choose an --out that all machines share"
+            )
         if any(isinstance(task.evaluation, MissingImages) for task in self.stream.tasks):
             logger.info(f"note: {self.stream.note}")
         self.fraction_at_start = self.fraction_done()
@@ -178,12 +200,17 @@ class Run:
             with self.timed("oe"):  # a pass of the method's own, if it has one
                 learner.begin_task(task)
         self.train(task)
-        self.evaluation.displacement(task.index)  # before end_task, where a method may let this task join its past
+        self.evaluation.displacement(
+            task.index
+        )  # before end_task, where a method may let this task join its past
         with self.timed("oe"):
             learner.end_task(task)
         self.evaluation.ranks()
         with self.timed("eval"):
-            features, labels = learner.features(task.train).to(learner.device), task.train.labels.to(learner.device)
+            features, labels = (
+                learner.features(task.train).to(learner.device),
+                task.train.labels.to(learner.device),
+            )
             old = learner.prototypes.old
             learner.prototypes.end_task(features, labels - task.positions.start, len(task.positions))
         with self.timed("oe"):  # learning, not evaluation
@@ -206,12 +233,16 @@ class Run:
         with Prefetcher(self.asked(task, total), learner.device) as loader:
             while self.step < total:
                 epoch, position = divmod(self.step, batches)
-                scored = updates.factors is not None and task.index > 0 and self.step % c.step_score_every == 0
+                scored = (
+                    updates.factors is not None and task.index > 0 and self.step % c.step_score_every == 0
+                )
                 before = learner.factors() if scored else []
                 with self.timed("train"):
                     with self.timed("data"):
                         index, batch = next(loader)
-                    whole = min(c.batch_size, len(task.train) - position * c.batch_size)  # processes share a batch
+                    whole = min(
+                        c.batch_size, len(task.train) - position * c.batch_size
+                    )  # processes share a batch
                     generator = learner.generator("augment", task.index, self.step)
                     images = self.augment(batch, generator, whole, self.processes.part(whole))
                     labels = (task.train.labels[index] - task.positions.start).to(learner.device)
@@ -228,9 +259,14 @@ class Run:
         self.updates = None
 
     def diverged(self, value: Diverged) -> str:
-        c, kept = self.config.training, f"; the last checkpoint is kept in {self.folder}" if self.folder else ""
-        return (f"the loss became {value} in task {self.task + 1}, step {self.step + 1}; try a smaller lr (now {c.lr:g}) "
-                f"or head_lr (now {c.head_lr:g}){kept}")
+        c, kept = (
+            self.config.training,
+            f"; the last checkpoint is kept in {self.folder}" if self.folder else "",
+        )
+        return (
+            f"the loss became {value} in task {self.task + 1}, step {self.step + 1}; try a smaller lr (now {c.lr:g}) "
+            f"or head_lr (now {c.head_lr:g}){kept}"
+        )
 
     def asked(self, task: stream.Task, total: int) -> Iterator[tuple[Images, Tensor]]:
         """Which images this process takes in each training step from `self.step` on to `total`: an epoch is one shuffle, the
@@ -249,7 +285,10 @@ class Run:
 
     def fraction_done(self) -> float:
         c = self.config.training
-        steps = [max(1, math.ceil(len(t.train) / c.batch_size) * c.epochs) if t.train else 1 for t in self.stream.tasks]
+        steps = [
+            max(1, math.ceil(len(t.train) / c.batch_size) * c.epochs) if t.train else 1
+            for t in self.stream.tasks
+        ]
         return (sum(steps[: self.task]) + self.step) / sum(steps)
 
     def report(self, task: stream.Task, epoch: int | None = None) -> None:
@@ -257,9 +296,14 @@ class Run:
         elapsed = time.monotonic() - self.began
         left = elapsed * (1 - done) / max(1e-9, done - self.fraction_at_start)
         where = "" if epoch is None else f" epoch {epoch + 1}/{self.config.training.epochs}"
-        table, sizes = self.evaluation.records["accuracy"], [len(task.evaluation) for task in self.stream.tasks]
+        table, sizes = (
+            self.evaluation.records["accuracy"],
+            [len(task.evaluation) for task in self.stream.tasks],
+        )
         acc = f"  acc so far {metrics.over_samples(table[-1], sizes):5.2f}" if table else ""
-        logger.info(f"task {task.index + 1}/{len(self.stream)}{where}{acc}  {clock(elapsed)} gone, {clock(left)} left")
+        logger.info(
+            f"task {task.index + 1}/{len(self.stream)}{where}{acc}  {clock(elapsed)} gone, {clock(left)} left"
+        )
 
     def maybe_save(self, task: stream.Task, epoch: int) -> None:
         """In long tasks: a checkpoint and a line of progress every `save_every` seconds."""
@@ -276,10 +320,15 @@ class Run:
     def state(self) -> dict[str, Any]:
         """Everything the rest of the run depends on."""
         return {
-            "config": self.config.to_dict(), "versions": versions(), "task": self.task, "step": self.step,
-            "stream": self.stream.to_json(), "seconds": self.seconds,
+            "config": self.config.to_dict(),
+            "versions": versions(),
+            "task": self.task,
+            "step": self.step,
+            "stream": self.stream.to_json(),
+            "seconds": self.seconds,
             "optimizers": self.updates.state() if self.updates and self.step else {},
-            **self.learner.state(), **self.evaluation.state(),
+            **self.learner.state(),
+            **self.evaluation.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -295,11 +344,16 @@ class Run:
         config = self.config.to_dict()
         config["data"]["class_seed"] = self.stream.seed
         return Result(
-            variant=self.variant, config=config, hash=configure.config_hash(self.config),
+            variant=self.variant,
+            config=config,
+            hash=configure.config_hash(self.config),
             **self.evaluation.summary([len(task.evaluation) for task in self.stream.tasks]),
-            seconds={k: round(v, 3) for k, v in self.seconds.items()}, stream=self.stream.to_json(), versions=versions(),
+            seconds={k: round(v, 3) for k, v in self.seconds.items()},
+            stream=self.stream.to_json(),
+            versions=versions(),
             hardware=hardware(self.learner.device, self.processes.count),
-            date=datetime.now(timezone.utc).isoformat(timespec="seconds"), backbone=self.learner.backbone,
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            backbone=self.learner.backbone,
         )
 
     def write_result(self) -> Result:
@@ -310,7 +364,9 @@ class Run:
         return result
 
 
-def build_stream(config: Config, size: int | None = None, state: dict[str, Any] | None = None) -> stream.Stream:
+def build_stream(
+    config: Config, size: int | None = None, state: dict[str, Any] | None = None
+) -> stream.Stream:
     """The config's data set, cut into tasks (one task of all classes for the joint upper bound); then the new classes of
     an extended run, one task for each data set. `size`: the input side photographs are prepared for; `state`: the checkpoint
     that is resumed, whose finished tasks need no images."""
@@ -324,7 +380,9 @@ def build_stream(config: Config, size: int | None = None, state: dict[str, Any] 
 
     skip = bool(c.options.get("skip_corrupt"))
     later = [partial(datasets.load, name, size=size, skip_corrupt=skip) for name in c.extended]
-    return restore.grow(first, tasks, later, state["stream"] if state else None, state["task"] if state else 0)
+    return restore.grow(
+        first, tasks, later, state["stream"] if state else None, state["task"] if state else 0
+    )
 
 
 def _settled(config: Config, before: dict[str, Any], device: torch.device | None = None) -> Config:
@@ -341,8 +399,14 @@ def _settled(config: Config, before: dict[str, Any], device: torch.device | None
 def _same_run(config: Config, other: dict[str, Any], folder: Path) -> None:
     mine, other = configure.deciding(config), configure.deciding(configure.restore(other, folder))
     differs = sorted(path for path in {*mine, *other} if mine.get(path) != other.get(path))
-    for whole, part in (("method.name", "method."), ("classifier.name", "classifier."), ("method.dml", "method.loss.")):
+    for whole, part in (
+        ("method.name", "method."),
+        ("classifier.name", "classifier."),
+        ("method.dml", "method.loss."),
+    ):
         if whole in differs:  # what belongs to it goes with it
             differs = [path for path in differs if path == whole or not path.startswith(part)]
     if differs:
-        raise UsageError(f"{folder} holds another run (it differs in {', '.join(differs)}); choose another --out")
+        raise UsageError(
+            f"{folder} holds another run (it differs in {', '.join(differs)}); choose another --out"
+        )

@@ -27,8 +27,21 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-NUMBERS = ("accuracy", "task_aware", "drift", "danger", "violation", "violation_step", "past_output_norm", "basis_rank",
-           "acc", "maa", "bwt", "learning_acc", "task_aware_acc")
+NUMBERS = (
+    "accuracy",
+    "task_aware",
+    "drift",
+    "danger",
+    "violation",
+    "violation_step",
+    "past_output_norm",
+    "basis_rank",
+    "acc",
+    "maa",
+    "bwt",
+    "learning_acc",
+    "task_aware_acc",
+)
 PARTS = ("model", "heads", "method", "classifier", "history", "prototypes")
 # old name of a setting → new
 NAMES = {"head": "classifier", "ranpac_dim": "dim", "dml_form": "form", "ewc_lambda": "method.lambda"}
@@ -36,29 +49,52 @@ VALUES = {("amp", True): "bf16"}  # old value → new
 # where a part's tensors are in a newer checkpoint → where they were, e.g. "method/basis": "history/basis"
 MOVED: dict[str, str] = {}
 
-TOY = {"tasks": 3, "epochs": 2, "batch_size": 8, "seed": 3, "class_seed": 1, "step_score_every": 2, "device": "cpu", "threads": 1}
+TOY = {
+    "tasks": 3,
+    "epochs": 2,
+    "batch_size": 8,
+    "seed": 3,
+    "class_seed": 1,
+    "step_score_every": 2,
+    "device": "cpu",
+    "threads": 1,
+}
 SHARED = {"adapter": "shared", "init": "free"}
 FREE = {"adapter": "merged", "init": "free"}
 BREAK = "task 2/3 epoch 2/2"  # a run is broken off at the second such line of progress: in mid-epoch, and moments are being taken
 SMALL = {"ranpac": {"ranpac_dim": 100}}  # settings of a method that make it quick
 SPECIAL: dict[str, dict[str, Any]] = {
-    "gr=tangent": {"gr": "tangent"}, "gr=none": {"gr": "none"},
-    "gr=tangent adapter=shared": {"gr": "tangent", **SHARED}, "gr=none adapter=shared": {"gr": "none", **SHARED},
+    "gr=tangent": {"gr": "tangent"},
+    "gr=none": {"gr": "none"},
+    "gr=tangent adapter=shared": {"gr": "tangent", **SHARED},
+    "gr=none adapter=shared": {"gr": "none", **SHARED},
     "gr=tangent init=free": {"gr": "tangent", **FREE},
-    "dml=off": {"dml": False}, "oe=off": {"oe": False, "gr": "none", **SHARED},
+    "dml=off": {"dml": False},
+    "oe=off": {"oe": False, "gr": "none", **SHARED},
     "oe=off dml=off": {"oe": False, "dml": False, "gr": "none", **FREE},
-    "cap, ridge": {"gr": "tangent", "cap": 0.01, "ridge": 0.1, **SHARED}, "dml_form=softmax": {"dml_form": "softmax"},
-    "head=ncm": {"head": "ncm"}, "head=ranpac": {"head": "ranpac", "ranpac_dim": 100},
+    "cap, ridge": {"gr": "tangent", "cap": 0.01, "ridge": 0.1, **SHARED},
+    "dml_form=softmax": {"dml_form": "softmax"},
+    "head=ncm": {"head": "ncm"},
+    "head=ranpac": {"head": "ranpac", "ranpac_dim": 100},
     "targets": {"targets": ("q", "proj"), "weight_decay": 0.1, "scale": 2.0},
-    "energy_end, oe_epochs": {"energy": 0.8, "energy_end": 0.99, "oe_epochs": "all"}, "amp": {"amp": True},
+    "energy_end, oe_epochs": {"energy": 0.8, "energy_end": 0.99, "oe_epochs": "all"},
+    "amp": {"amp": True},
     "finetune head=ncm": {"method": "finetune", "head": "ncm"},
     "finetune head=ranpac": {"method": "finetune", "head": "ranpac", "ranpac_dim": 100},
     "finetune lr": {"method": "finetune", "lr": 1e-2, "head_lr": 1e-2, "rank": 2, "augment": "photo"},
     "gpm gr=exact": {"method": "gpm", "gr": "exact", "adapter": "merged", "init": "nullspace"},
-    "drs gr=exact": {"method": "drs", "gr": "exact", "init": "nullspace"}, "ewc_lambda": {"method": "ewc", "ewc_lambda": 1e5},
+    "drs gr=exact": {"method": "drs", "gr": "exact", "init": "nullspace"},
+    "ewc_lambda": {"method": "ewc", "ewc_lambda": 1e5},
     "icons-r": {"dataset": "icons-r", "per_class": 2, "epochs": 1, "evaluate": "val"},
 }
-BROKEN = ("janus", "finetune", "gr=tangent adapter=shared", "gpm", "sdlora", "bilora")  # broken off in mid-task and resumed
+BROKEN = (
+    "janus",
+    "finetune",
+    "gr=tangent adapter=shared",
+    "gpm",
+    "sdlora",
+    "bilora",
+)  # broken off in mid-task and resumed
 LOADED = ("janus", "finetune", "head=ncm", "head=ranpac", "l2p", "bilora")  # their predictor scores images
 EXTENDED = ("janus", "finetune", "gr=tangent adapter=shared", "head=ranpac", "coda", "drs")
 
@@ -84,20 +120,29 @@ def dump(out: Path, only: list[str]) -> None:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        old, new = (write_images(folder / name, classes, seed) for name, classes, seed in (("old", 7, 0), ("new", 2, 1)))
-        shots = torch.randint(0, 256, (5, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        old, new = (
+            write_images(folder / name, classes, seed)
+            for name, classes, seed in (("old", 7, 0), ("new", 2, 1))
+        )
+        shots = torch.randint(
+            0, 256, (5, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+        )
         for name, work in jobs(sorted(all_methods()), folder / "runs", old, new, shots):
             if not only or any(word in name for word in only):
                 began = time.monotonic()
                 try:
                     found[name] = work()
-                except Exception as error:  # a run that fails is a difference, and the others still say something
+                except (
+                    Exception
+                ) as error:  # a run that fails is a difference, and the others still say something
                     found[name] = {"error": f"{type(error).__name__}: {error}"}
                 print(f"  {name}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
     out.write_text(json.dumps(found))
 
 
-def jobs(methods: list[str], runs: Path, old: Path, new: Path, shots: Any) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+def jobs(
+    methods: list[str], runs: Path, old: Path, new: Path, shots: Any
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Each comparison's name and what makes its values. Finished runs are used again by those that follow."""
     import janus
 
@@ -107,9 +152,13 @@ def jobs(methods: list[str], runs: Path, old: Path, new: Path, shots: Any) -> It
     def place(name: str) -> Path:
         return runs / hashlib.sha256(name.encode()).hexdigest()[:12]
 
-    def run(name: str, out: Path | None = None, progress: Callable[[str], None] | None = None, **more: Any) -> Any:
-        return known_names({"dataset": str(old), **TOY, **settings[name], **more},
-                           lambda values: janus.run(out or place(name), progress=progress, **values))
+    def run(
+        name: str, out: Path | None = None, progress: Callable[[str], None] | None = None, **more: Any
+    ) -> Any:
+        return known_names(
+            {"dataset": str(old), **TOY, **settings[name], **more},
+            lambda values: janus.run(out or place(name), progress=progress, **values),
+        )
 
     def whole(name: str) -> dict[str, Any]:
         return numbers(run(name)) | learned(place(name))
@@ -146,8 +195,12 @@ def jobs(methods: list[str], runs: Path, old: Path, new: Path, shots: Any) -> It
         out = place(f"{name} extended")
         return numbers(janus.extend(place(name), new, out)) | learned(out)
 
-    for title, names, work in (("", settings, whole), ("broken: ", BROKEN, broken), ("load: ", LOADED, scores),
-                               ("extend: ", EXTENDED, extended)):
+    for title, names, work in (
+        ("", settings, whole),
+        ("broken: ", BROKEN, broken),
+        ("load: ", LOADED, scores),
+        ("extend: ", EXTENDED, extended),
+    ):
         for name in names:
             if name in settings:
                 yield title + name, lambda work=work, name=name: work(name)
@@ -157,14 +210,18 @@ def known_names(values: dict[str, Any], work: Callable[[dict[str, Any]], Any]) -
     """`work` with the settings' old names or, where those are refused, with new ones: all, or some of them."""
     from janus import UsageError
 
-    changed = {key: (NAMES.get(key, key), VALUES.get((key, value) if isinstance(value, (bool, str)) else (), value))
-               for key, value in values.items()}
+    changed = {
+        key: (NAMES.get(key, key), VALUES.get((key, value) if isinstance(value, (bool, str)) else (), value))
+        for key, value in values.items()
+    }
     changed = {key: new for key, new in changed.items() if new != (key, values[key])}
     refusals: list[str] = []
     for count in (0, *range(len(changed), 0, -1)):
         for keys in combinations(changed, count):
             try:
-                return work(dict(changed[key] if key in keys else (key, value) for key, value in values.items()))
+                return work(
+                    dict(changed[key] if key in keys else (key, value) for key, value in values.items())
+                )
             except UsageError as error:
                 refusals.append(str(error))
     raise UsageError("; and with new names: ".join(refusals[:2]))
@@ -208,7 +265,13 @@ def learned(folder: Path) -> dict[str, Any]:
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else None
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, (list, tuple))
+        else None
+    )
     if items is None:
         yield path, value
     else:
@@ -224,7 +287,12 @@ def described(value: Any) -> Any:
         return value
     data = value.detach().cpu().contiguous()
     digest = hashlib.sha256(data.flatten().view(torch.uint8).numpy()).hexdigest()[:16]
-    return {"shape": list(data.shape), "dtype": str(data.dtype), "norm": float(data.double().norm()), "digest": digest}
+    return {
+        "shape": list(data.shape),
+        "dtype": str(data.dtype),
+        "norm": float(data.double().norm()),
+        "digest": digest,
+    }
 
 
 # ── two trees ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -233,7 +301,9 @@ def described(value: Any) -> Any:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("commit", nargs="?", help="the old commit")
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="only runs whose names have one of these words")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="WORD", help="only runs whose names have one of these words"
+    )
     parser.add_argument("--dump", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.dump:
@@ -277,10 +347,28 @@ def of_commit(commit: str, repository: Path, only: list[str]) -> dict[str, Any]:
     """What the runs of a commit give; kept, for this very script, machine and selection."""
     from importlib.metadata import version
 
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("model name", "flags"))][:2] \
-        if Path("/proc/cpuinfo").exists() else platform.processor()
-    what = [Path(__file__).read_text(), cpu, platform.python_version(), *map(version, ("torch", "timm", "numpy")), sorted(only)]
-    kept = repository / "runs" / "same-numbers" / f"{commit[:10]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:10]}.json"
+    cpu = (
+        [
+            line
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith(("model name", "flags"))
+        ][:2]
+        if Path("/proc/cpuinfo").exists()
+        else platform.processor()
+    )
+    what = [
+        Path(__file__).read_text(),
+        cpu,
+        platform.python_version(),
+        *map(version, ("torch", "timm", "numpy")),
+        sorted(only),
+    ]
+    kept = (
+        repository
+        / "runs"
+        / "same-numbers"
+        / f"{commit[:10]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:10]}.json"
+    )
     if kept.exists():
         return json.loads(kept.read_text())
     with tempfile.TemporaryDirectory() as scratch:

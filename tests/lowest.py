@@ -22,7 +22,9 @@ def lowest(requirements: list[str]) -> list[str]:
     for requirement in requirements:
         found = re.fullmatch(r"([\w.-]+)>=([\w.]+)", requirement)
         if not found:
-            raise ValueError(f"{requirement!r} in pyproject.toml is no name with its lower bound; give it one")
+            raise ValueError(
+                f"{requirement!r} in pyproject.toml is no name with its lower bound; give it one"
+            )
         pins.append(f"{found[1]}=={found[2]}")
     return pins
 

@@ -35,9 +35,23 @@ def main() -> str | int:
         environment = os.environ | {"JANUS_RUNS": f"{folder}/runs"}
         report = Path(folder, "report.xml")
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "--nbval-lax", f"--nbval-cell-timeout={CELL_SECONDS}", "-p", "no:cacheprovider",
-             f"--junitxml={report}", "-o", "junit_family=xunit1", "--durations=5", *map(str, paths)],
-            env=environment | {"JANUS_FAST": "1"}, cwd=ROOT)
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "--nbval-lax",
+                f"--nbval-cell-timeout={CELL_SECONDS}",
+                "-p",
+                "no:cacheprovider",
+                f"--junitxml={report}",
+                "-o",
+                "junit_family=xunit1",
+                "--durations=5",
+                *map(str, paths),
+            ],
+            env=environment | {"JANUS_FAST": "1"},
+            cwd=ROOT,
+        )
         if done.returncode:
             return done.returncode
         passed = passed_cells(report)
@@ -46,8 +60,23 @@ def main() -> str | int:
             if passed[path.name] != cells:
                 return f"{path.name}: {passed[path.name]} of {cells} code cells were run"
         for path in (path for path in paths if path.name == PAPERMILL):
-            done = subprocess.run([sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "WARNING",
-                                   "-p", "FAST", "true", str(path), f"{folder}/out.ipynb"], env=environment, cwd=ROOT)
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "papermill",
+                    "--no-progress-bar",
+                    "--log-level",
+                    "WARNING",
+                    "-p",
+                    "FAST",
+                    "true",
+                    str(path),
+                    f"{folder}/out.ipynb",
+                ],
+                env=environment,
+                cwd=ROOT,
+            )
             if done.returncode:
                 return f"{path.name}: papermill could not run it"
     return "fast mode wrote to figures/, whose numbers are those of full runs" if stamps() != figures else 0
@@ -55,8 +84,11 @@ def main() -> str | int:
 
 def passed_cells(report: Path) -> Counter[str]:
     """Notebook → code cells that were run and passed, from pytest's JUnit report."""
-    passed = [case for case in ElementTree.parse(report).iter("testcase")
-              if not any(part.tag in ("skipped", "failure", "error") for part in case)]
+    passed = [
+        case
+        for case in ElementTree.parse(report).iter("testcase")
+        if not any(part.tag in ("skipped", "failure", "error") for part in case)
+    ]
     return Counter(Path(case.get("file", "")).name for case in passed)
 
 

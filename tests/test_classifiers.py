@@ -34,16 +34,23 @@ def generator(seed: int) -> torch.Generator:
 
 
 def ranpac(d: int = 6, M: int = 40, seed: int = 1) -> classifiers.RanPAC:
-    run = SimpleNamespace(device=torch.device("cpu"), model=SimpleNamespace(num_features=d),
-                          config=SimpleNamespace(classifier=SimpleNamespace(dim=M)))
+    run = SimpleNamespace(
+        device=torch.device("cpu"),
+        model=SimpleNamespace(num_features=d),
+        config=SimpleNamespace(classifier=SimpleNamespace(dim=M)),
+    )
     return classifiers.RanPAC(run, generator(seed))
 
 
-def examples(classes: int = 6, each: int = 25, d: int = 6, seed: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+def examples(
+    classes: int = 6, each: int = 25, d: int = 6, seed: int = 2
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Features around a centre a class, in order of the classes."""
     g = generator(seed)
     labels = torch.arange(classes).repeat_interleave(each)
-    return torch.randn(classes, d, generator=g)[labels] + 0.3 * torch.randn(len(labels), d, generator=g), labels
+    return torch.randn(classes, d, generator=g)[labels] + 0.3 * torch.randn(
+        len(labels), d, generator=g
+    ), labels
 
 
 # ── nearest class mean ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -55,7 +62,9 @@ def test_ncm_by_hand():
     head = classifiers.NearestClassMean(SimpleNamespace(prototypes=SimpleNamespace(old=means)), generator(0))
     scores = head.scores(torch.tensor([[0.0, 7.0], [2.0, 2.0]]))
     root = np.sqrt([0.9, 2.0])
-    assert scores.numpy() == pytest.approx(np.array([[0.9 / root[0], 0.0], [1.2 / (root[0] * root[1]), 1 / root[1]]]), abs=1e-6)
+    assert scores.numpy() == pytest.approx(
+        np.array([[0.9 / root[0], 0.0], [1.2 / (root[0] * root[1]), 1 / root[1]]]), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["finetune", "joint"])
@@ -91,7 +100,9 @@ def test_ranpac_is_ridge_regression_on_all_data_at_once_whatever_the_tasks(sizes
         Y = np.eye(start)[labels[seen].numpy()]
         assert np.allclose(head.G, H.T @ H, rtol=1e-12) and np.allclose(head.C, H.T @ Y, rtol=1e-12)
         W = np.linalg.solve(H.T @ H + head.ridge * np.eye(40), H.T @ Y)
-        assert head.W.dtype == torch.float64 and head.W.shape == (40, start) and head.ridge in classifiers.RIDGES
+        assert (
+            head.W.dtype == torch.float64 and head.W.shape == (40, start) and head.ridge in classifiers.RIDGES
+        )
         assert np.allclose(head.W, W, rtol=1e-6, atol=1e-9)
     probe = torch.randn(9, 6, generator=generator(3))
     expected = np.maximum(probe.double().numpy() @ head.P.numpy(), 0) @ W
@@ -110,7 +121,9 @@ def test_the_ridge_is_chosen_on_a_fifth_of_the_task_that_is_held_out(monkeypatch
         assert h.shape == (N // 5, 40) and y.shape == (N // 5, last) and (y.sum(1) == 1).all()
         assert y[:, :first].sum() == 0  # of the current task alone
         H = head.random(features[labels < last])
-        assert torch.allclose(G + h.T @ h, H.T @ H) and torch.allclose(C + h.T @ y, head.C)  # the past and four fifths
+        assert torch.allclose(G + h.T @ h, H.T @ H) and torch.allclose(
+            C + h.T @ y, head.C
+        )  # the past and four fifths
     assert head.ridge == 10.0
 
 
@@ -118,11 +131,16 @@ def test_the_ridge_is_chosen_on_a_fifth_of_the_task_that_is_held_out(monkeypatch
 def test_the_ridge_has_the_least_error_of_all(noise, N):
     g = generator(4)
     h = torch.randn(N + 30, 20, generator=g, dtype=torch.float64).relu()
-    y = h @ torch.randn(20, 3, generator=g, dtype=torch.float64) + noise * torch.randn(N + 30, 3, generator=g).double()
+    y = (
+        h @ torch.randn(20, 3, generator=g, dtype=torch.float64)
+        + noise * torch.randn(N + 30, 3, generator=g).double()
+    )
     G, C = h[:N].T @ h[:N], h[:N].T @ y[:N]
     held, truth = h[N:].numpy(), y[N:].numpy()
-    errors = [((held @ np.linalg.solve(G.numpy() + ridge * np.eye(20), C.numpy()) - truth) ** 2).mean()
-              for ridge in classifiers.RIDGES]
+    errors = [
+        ((held @ np.linalg.solve(G.numpy() + ridge * np.eye(20), C.numpy()) - truth) ** 2).mean()
+        for ridge in classifiers.RIDGES
+    ]
     found = classifiers.choose_ridge(G, C, h[N:], y[N:])
     assert found == classifiers.RIDGES[int(np.argmin(errors))]
     assert 1e-8 < found < 1e8 or noise == 0.1
@@ -148,8 +166,12 @@ def test_one_image_is_enough():
 
 def aligned(covariance: str = "class", d: int = 4, **more: Any) -> classifiers.Aligned:
     config = CLASSIFIERS["aligned"](covariance=covariance, **more)
-    run = SimpleNamespace(device=torch.device("cpu"), model=SimpleNamespace(num_features=d), heads=torch.nn.ModuleList(),
-                          config=SimpleNamespace(classifier=config))
+    run = SimpleNamespace(
+        device=torch.device("cpu"),
+        model=SimpleNamespace(num_features=d),
+        heads=torch.nn.ModuleList(),
+        config=SimpleNamespace(classifier=config),
+    )
     return classifiers.Aligned(run, generator(0))
 
 
@@ -160,9 +182,13 @@ def test_the_gaussians_are_mean_and_covariance_of_each_class():
     for c in range(2):
         f = features[labels == c].double().numpy()
         assert head.mean[c].numpy() == pytest.approx(f.mean(0), abs=1e-6)
-        assert (head.root[c] @ head.root[c].T).numpy() == pytest.approx(np.cov(f.T) + 1e-4 * np.eye(4), abs=1e-6)
+        assert (head.root[c] @ head.root[c].T).numpy() == pytest.approx(
+            np.cov(f.T) + 1e-4 * np.eye(4), abs=1e-6
+        )
         assert torch.equal(head.root[c], head.root[c].tril())
-    assert torch.equal(head.mean[2], features[30]) and torch.allclose(head.root[2], 0.01 * torch.eye(4))  # one image: the ridge
+    assert torch.equal(head.mean[2], features[30]) and torch.allclose(
+        head.root[2], 0.01 * torch.eye(4)
+    )  # one image: the ridge
 
 
 @pytest.mark.parametrize("sizes", [[6], [1, 2, 3]])
@@ -174,11 +200,16 @@ def test_the_shared_covariance_is_that_within_classes_whatever_the_tasks(sizes):
         start += size
         head.learner.heads.append(torch.nn.Linear(4, size))
         head.end_task(features[mine], labels[mine], start, generator(1))
-    F = features.double().numpy() - np.stack([features[labels == c].double().numpy().mean(0) for c in range(6)])[labels.numpy()]
+    F = (
+        features.double().numpy()
+        - np.stack([features[labels == c].double().numpy().mean(0) for c in range(6)])[labels.numpy()]
+    )
     assert classifiers.covariance_of(head.root)[0].numpy() == pytest.approx(F.T @ F / (150 - 6), abs=1e-6)
     assert head.root.shape == (1, 4, 4) and head.freedom == 150 - 6
     drawn = torch.cat([f - head.mean[y] for f, y in head.samples(4000, generator(2))])
-    assert (drawn.T @ drawn / len(drawn)).numpy() == pytest.approx(F.T @ F / (150 - 6) + 1e-4 * np.eye(4), abs=5e-3)
+    assert (drawn.T @ drawn / len(drawn)).numpy() == pytest.approx(
+        F.T @ F / (150 - 6) + 1e-4 * np.eye(4), abs=5e-3
+    )
 
 
 def test_the_aligned_loss_by_hand():
@@ -191,12 +222,16 @@ def test_the_aligned_loss_by_hand():
 
 
 @pytest.mark.parametrize("method", ["finetune", "frozen", "exact"])
-def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_task(method, settings, monkeypatch):  # noqa: F811
+def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_task(
+    method, settings, monkeypatch
+):  # noqa: F811
     more = {"samples": 20, "classifier.epochs": 3, "classifier.lr": 0.05}
     run = Run(make(settings(method, classifier="aligned", **more)), None)
     batches: list[tuple[torch.Tensor, torch.Tensor]] = []
     loss = classifiers.aligned
-    monkeypatch.setattr(classifiers, "aligned", lambda heads, f, y, t: batches.append((f, y)) or loss(heads, f, y, t))
+    monkeypatch.setattr(
+        classifiers, "aligned", lambda heads, f, y, t: batches.append((f, y)) or loss(heads, f, y, t)
+    )
     task = run.stream.tasks[0]
     run.learn(task)
     assert not batches
@@ -206,7 +241,9 @@ def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_ta
     for c in task.positions:  # as they were when the task ended
         assert torch.allclose(kept.mean[c], features[task.train.labels == c].mean(0), atol=1e-5)
     assert torch.allclose(run.learner.features(task.train), features, atol=1e-3) == (method == "frozen")
-    assert all(not torch.equal(before, now) for before, now in zip(first, run.learner.heads.parameters()))  # old heads too
+    assert all(
+        not torch.equal(before, now) for before, now in zip(first, run.learner.heads.parameters())
+    )  # old heads too
     f, y = torch.cat([f for f, _ in batches]), torch.cat([y for _, y in batches])
     assert torch.equal(torch.bincount(y), torch.full((5,), 60))  # 20 of each of 5 classes in 3 epochs
     for c in range(5):
@@ -218,8 +255,10 @@ def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_ta
 
 def test_slca_is_slow_lora_under_the_aligned_classifier(settings):  # noqa: F811
     assert make(method="slca").training.lr == 1e-4 < make(method="finetune").training.lr
-    slca, same = (train.run(**settings("finetune", **more, **FEW["aligned"]))
-                  for more in ({"method": "slca"}, {"classifier": "aligned"}))
+    slca, same = (
+        train.run(**settings("finetune", **more, **FEW["aligned"]))
+        for more in ({"method": "slca"}, {"classifier": "aligned"})
+    )
     assert slca.accuracy == same.accuracy and slca.drift == same.drift and slca.violation == same.violation
     assert slca.hash != same.hash
 
@@ -227,8 +266,11 @@ def test_slca_is_slow_lora_under_the_aligned_classifier(settings):  # noqa: F811
 def test_alignment_lets_old_heads_compete(settings):  # noqa: F811
     """What only samples know: which head wins. Chance is 14 %."""
     more = {"classifier": "aligned", "samples": 200, "classifier.lr": 0.05}
-    gains = [train.run(**settings("finetune", lr=1e-4, seed=seed, **more)).acc
-             - train.run(**settings("finetune", lr=1e-4, seed=seed)).acc for seed in range(5)]
+    gains = [
+        train.run(**settings("finetune", lr=1e-4, seed=seed, **more)).acc
+        - train.run(**settings("finetune", lr=1e-4, seed=seed)).acc
+        for seed in range(5)
+    ]
     assert np.mean(gains) > 5
 
 
@@ -237,28 +279,48 @@ def test_alignment_lets_old_heads_compete(settings):  # noqa: F811
 
 @pytest.mark.parametrize("name", ["exact", "gpm", "joint"])
 def test_training_does_not_know_of_the_head(name, settings, tmp_path):  # noqa: F811
-    results = {head: train.run(tmp_path / head, **settings(name, classifier=head, **FEW.get(head, {})))
-               for head in classifiers.KINDS}
+    results = {
+        head: train.run(tmp_path / head, **settings(name, classifier=head, **FEW.get(head, {})))
+        for head in classifiers.KINDS
+    }
     states = {head: checkpoint.load(tmp_path / head / CHECKPOINT) for head in classifiers.KINDS}
     linear = results["linear"].to_dict()
     for head in ("ncm", "ranpac", "aligned"):
         found = results[head].to_dict()
-        assert all(found[key] == linear[key] for key in ("violation", "violation_step", "drift", "danger", "basis_rank", "stream"))
+        assert all(
+            found[key] == linear[key]
+            for key in ("violation", "violation_step", "drift", "danger", "basis_rank", "stream")
+        )
         for part in ("model", "history", "prototypes", *(["heads"] if head != "aligned" else [])):
             assert str(states[head][part]) == str(states["linear"][part])
         assert all(torch.equal(a, states["linear"]["model"][k]) for k, a in states[head]["model"].items())
-    assert len({str(r.accuracy) for r in results.values()}) == (4 if name != "joint" else 3)  # of one task nothing is aligned
+    assert len({str(r.accuracy) for r in results.values()}) == (
+        4 if name != "joint" else 3
+    )  # of one task nothing is aligned
 
 
 def test_the_method_ranpac_is_the_head_on_the_frozen_backbone(settings):  # noqa: F811
-    alone, head = (train.run(**settings("frozen", **SMALL, **more)) for more in ({"method": "ranpac"}, {"classifier": "ranpac"}))
+    alone, head = (
+        train.run(**settings("frozen", **SMALL, **more))
+        for more in ({"method": "ranpac"}, {"classifier": "ranpac"})
+    )
     assert alone.accuracy == head.accuracy and alone.acc > 50
-    assert alone.config["classifier"]["name"] == "ranpac" and alone.hash != head.hash and alone.violation["mean"]["all"] == 0
+    assert (
+        alone.config["classifier"]["name"] == "ranpac"
+        and alone.hash != head.hash
+        and alone.violation["mean"]["all"] == 0
+    )
 
 
-@pytest.mark.parametrize("more", [{"classifier": "ncm"}, {"classifier": "ranpac", **SMALL},
-                                  {"classifier": "aligned", **FEW["aligned"]},
-                                  {"classifier": "aligned", "covariance": "shared", **FEW["aligned"]}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"classifier": "ncm"},
+        {"classifier": "ranpac", **SMALL},
+        {"classifier": "aligned", **FEW["aligned"]},
+        {"classifier": "aligned", "covariance": "shared", **FEW["aligned"]},
+    ],
+)
 def test_a_broken_run_ends_with_the_numbers_of_an_uninterrupted_one(more, settings, tmp_path, monkeypatch):  # noqa: F811
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = numbers(train.run(whole, **settings("finetune", **more)))
@@ -274,20 +336,31 @@ def test_a_run_does_not_go_on_with_another_head(settings, tmp_path, monkeypatch)
         train.run(tmp_path, **settings("finetune", classifier="ranpac"))
 
 
-@pytest.mark.parametrize(("more", "score"), [({"classifier": "ncm"}, "cosine"), ({"classifier": "ranpac", **SMALL}, "regression"),
-                                             ({"classifier": "aligned", **FEW["aligned"]}, "probability"),
-                                             ({"method": "ranpac", **SMALL}, "regression"), ({"method": "ncm"}, "cosine"),
-                                             ({"method": "joint", "classifier": "ranpac", **SMALL}, "regression")])
+@pytest.mark.parametrize(
+    ("more", "score"),
+    [
+        ({"classifier": "ncm"}, "cosine"),
+        ({"classifier": "ranpac", **SMALL}, "regression"),
+        ({"classifier": "aligned", **FEW["aligned"]}, "probability"),
+        ({"method": "ranpac", **SMALL}, "regression"),
+        ({"method": "ncm"}, "cosine"),
+        ({"method": "joint", "classifier": "ranpac", **SMALL}, "regression"),
+    ],
+)
 def test_predictions_are_those_of_the_run(more, score, settings, image_folder, tmp_path):  # noqa: F811
     result = train.run(tmp_path, **settings("finetune", **more))
     predictor = predict.load(tmp_path, "cpu")
-    paths = [p for name in result.stream["class_names"] for p in sorted((image_folder / "test" / name).iterdir())]
+    paths = [
+        p for name in result.stream["class_names"] for p in sorted((image_folder / "test" / name).iterdir())
+    ]
     answers = predictor.predict(paths, top=7)
     right = [answer[0][0] == path.parent.name for path, answer in zip(paths, answers)]
     assert 100 * sum(right) / len(right) == pytest.approx(result.acc, abs=1e-4)
     assert predictor.score == score and all(len(answer) == 7 for answer in answers)
     if score == "regression":  # estimates of a one-hot vector
-        assert torch.tensor([[value for _, value in answer] for answer in answers]).sum(1).mean() == pytest.approx(1, abs=0.2)
+        assert torch.tensor([[value for _, value in answer] for answer in answers]).sum(
+            1
+        ).mean() == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.parametrize("head", ["ranpac", "aligned"])
@@ -299,7 +372,9 @@ def test_extending_equals_knowing_from_the_start(head, settings, tmp_path):  # n
     config = settings("finetune", classifier=head, **FEW[head])
     train.run(tmp_path / "run", **config)
     extended = predict.extend(tmp_path / "run", new, tmp_path / "extended", device="cpu")
-    assert numbers(extended) == numbers(train.run(**config, extended=[str(new)])) and len(extended.accuracy) == 4
+    assert (
+        numbers(extended) == numbers(train.run(**config, extended=[str(new)])) and len(extended.accuracy) == 4
+    )
 
 
 def two_runs(folder: Path, out: Path, settings: dict[str, Any]) -> None:  # noqa: F811
@@ -313,15 +388,23 @@ def test_two_processes_find_what_one_finds(settings, image_folder, tmp_path):  #
     config = settings("finetune", batch_size=13)
     two_runs(image_folder, tmp_path / "one", config)
     assert two_processes(two_runs, image_folder, tmp_path / "two", config) == [0, 0]
-    for head, images in (("ncm", 1), ("ranpac", 0), ("aligned", 1)):  # of a task's 16: the toy's means lie so close that rounding
+    for head, images in (
+        ("ncm", 1),
+        ("ranpac", 0),
+        ("aligned", 1),
+    ):  # of a task's 16: the toy's means lie so close that rounding
         # tips one
         one, two = (Result.load(tmp_path / count / head) for count in ("one", "two"))
         assert two.hardware["processes"] == 2
         for mine, others in zip(one.accuracy, two.accuracy, strict=True):
             assert mine == pytest.approx(others, abs=100 / 16 * images + 1e-4), head
-    one, two = (checkpoint.load(tmp_path / count / "ncm" / CHECKPOINT)["prototypes"] for count in ("one", "two"))
+    one, two = (
+        checkpoint.load(tmp_path / count / "ncm" / CHECKPOINT)["prototypes"] for count in ("one", "two")
+    )
     assert torch.linalg.norm(one["old"] - two["old"]) < 1e-4 * torch.linalg.norm(one["old"])
-    one, two = (checkpoint.load(tmp_path / count / "ranpac" / CHECKPOINT)["classifier"] for count in ("one", "two"))
+    one, two = (
+        checkpoint.load(tmp_path / count / "ranpac" / CHECKPOINT)["classifier"] for count in ("one", "two")
+    )
     assert torch.equal(one["P"], two["P"]) and one["ridge"] == two["ridge"]
     assert torch.linalg.norm(one["G"] - two["G"]) < 1e-4 * torch.linalg.norm(one["G"])
 
@@ -334,19 +417,39 @@ def test_every_kind_of_the_setting_has_its_classifier():
 
 
 def test_classifiers_have_hashes_of_their_own():
-    configs = [{}, {"classifier": "ncm"}, {"classifier": "ranpac"}, {"classifier": "ranpac", "dim": 10}, {"method": "ranpac"},
-               {"classifier": "aligned"}, {"classifier": "aligned", "covariance": "shared"}, {"method": "slca"},
-               {"method": "ranpac", "dim": 10}, {"method": "frozen", "classifier": "ranpac"}, {"method": "ncm"}]
+    configs = [
+        {},
+        {"classifier": "ncm"},
+        {"classifier": "ranpac"},
+        {"classifier": "ranpac", "dim": 10},
+        {"method": "ranpac"},
+        {"classifier": "aligned"},
+        {"classifier": "aligned", "covariance": "shared"},
+        {"method": "slca"},
+        {"method": "ranpac", "dim": 10},
+        {"method": "frozen", "classifier": "ranpac"},
+        {"method": "ncm"},
+    ]
     assert len({config_hash(make(config)) for config in configs}) == len(configs)
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({"dim": 10}, "dim is a setting of classifier=ranpac and does nothing with classifier=linear"),
-    ({"classifier": "ncm", "dim": 10}, "dim is a setting of classifier=ranpac and does nothing with classifier=ncm"),
-    ({"classifier": "ranpac", "dim": 0}, "classifier.dim must be at least 1"), ({"classifier": "nmc"}, "did you mean 'ncm'"),
-    ({"method": "ncm", "classifier": "ranpac"}, "classifier=ranpac does not go with method=ncm, which has classifier=ncm"),
-    ({"method": "ranpac", "classifier": "linear"}, "classifier=linear does not go with method=ranpac"),
-])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"dim": 10}, "dim is a setting of classifier=ranpac and does nothing with classifier=linear"),
+        (
+            {"classifier": "ncm", "dim": 10},
+            "dim is a setting of classifier=ranpac and does nothing with classifier=ncm",
+        ),
+        ({"classifier": "ranpac", "dim": 0}, "classifier.dim must be at least 1"),
+        ({"classifier": "nmc"}, "did you mean 'ncm'"),
+        (
+            {"method": "ncm", "classifier": "ranpac"},
+            "classifier=ranpac does not go with method=ncm, which has classifier=ncm",
+        ),
+        ({"method": "ranpac", "classifier": "linear"}, "classifier=linear does not go with method=ranpac"),
+    ],
+)
 def test_what_does_not_go_together_is_refused_by_name(values, said):
     with pytest.raises(UsageError, match=said):
         make(values)
@@ -363,7 +466,10 @@ def test_an_older_result_or_checkpoint_is_refused_by_name(settings, tmp_path):  
     train.run(tmp_path / "run", **settings("finetune"))
     state = checkpoint.load(tmp_path / "run" / CHECKPOINT) | {"config": flat_config}
     checkpoint.save(tmp_path / "run" / CHECKPOINT, state)
-    with pytest.raises(JanusError, match="run: made by an older janus, whose settings had other names; run it again in another"):
+    with pytest.raises(
+        JanusError,
+        match="run: made by an older janus, whose settings had other names; run it again in another",
+    ):
         predict.load(tmp_path / "run", "cpu")
     (tmp_path / "run" / RESULT).unlink()
     with pytest.raises(JanusError, match="run: made by an older janus"):

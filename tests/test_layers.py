@@ -15,14 +15,31 @@ import janus
 ROOT = Path(janus.__file__).parent
 LAYERS = (  # from below; a wing's name stands for those of its files that are not named themselves
     ("errors",),
-    ("runtime.timing", "runtime.device", "runtime.assets", "settings.base", "linalg", "models.hooks", "data.registry"),
+    (
+        "runtime.timing",
+        "runtime.device",
+        "runtime.assets",
+        "settings.base",
+        "linalg",
+        "models.hooks",
+        "data.registry",
+    ),
     ("runtime.checkpoint", "runtime.distributed", "lora", "models", "methods.reparametrized"),
     ("history", "rectify", "separation", "metrics", "protect"),
     ("data",),
     ("settings.methods", "config", "settings.reading", "configure", "runtime.paths", "settings"),
     ("classifiers", "methods"),
     ("learner",),
-    ("runtime", "runtime.result", "runtime.updates", "evaluation", "methods.one_class", "train", "predict", "models.timm_export"),
+    (
+        "runtime",
+        "runtime.result",
+        "runtime.updates",
+        "evaluation",
+        "methods.one_class",
+        "train",
+        "predict",
+        "models.timm_export",
+    ),
     ("bench",),
     ("report", "doctor"),
     ("plots", "widgets"),
@@ -87,7 +104,7 @@ def test_no_modules_import_one_another_in_a_circle():
     done: set[str] = set()
 
     def visit(name: str, path: list[str]) -> None:
-        assert name not in path, f"a circle: {' → '.join([*path[path.index(name):], name])}"
+        assert name not in path, f"a circle: {' → '.join([*path[path.index(name) :], name])}"
         if name not in done:
             for other in sorted(GRAPH[name]):
                 visit(other, [*path, name])

@@ -45,7 +45,9 @@ def second_task(config: dict[str, Any]) -> Run:
     return run
 
 
-def stepped(config: dict[str, Any], micro_batch: int | None, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+def stepped(
+    config: dict[str, Any], micro_batch: int | None, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, list[Any]]:
     """What a training step on 128 images comes to: loss, gradients, second moments, centres; and how many images the backbone had
     at once, pass by pass."""
     run, found = second_task(config), {}
@@ -60,12 +62,19 @@ def stepped(config: dict[str, Any], micro_batch: int | None, monkeypatch: pytest
         found["loss"] = [loss.detach()]
         for name, optimizer in (("factors", updates.factors), ("head", updates.head)):
             if optimizer is not None:
-                own = optimizer.gradients() if hasattr(optimizer, "gradients") else distributed.gradients(optimizer)
+                own = (
+                    optimizer.gradients()
+                    if hasattr(optimizer, "gradients")
+                    else distributed.gradients(optimizer)
+                )
                 found[name] = [gradient.clone() for gradient in own]
 
     monkeypatch.setattr(updates, "backward", noted)
     generator = torch.Generator().manual_seed(5)
-    images, labels = torch.randn(BATCH, 3, 32, 32, generator=generator), torch.randint(classes, (BATCH,), generator=generator)
+    images, labels = (
+        torch.randn(BATCH, 3, 32, 32, generator=generator),
+        torch.randint(classes, (BATCH,), generator=generator),
+    )
     updates.begin(0.0, BATCH, BATCH)
     train.step(learner, images, labels, updates)
     found["moments"] = [learner.moments.mean(key) for key in learner.moments.sum]
@@ -85,15 +94,24 @@ def test_slices_of_16_make_the_step_of_a_batch_of_128(name, settings, monkeypatc
     passes = {"l2p": 2, "dualprompt": 2, "coda": 2}.get(name, 1)
     more = passes * (BATCH // SLICE - 1) * (name != "frozen")  # once more for all slices but the last
     passes += name == "lwf"  # the pass that has no gradient
-    assert whole.pop("at once") == passes * [BATCH] and sliced.pop("at once") == (passes * BATCH // SLICE + more) * [SLICE]
-    assert {key: len(values) for key, values in whole.items()} == {key: len(values) for key, values in sliced.items()}
+    assert whole.pop("at once") == passes * [BATCH] and sliced.pop("at once") == (
+        passes * BATCH // SLICE + more
+    ) * [SLICE]
+    assert {key: len(values) for key, values in whole.items()} == {
+        key: len(values) for key, values in sliced.items()
+    }
     for key, values in whole.items():
         assert max(map(distance, values, sliced[key])) < 1e-5, key
 
 
 @pytest.mark.parametrize("name", ["exact", "tangent", "coda", "drs"])
 def test_a_run_in_slices_is_the_same_run(name, settings, tmp_path):  # noqa: F811
-    config = settings("exact", batch_size=13, energy=0.99, **{"tangent": TANGENT | {"lr": 3e-4}}.get(name, CONFIGS.get(name, {})))
+    config = settings(
+        "exact",
+        batch_size=13,
+        energy=0.99,
+        **{"tangent": TANGENT | {"lr": 3e-4}}.get(name, CONFIGS.get(name, {})),
+    )
     train.run(tmp_path / "whole", **config)
     train.run(tmp_path / "sliced", **config, micro_batch=4)
     same_run(tmp_path / "whole", tmp_path / "sliced")
@@ -109,6 +127,8 @@ def test_a_slice_as_large_as_the_batch_changes_no_bit(settings, tmp_path):  # no
 
 def test_what_micro_batch_may_be(settings: Any, tmp_path: Path) -> None:  # noqa: F811
     config = configure.make(micro_batch="8")
-    assert config.runtime.micro_batch == 8 and configure.config_hash(config) == configure.config_hash(configure.make())
+    assert config.runtime.micro_batch == 8 and configure.config_hash(config) == configure.config_hash(
+        configure.make()
+    )
     with pytest.raises(Exception, match="runtime.micro_batch must be at least 1, got 0"):
         configure.make(micro_batch=0)

@@ -53,7 +53,9 @@ def build(tgz: Path, out: Path) -> dict[str, object]:
     forbidden: list[Entry] = []  # the vocabulary must not hold a drawing of the stream
     for folder, key in (("icons-r", "stream"), ("icons-vocab", "vocabulary")):
         classes = sorted(spec[key])
-        chosen = select(gather({c: spec[key][c] for c in classes}, exclude, icons, groups), CAPS[folder], forbidden)
+        chosen = select(
+            gather({c: spec[key][c] for c in classes}, exclude, icons, groups), CAPS[folder], forbidden
+        )
         part: dict[str, object] = {"classes": len(classes)}
         for split, entries in chosen.items():
             write(out / folder / f"{split}.parquet", entries, classes)
@@ -76,10 +78,17 @@ def build(tgz: Path, out: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tgz", type=Path, help=f"iconify-json-{VERSION}.tgz from `npm pack @iconify/json@{VERSION}`")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--out", type=Path, default=HERE.parent, help="where icons-r/ and icons-vocab/ are written (default: data/)"
+        "tgz", type=Path, help=f"iconify-json-{VERSION}.tgz from `npm pack @iconify/json@{VERSION}`"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=HERE.parent,
+        help="where icons-r/ and icons-vocab/ are written (default: data/)",
     )
     args = parser.parse_args()
     done = build(args.tgz, args.out)

@@ -90,7 +90,9 @@ def hashes(entries: list[Entry]) -> np.ndarray:
 
 def without_near(entries: list[Entry], others: list[Entry]) -> list[Entry]:
     """Entries further than NEAR_ACROSS from every other."""
-    return [e for e, d in zip(entries, nearest(hashes(entries), hashes(others)), strict=True) if d > NEAR_ACROSS]
+    return [
+        e for e, d in zip(entries, nearest(hashes(entries), hashes(others)), strict=True) if d > NEAR_ACROSS
+    ]
 
 
 def cap(entries: list[Entry], limit: int) -> list[Entry]:
@@ -115,12 +117,16 @@ def gather(
     return found
 
 
-def select(found: dict[str, dict[str, list[Icon]]], caps: dict[str, int], forbidden: list[Entry]) -> dict[str, list[Entry]]:
+def select(
+    found: dict[str, dict[str, list[Icon]]], caps: dict[str, int], forbidden: list[Entry]
+) -> dict[str, list[Entry]]:
     """Images of each split: test stays, validation avoids test, training avoids both (and `forbidden`)."""
     chosen: dict[str, list[Entry]] = {}
     avoid = list(forbidden)
     for split in [s for s in reversed(SPLITS) if s in caps]:
-        drawn = [e for label, c in enumerate(found[split]) for e in draw(found[split][c], label, 2 * caps[split])]
+        drawn = [
+            e for label, c in enumerate(found[split]) for e in draw(found[split][c], label, 2 * caps[split])
+        ]
         chosen[split] = cap(without_near(drawn, avoid), caps[split])
         avoid += chosen[split]
     return chosen
@@ -129,7 +135,9 @@ def select(found: dict[str, dict[str, list[Icon]]], caps: dict[str, int], forbid
 # ---- files ------------------------------------------------------------
 def content_hash(images: np.ndarray, labels: np.ndarray) -> str:
     """sha256 over decoded pixels and labels: uint8 (N, 32, 32), int (N,)."""
-    return hashlib.sha256(np.ascontiguousarray(images, np.uint8).tobytes() + np.asarray(labels, "<i8").tobytes()).hexdigest()
+    return hashlib.sha256(
+        np.ascontiguousarray(images, np.uint8).tobytes() + np.asarray(labels, "<i8").tobytes()
+    ).hexdigest()
 
 
 def png(image: np.ndarray) -> bytes:
@@ -150,7 +158,11 @@ def write(path: Path, entries: list[Entry], classes: list[str]) -> None:
         pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
     )
     table = pa.table(
-        {"image": image, "label": pa.array([e.label for e in entries], pa.int64()), "style": [e.icon.style for e in entries]}
+        {
+            "image": image,
+            "label": pa.array([e.label for e in entries], pa.int64()),
+            "style": [e.icon.style for e in entries],
+        }
     )
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +183,10 @@ def distances(a: list[Entry], b: list[Entry]) -> dict[str, object]:
     code_a, code_b = hashes(a), hashes(b)
     near = nearest(code_a, code_b)
     label_b = np.array([e.label for e in b])
-    alike = [np.mean(label_b[np.bitwise_count(code_b ^ code) == d] == e.label) for e, code, d in zip(a, code_a, near)]
+    alike = [
+        np.mean(label_b[np.bitwise_count(code_b ^ code) == d] == e.label)
+        for e, code, d in zip(a, code_a, near)
+    ]
     return {
         "min": int(near.min()),
         "quantiles_5_25_50_75_95": [int(q) for q in np.quantile(near, [0.05, 0.25, 0.5, 0.75, 0.95])],

@@ -9,7 +9,9 @@ SIZE = 32
 
 def _dct_rows(rows: int = 8, n: int = SIZE) -> np.ndarray:
     k, x = np.arange(rows)[:, None], np.arange(n)[None]
-    return np.rint(4096 * np.cos(np.pi * k * (2 * x + 1) / (2 * n))).astype(np.int64)  # integers: the same bits everywhere
+    return np.rint(4096 * np.cos(np.pi * k * (2 * x + 1) / (2 * n))).astype(
+        np.int64
+    )  # integers: the same bits everywhere
 
 
 def perceptual_hash(images: np.ndarray) -> np.ndarray:

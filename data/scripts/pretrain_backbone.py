@@ -36,8 +36,12 @@ def jitter(alpha: Tensor, generator: torch.Generator) -> Tensor:
     zoom = torch.where(u[1] < 0, 1 + 0.2 * u[1], 1 + 0.15 * u[1])
     shift = u[2:] * 3 * 2 / alpha.shape[-1]  # affine_grid counts the image side as 2
     cos, sin = turn.cos() / zoom, turn.sin() / zoom
-    theta = torch.stack([torch.stack([cos, -sin, shift[0]], 1), torch.stack([sin, cos, shift[1]], 1)], 1)  # (B, 2, 3)
-    return F.grid_sample(alpha, F.affine_grid(theta, list(alpha.shape), align_corners=False), align_corners=False)
+    theta = torch.stack(
+        [torch.stack([cos, -sin, shift[0]], 1), torch.stack([sin, cos, shift[1]], 1)], 1
+    )  # (B, 2, 3)
+    return F.grid_sample(
+        alpha, F.affine_grid(theta, list(alpha.shape), align_corners=False), align_corners=False
+    )
 
 
 def grey(alpha: Tensor, generator: torch.Generator) -> Tensor:
@@ -77,7 +81,9 @@ def backbone_state(model: nn.Module) -> dict[str, Tensor]:
 
 def options(description: str, out: Path, epochs: int) -> argparse.ArgumentParser:
     """The command line that both pre-training scripts share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=64)
@@ -106,12 +112,14 @@ def fit(
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}], lr=args.lr
+        [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=args.lr,
     )
     steps = args.epochs * (count // args.batch)
     warm = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda i: min((i + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(0, i - warm) / (steps - warm))))
+        optimiser,
+        lambda i: min((i + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(0, i - warm) / (steps - warm)))),
     )
     print(f"{count} images, {steps} steps", flush=True)
     history: list[dict[str, float]] = []
@@ -160,7 +168,9 @@ def recipe(args: argparse.Namespace, history: list[dict[str, float]], start: flo
 
 def main() -> None:
     parser = options(__doc__, DATA / "backbone" / "icons-vit.safetensors", epochs=24)
-    parser.add_argument("--checkpoints", type=Path, help="folder for weights after 40%% and 70%% of the epochs, and the end")
+    parser.add_argument(
+        "--checkpoints", type=Path, help="folder for weights after 40%% and 70%% of the epochs, and the end"
+    )
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
@@ -184,16 +194,23 @@ def main() -> None:
             save_file(backbone_state(model), args.checkpoints / f"icons-vit-epoch{epoch:02d}.safetensors")
 
     start = time.time()
-    history = fit(model, len(labels), loss_of, lambda: accuracy(model, val_alpha, val_labels), args, generator, after)
+    history = fit(
+        model, len(labels), loss_of, lambda: accuracy(model, val_alpha, val_labels), args, generator, after
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(backbone_state(model), args.out)
     card = {
         "architecture": "janus.models.backbones.embedded_vit",
         "vocabulary": {"concepts": len(classes), "train_images": len(labels), "val_images": len(val_labels)},
-        "vocabulary_sha256": json.loads((DATA / "icons-r" / "manifest.json").read_text())["icons-vocab"]["train"]["sha256"],
+        "vocabulary_sha256": json.loads((DATA / "icons-r" / "manifest.json").read_text())["icons-vocab"][
+            "train"
+        ]["sha256"],
     } | recipe(args, history, start)
     args.out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
-    print(f"wrote {args.out}: {history[-1]['val_accuracy']:.1f} % of the validation icons named rightly", flush=True)
+    print(
+        f"wrote {args.out}: {history[-1]['val_accuracy']:.1f} % of the validation icons named rightly",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

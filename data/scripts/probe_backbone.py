@@ -26,7 +26,12 @@ from janus.separation import class_means
 @torch.no_grad()
 def features(model: torch.nn.Module, images: np.ndarray) -> torch.Tensor:
     """uint8 (N, 3, 32, 32) -> (N, d)."""
-    return torch.cat([model(torch.from_numpy(part).float() / 127.5 - 1) for part in np.array_split(images, len(images) // 250)])
+    return torch.cat(
+        [
+            model(torch.from_numpy(part).float() / 127.5 - 1)
+            for part in np.array_split(images, len(images) // 250)
+        ]
+    )
 
 
 def probe(model: torch.nn.Module, strengths: Iterable[float]) -> dict[str, dict[str, float]]:
@@ -53,7 +58,9 @@ def probe(model: torch.nn.Module, strengths: Iterable[float]) -> dict[str, dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.0, 0.5, 1.0])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

@@ -28,35 +28,50 @@ FIGURE = {"LoRA": "LoRA", "GPM": "GPM", "OE+GR": "OE+GR (tangent)", "exact": "ex
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m janus.bench.demo", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m janus.bench.demo", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--grid", default="icons_r2/demo", help="the grid file whose rows are run, one seed")
-    parser.add_argument("--runs", type=Path, default=REPOSITORY / "runs" / "demo", help="where the runs are kept")
+    parser.add_argument(
+        "--runs", type=Path, default=REPOSITORY / "runs" / "demo", help="where the runs are kept"
+    )
     parser.add_argument("--figures", type=Path, default=REPOSITORY / "figures", help="where the figure goes")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at the same time")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
-    return explained(lambda: demo(args.grid, args.runs, args.figures, args.jobs), args.debug,
-                     "stopped; `make demo` resumes from the last checkpoints")
+    return explained(
+        lambda: demo(args.grid, args.runs, args.figures, args.jobs),
+        args.debug,
+        "stopped; `make demo` resumes from the last checkpoints",
+    )
 
 
 def demo(file: str, runs: Path, figures: Path, jobs: int) -> None:
     """Run what is missing, print the table, write the figure. JanusError: some rows failed; the others are finished."""
     grid, began = grids.load(file), time.monotonic()
-    failed = scheduler.execute(grid, runs, retry=True, workers=jobs, progress=lambda line: print(line, flush=True))
+    failed = scheduler.execute(
+        grid, runs, retry=True, workers=jobs, progress=lambda line: print(line, flush=True)
+    )
     if failed:
         raise JanusError(f"{', '.join(failed)} failed (see above); `make demo` tries again")
     results = {run.variant: Result.load(runs / run.name) for run in grid.runs}
     results = {row: results[row] for row in ORDER if row in results}
-    print(f"\n{table(results)}\n\n{clock(time.monotonic() - began)} minutes this time; the runs are kept in {_short(runs)}")
-    written = plots.violation({label: results[row].violation["tasks"] for row, label in FIGURE.items()}).save(figures / "violation")
+    print(
+        f"\n{table(results)}\n\n{clock(time.monotonic() - began)} minutes this time; the runs are kept in {_short(runs)}"
+    )
+    written = plots.violation({label: results[row].violation["tasks"] for row, label in FIGURE.items()}).save(
+        figures / "violation"
+    )
     print(f"violation per layer, K and V: {', '.join(map(_short, written))}")
 
 
 def table(results: dict[str, Result]) -> str:
     """Ours beside the paper's, with what a reader must know to compare them."""
     some = results["LoRA"]
-    lines = [f"{'':11s} Icons-R, T={len(some.accuracy):<2d}, ours      violation   ImageNet-R, T=10, the paper's",
-             f"{'row':11s}   ACC    MAA     BWT                    ACC    MAA     BWT"]
+    lines = [
+        f"{'':11s} Icons-R, T={len(some.accuracy):<2d}, ours      violation   ImageNet-R, T=10, the paper's",
+        f"{'row':11s}   ACC    MAA     BWT                    ACC    MAA     BWT",
+    ]
     for row, r in results.items():
         moves = row not in ("frozen", "joint")
         score = r.violation["mean"]["all"] if moves else None

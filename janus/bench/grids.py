@@ -17,9 +17,15 @@ from ..runtime import assets
 from ..settings import reading
 from . import variants
 
-KEYS = {"title": "a text", "protocol": "the name of a protocol, or a list of them", "variants": "a list of variants",
-        "seeds": "a list of whole numbers", "grid": "settings, each with a list of values", "set": "settings",
-        "chosen": "true, false, or the name of a JSON file"}
+KEYS = {
+    "title": "a text",
+    "protocol": "the name of a protocol, or a list of them",
+    "variants": "a list of variants",
+    "seeds": "a list of whole numbers",
+    "grid": "settings, each with a list of values",
+    "set": "settings",
+    "chosen": "true, false, or the name of a JSON file",
+}
 NEEDED = ("title", "protocol", "variants", "seeds")
 PROTOCOL_KEYS = ("title", "chosen", "settings", "variants")
 LONGEST = 255  # bytes of a folder's name: the most that file systems in use allow
@@ -89,15 +95,27 @@ def load(file: str | Path) -> Grid:
     shared, axes = _settings("set", _mapping(values, "set"), note), _axes(_mapping(values, "grid"), note)
     runs, troubles, long = [], {}, []
     for seed, (protocol, base), (variant, own), point in itertools.product(
-            seeds, protocols.items(), listed.items(), itertools.product(*axes.values())):
-        varied = ({"protocol": Path(protocol).stem} if len(protocols) > 1 else {}) | dict(zip(axes, point)) | {"seed": seed}
-        name = "__".join([_plain(variants.slug(variant)), *(f"{key}={_text(value)}" for key, value in varied.items())])
+        seeds, protocols.items(), listed.items(), itertools.product(*axes.values())
+    ):
+        varied = (
+            ({"protocol": Path(protocol).stem} if len(protocols) > 1 else {})
+            | dict(zip(axes, point))
+            | {"seed": seed}
+        )
+        name = "__".join(
+            [_plain(variants.slug(variant)), *(f"{key}={_text(value)}" for key, value in varied.items())]
+        )
         if len(name.encode()) > LONGEST:
             long.append(name)
         if shared is None or base is None or own is None:
             continue  # its fault is noted already
         try:
-            layers = [*_of_variant(variant, own, base), shared, dict(zip(axes, point)), {"training.seed": seed}]
+            layers = [
+                *_of_variant(variant, own, base),
+                shared,
+                dict(zip(axes, point)),
+                {"training.seed": seed},
+            ]
         except JanusError as error:
             troubles.setdefault(str(error), []).append(name)
             continue
@@ -110,8 +128,10 @@ def load(file: str | Path) -> Grid:
     for text, names in troubles.items():
         note(f"{first_few(names)}: {text}")
     if long:
-        note(f"names of {len(long)} runs, the first {long[0][:40]}…, are longer than the {LONGEST} bytes that a folder's may have; "
-             "give their variants shorter names, or move from `grid` to `set` what does not vary")
+        note(
+            f"names of {len(long)} runs, the first {long[0][:40]}…, are longer than the {LONGEST} bytes that a folder's may have; "
+            "give their variants shorter names, or move from `grid` to `set` what does not vary"
+        )
     for names in _groups(runs, lambda run: run.name):
         note(f"{len(names)} runs have the name {names[0]}; leave all but one out")
     for names in _groups(runs, lambda run: run.hash):
@@ -148,7 +168,9 @@ def find(file: str | Path) -> Path:
         return known / f"{file}.yaml"
     if path.suffix in (".yaml", ".yml"):
         raise UsageError(f"no grid file {path}")
-    raise unknown("grid", file, (p.relative_to(known).with_suffix("").as_posix() for p in known.rglob("*.yaml")))
+    raise unknown(
+        "grid", file, (p.relative_to(known).with_suffix("").as_posix() for p in known.rglob("*.yaml"))
+    )
 
 
 def parse(path: Path) -> dict[str, Any]:
@@ -239,7 +261,11 @@ def _stated(where: str, stated: Any, note: Note) -> SettingsDict | None:
         return note(f"{where}: no settings (each with a value and a source)")
     sound = {}
     for key, entry in stated.items():
-        if not isinstance(entry, dict) or entry.keys() != {"value", "source"} or not isinstance(entry["source"], str):
+        if (
+            not isinstance(entry, dict)
+            or entry.keys() != {"value", "source"}
+            or not isinstance(entry["source"], str)
+        ):
             note(f"{where}: {key} needs `value` and `source`, and nothing else; got {entry!r}")
         else:
             sound[key] = entry["value"]
@@ -262,7 +288,13 @@ def _variants(entries: list[Any], note: Note) -> Iterator[tuple[str, SettingsDic
     """Name → the settings it has of its own in the file ({} for one of `bench/variants.py`)."""
     known, seen = variants.KNOWN, set()
     for entry in entries:
-        name, own = (entry, {}) if isinstance(entry, str) else next(iter(entry.items())) if _one(entry) else (None, None)
+        name, own = (
+            (entry, {})
+            if isinstance(entry, str)
+            else next(iter(entry.items()))
+            if _one(entry)
+            else (None, None)
+        )
         if not isinstance(name, str):
             note(f"variants takes names, or a name with settings, got {entry!r}")
         elif isinstance(entry, str) and name not in known:
@@ -284,7 +316,11 @@ def _of_variant(variant: str, own: SettingsDict, protocol: ProtocolFile) -> list
     """What a variant sets over the protocol, in layers. JanusError: validation has not chosen for it yet."""
     if variant not in variants.KNOWN:
         return [own]
-    return [variants.KNOWN[variant], protocol.variants.get(variant, {}), variants.choice(variant, protocol.chosen)]
+    return [
+        variants.KNOWN[variant],
+        protocol.variants.get(variant, {}),
+        variants.choice(variant, protocol.chosen),
+    ]
 
 
 def _seed(seed: Any, note: Note) -> bool:
@@ -302,7 +338,11 @@ def _axes(values: Any, note: Note) -> dict[str, list[Any]]:
     axes: dict[str, list[Any]] = {}
     for key, items in values.items():
         if not isinstance(items, list) or not items:
-            note(f"grid: {key} takes a list of values, got {items!r}" if items != [] else f"grid: {key} is empty")
+            note(
+                f"grid: {key} takes a list of values, got {items!r}"
+                if items != []
+                else f"grid: {key} is empty"
+            )
             continue
         layers = [_settings("grid", {key: item}, note) for item in items]
         if all(layers):

@@ -27,7 +27,9 @@ def execute(notebook: str | Path, output: str | Path, parameters: Mapping[str, A
         import papermill
         from papermill.exceptions import PapermillExecutionError
     except ImportError as error:
-        raise JanusError(f"running notebooks needs {error.name}: pip install 'janus-lora[notebooks]'") from None
+        raise JanusError(
+            f"running notebooks needs {error.name}: pip install 'janus-lora[notebooks]'"
+        ) from None
     if not Path(notebook).is_file():
         raise UsageError(f"no notebook {notebook}")
     values = check(papermill.inspect_notebook(str(notebook)), parameters)
@@ -35,8 +37,10 @@ def execute(notebook: str | Path, output: str | Path, parameters: Mapping[str, A
     try:
         papermill.execute_notebook(str(notebook), str(output), values, **{"progress_bar": False} | options)
     except PapermillExecutionError as error:
-        raise JanusError(f"{Path(notebook).name} stopped at cell {error.exec_count}: {error.ename}: {error.evalue}; "
-                         f"see {output}") from None
+        raise JanusError(
+            f"{Path(notebook).name} stopped at cell {error.exec_count}: {error.ename}: {error.evalue}; "
+            f"see {output}"
+        ) from None
     return Path(output)
 
 
@@ -50,6 +54,8 @@ def check(known: Mapping[str, Mapping[str, Any]], parameters: Mapping[str, Any])
     for name, value in parameters.items():
         if name not in known:
             raise unknown("parameter", name, known)
-        hint = TYPES.get(str(known[name].get("inferred_type_name")))  # other types are the notebook's to check
+        hint = TYPES.get(
+            str(known[name].get("inferred_type_name"))
+        )  # other types are the notebook's to check
         values[name] = checked(name, value, hint) if hint else value
     return values

@@ -18,8 +18,18 @@ from .grids import Grid, PlannedRun
 from .states import State, states
 
 UNKNOWN = "unknown"
-COST = ("backbone.model", "backbone.rank", "training.epochs", "training.batch_size", "method.name", "method.oe",
-        "method.gr", "method.dml", "method.adapter", "method.init")  # what seconds depend on, and the data, without:
+COST = (
+    "backbone.model",
+    "backbone.rank",
+    "training.epochs",
+    "training.batch_size",
+    "method.name",
+    "method.oe",
+    "method.gr",
+    "method.dml",
+    "method.adapter",
+    "method.init",
+)  # what seconds depend on, and the data, without:
 NO_COST = ("data.tasks", "data.class_seed", "data.evaluate", "data.extended", "data.augment", "data.cache")
 
 
@@ -51,7 +61,13 @@ class RuntimeEstimate:
         known = [seconds * max(0.0, 1 - done) for seconds, done in times if seconds is not None]
         missing = len(times) - len(known)
         text = clock(sum(known) / max(1, min(workers, len(runs))))
-        return text if not missing else UNKNOWN if not known else f"{text} and {missing} runs whose time is {UNKNOWN}"
+        return (
+            text
+            if not missing
+            else UNKNOWN
+            if not known
+            else f"{text} and {missing} runs whose time is {UNKNOWN}"
+        )
 
 
 def plan(grid: Grid, out: Path, workers: int | None = None, known: Sequence[str | Path] = ()) -> list[str]:
@@ -71,8 +87,11 @@ def plan(grid: Grid, out: Path, workers: int | None = None, known: Sequence[str 
         lines.append(f"{run.name:{width}s}  {method:8s}  {seed:4d}  {time_:8s}  {found[run.name].text}")
     kinds = Counter(state.kind for state in found.values())
     todo = [(run, found[run.name].done) for run in grid.runs if found[run.name].kind in ("to do", "stopped")]
-    lines.append(f"{grid.title}: {len(grid.runs)} runs, " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-                 + f"; time left {estimate.left(todo, workers)}")
+    lines.append(
+        f"{grid.title}: {len(grid.runs)} runs, "
+        + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        + f"; time left {estimate.left(todo, workers)}"
+    )
     return lines
 
 
@@ -86,6 +105,9 @@ def runtime_estimate(grid: Grid, found: Mapping[str, State]) -> RuntimeEstimate:
 
 def _cost(settings: Mapping[str, Any]) -> str:
     """Equal for runs that take about as long, but for the number of tasks."""
-    kept = {key: value for key, value in settings.items() if value is not None
-            and (key in COST or key.startswith("data.") and key not in NO_COST)}
+    kept = {
+        key: value
+        for key, value in settings.items()
+        if value is not None and (key in COST or key.startswith("data.") and key not in NO_COST)
+    }
     return json.dumps(kept, sort_keys=True)

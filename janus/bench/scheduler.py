@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_KILLS = 3  # workers or kernels that a run may take with it, without finishing a task, before it counts as failed
+MAX_KILLS = (
+    3  # workers or kernels that a run may take with it, without finishing a task, before it counts as failed
+)
 WAITING = 60  # seconds between two lines that say how far the runs are, or that there is no worker
 RENEWAL = 10  # seconds between two requests for workers in place of lost ones
 
@@ -41,16 +43,28 @@ RENEWAL = 10  # seconds between two requests for workers in place of lost ones
 def check_options(workers: int | None, scheduler: str | None, slurm: str | Path | None) -> None:
     """UsageError: options of the cluster that do not go together, a file that is not there."""
     if scheduler and (slurm or workers is not None):
-        raise UsageError("--scheduler goes with neither --workers nor --slurm: a running cluster has its own workers")
+        raise UsageError(
+            "--scheduler goes with neither --workers nor --slurm: a running cluster has its own workers"
+        )
     if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, got {workers}")
     if slurm and not Path(slurm).is_file():
-        raise UsageError(f"no file {slurm} for --slurm: a YAML file of dask_jobqueue.SLURMCluster's arguments")
+        raise UsageError(
+            f"no file {slurm} for --slurm: a YAML file of dask_jobqueue.SLURMCluster's arguments"
+        )
 
 
-def execute(grid: Grid, out: str | Path, *, retry: bool = False, workers: int | None = None, scheduler: str | None = None,
-            slurm: str | Path | None = None, known: Sequence[str | Path] = (),
-            progress: Progress | None = None) -> dict[str, str]:
+def execute(
+    grid: Grid,
+    out: str | Path,
+    *,
+    retry: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    slurm: str | Path | None = None,
+    known: Sequence[str | Path] = (),
+    progress: Progress | None = None,
+) -> dict[str, str]:
     """Run what is not finished; the runs that failed, now or before, with a line each.
 
     Args:
@@ -69,11 +83,16 @@ def execute(grid: Grid, out: str | Path, *, retry: bool = False, workers: int | 
     check_options(workers, scheduler, slurm)
     with _lock(out), forwarded(progress):
         found = states(grid, out, known)
-        failed = {run.name: found[run.name].text.removeprefix("failed: ") for run in grid.runs
-                  if found[run.name].kind == "failed" and not retry}
+        failed = {
+            run.name: found[run.name].text.removeprefix("failed: ")
+            for run in grid.runs
+            if found[run.name].kind == "failed" and not retry
+        }
         todo = [run for run in grid.runs if found[run.name].kind != "finished" and run.name not in failed]
-        logger.info(f"{grid.title}: {len(grid.runs)} runs, {len(grid.runs) - len(todo) - len(failed)} finished already"
-                    + (f", {len(failed)} failed before" if failed else ""))
+        logger.info(
+            f"{grid.title}: {len(grid.runs)} runs, {len(grid.runs) - len(todo) - len(failed)} finished already"
+            + (f", {len(failed)} failed before" if failed else "")
+        )
         if todo:
             with connect(len(todo), workers, scheduler, slurm) as (client, renew):
                 failed |= Bench(client, renew, grid, out, found).finish(todo, failed)
@@ -92,7 +111,9 @@ class Running:
 class Bench:
     """One run for each worker at a time. A run is bound to its worker, so that a worker's death is known to be that run's."""
 
-    def __init__(self, client: Client, renew: Callable[[], None], grid: Grid, out: Path, found: Mapping[str, State]) -> None:
+    def __init__(
+        self, client: Client, renew: Callable[[], None], grid: Grid, out: Path, found: Mapping[str, State]
+    ) -> None:
         self.client, self.renew, self.out, self.found = client, renew, out, found
         self.estimate = runtime_estimate(grid, found)
         self.finished = sum(state.kind == "finished" for state in found.values())
@@ -115,9 +136,13 @@ class Bench:
         most = 0  # workers that there have been at once: jobs that have not come yet are asked for already
         while self.queue or self.running:
             try:
-                self.workers = set(self.client.nthreads())  # Dask's cached `scheduler_info` has moments without any
+                self.workers = set(
+                    self.client.nthreads()
+                )  # Dask's cached `scheduler_info` has moments without any
             except OSError as error:
-                raise JanusError(f"the Dask scheduler does not answer any more ({error}); the same command resumes") from None
+                raise JanusError(
+                    f"the Dask scheduler does not answer any more ({error}); the same command resumes"
+                ) from None
             most = max(most, len(self.workers))
             if self.queue and len(self.workers) < most and time.monotonic() - renewed > RENEWAL:
                 self.renew()
@@ -136,7 +161,9 @@ class Bench:
                     noted = time.monotonic()
                 time.sleep(0.2)
                 continue
-            with contextlib.suppress(TimeoutError, CancelledError):  # of futures: the scheduler is gone, or forgot them
+            with contextlib.suppress(
+                TimeoutError, CancelledError
+            ):  # of futures: the scheduler is gone, or forgot them
                 wait(list(self.running), timeout=1, return_when="FIRST_COMPLETED")
             for future in [future for future in self.running if future.done()]:
                 self.end(future, self.running.pop(future))
@@ -145,8 +172,17 @@ class Bench:
 
     def start(self, run: PlannedRun, worker: str) -> None:
         self.starts[run.name] += 1
-        future = self.client.submit(work, run.name, str(self.out / run.name), run.hash, parameters(run, self.out), os.getcwd(),
-                                    key=f"{run.name}-{self.starts[run.name]}", workers=[worker], pure=False)
+        future = self.client.submit(
+            work,
+            run.name,
+            str(self.out / run.name),
+            run.hash,
+            parameters(run, self.out),
+            os.getcwd(),
+            key=f"{run.name}-{self.starts[run.name]}",
+            workers=[worker],
+            pure=False,
+        )
         self.running[future] = Running(run, worker, time.monotonic())
         again = self.found[run.name].kind == "stopped" or self.starts[run.name] > 1
         logger.info(f"{run.name}: {'resumed' if again else 'started'}")
@@ -157,12 +193,17 @@ class Bench:
         try:
             error = future.result(timeout=10)
         except Exception as lost:  # Dask's own: the worker died, or cannot import what it needs
-            if future.status in ("lost", "cancelled", "pending") or type(lost).__name__ in ("KilledWorker", "TimeoutError"):
+            if future.status in ("lost", "cancelled", "pending") or type(lost).__name__ in (
+                "KilledWorker",
+                "TimeoutError",
+            ):
                 return self.worker_died(job)
             error = f"its worker could not execute it ({type(lost).__name__}: {lost}); is the same janus installed there?"
         if error == DIED:
             return self.worker_died(job)
-        if error == BUSY:  # a kernel of a bench that was stopped, or of a host that was cut off: it may well finish the run
+        if (
+            error == BUSY
+        ):  # a kernel of a bench that was stopped, or of a host that was cut off: it may well finish the run
             logger.info(f"{job.run.name}: {BUSY}; the run waits")
             return self.queue.append(job.run)
         if error:
@@ -171,7 +212,9 @@ class Bench:
         if self.found[job.run.name].kind != "stopped" and self.starts[job.run.name] == 1:
             self.estimate.add(job.run, seconds)
         acc = read_json(self.out / job.run.name / RESULT).get("acc")
-        logger.info(f"{job.run.name}: finished in {clock(seconds)}" + (f", acc {acc:.2f}" if acc is not None else ""))
+        logger.info(
+            f"{job.run.name}: finished in {clock(seconds)}" + (f", acc {acc:.2f}" if acc is not None else "")
+        )
 
     def worker_died(self, job: Running) -> None:
         name, done = job.run.name, state(job.run, self.out).done
@@ -185,7 +228,9 @@ class Bench:
 
         error = f"its worker or its kernel died {MAX_KILLS} times (out of memory?)"
         with contextlib.suppress(JanusError):
-            checkpoint.write_json(self.out / name / FAILED, {"name": name, "hash": job.run.hash, "error": error})
+            checkpoint.write_json(
+                self.out / name / FAILED, {"name": name, "hash": job.run.hash, "error": error}
+            )
         self.fail(job, error)
 
     def fail(self, job: Running, error: str) -> None:
@@ -203,9 +248,13 @@ class Bench:
         left = [(run, self.found[run.name].done) for run in self.queue]
         for job in self.running.values():
             seconds = self.estimate.estimate(job.run)
-            left.append((job.run, self.found[job.run.name].done + ((now - job.began) / seconds if seconds else 0)))
-        logger.info("{} done, {} running, {} failed, {} left, ".format(*counts) +
-                    f"time left {self.estimate.left(left, len(self.workers))}")
+            left.append(
+                (job.run, self.found[job.run.name].done + ((now - job.began) / seconds if seconds else 0))
+            )
+        logger.info(
+            "{} done, {} running, {} failed, {} left, ".format(*counts)
+            + f"time left {self.estimate.left(left, len(self.workers))}"
+        )
         if late:
             from ..runtime.checkpoint import header
 
@@ -222,7 +271,9 @@ def _lock(out: Path) -> FileLock:
         out.mkdir(parents=True, exist_ok=True)
         guard.acquire()
     except Timeout:
-        raise JanusError(f"{out} is in use by another janus bench; wait for it, or choose another --out") from None
+        raise JanusError(
+            f"{out} is in use by another janus bench; wait for it, or choose another --out"
+        ) from None
     except OSError as error:
         raise JanusError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
     return guard

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 # torch, timm and pandas take seconds to import, so functions import what needs them
 
-CHECKPOINT, RESULT, FAILED, NOTEBOOK = "checkpoint.safetensors", "result.json", "failed.json", "notebook.ipynb"
+CHECKPOINT, RESULT, FAILED, NOTEBOOK = (
+    "checkpoint.safetensors",
+    "result.json",
+    "failed.json",
+    "notebook.ipynb",
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,9 @@ class State:
     backbone: str | None = None
 
 
-Finished = dict[str, dict[str, "Line"]]  # hash of a config → place → the finished run with it, of whatever name
+Finished = dict[
+    str, dict[str, "Line"]
+]  # hash of a config → place → the finished run with it, of whatever name
 
 
 def finished_below(*folders: str | Path) -> Finished:
@@ -70,7 +77,9 @@ def state(run: PlannedRun, out: Path, known: Finished | None = None) -> State:
             return State("finished", text, 1.0, found["seconds"], found["fingerprint"])
     else:
         _same(run, result.hash, folder)
-        return State("finished", f"finished, acc {result.acc:.2f}", 1.0, total(result.seconds), result.backbone)
+        return State(
+            "finished", f"finished, acc {result.acc:.2f}", 1.0, total(result.seconds), result.backbone
+        )
     failed = read_json(folder / FAILED)  # with a result, what failed is a figure, or the notebook's file
     if failed.get("hash") == run.hash and "error" in failed:
         return State("failed", f"failed: {failed['error']}")
@@ -119,13 +128,18 @@ def _of_other_weights(grid: Grid, out: Path, results: Finished) -> list[str]:
             del results[run.hash][place]
             prints = f"fingerprint {result['fingerprint']}, not {now}"
             if place == str(out / run.name / RESULT):
-                faults.append(f"{out / run.name} holds this run with other weights of {backbone.model} "
-                              f"({prints}); put those back, choose another --out, or delete it")
+                faults.append(
+                    f"{out / run.name} holds this run with other weights of {backbone.model} "
+                    f"({prints}); put those back, choose another --out, or delete it"
+                )
             else:
                 others.append(f"{place} ({prints})")
     if others:
-        warnings.warn(f"{len(others)} results do not count, since their backbones' weights were not those that are there now: "
-                      f"{first_few(others)}", stacklevel=3)
+        warnings.warn(
+            f"{len(others)} results do not count, since their backbones' weights were not those that are there now: "
+            f"{first_few(others)}",
+            stacklevel=3,
+        )
     return faults
 
 
@@ -142,11 +156,19 @@ def _fingerprint(model: str, weights: str | None) -> str | None:
     if model not in WIDTHS or weights == "random" or (weights is None and model not in EMBEDDED):
         return None
     try:
-        places = [Path(weights), (assets.home() or Path()) / weights] if weights else [assets.path(EMBEDDED[model])]
+        places = (
+            [Path(weights), (assets.home() or Path()) / weights]
+            if weights
+            else [assets.path(EMBEDDED[model])]
+        )
         tensors = load_file(next(place for place in places if place.exists()))
     except (StopIteration, OSError, SafetensorError, JanusError):  # missing or damaged: the run says so
         return None
-    own = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items() if name.rpartition(".")[0] != "head"}
+    own = {
+        name: t.float() if t.is_floating_point() else t
+        for name, t in tensors.items()
+        if name.rpartition(".")[0] != "head"
+    }
     return checkpoint.digest(own)[:12] if "patch_embed.stem.0.weight" in own else None
 
 
@@ -155,13 +177,20 @@ def _agree(grid: Grid, found: Mapping[str, State]) -> None:
     seen: dict[tuple[str, str | None], dict[str, list[str]]] = {}
     for run in grid.runs:
         if backbone := found[run.name].backbone:
-            seen.setdefault((run.config.backbone.model, run.config.backbone.weights), {}).setdefault(backbone, []).append(run.name)
+            seen.setdefault((run.config.backbone.model, run.config.backbone.weights), {}).setdefault(
+                backbone, []
+            ).append(run.name)
     for (model, weights), prints in seen.items():
         if len(prints) > 1:
             name = f"{model} ({weights})" if weights else model
-            text = "; ".join(f"fingerprint {backbone}: {first_few(names)}" for backbone, names in prints.items())
-            warnings.warn(f"the finished runs had different weights of {name}, so they cannot be compared: {text}; run all of them "
-                          "with the same weights, in another --out", stacklevel=3)
+            text = "; ".join(
+                f"fingerprint {backbone}: {first_few(names)}" for backbone, names in prints.items()
+            )
+            warnings.warn(
+                f"the finished runs had different weights of {name}, so they cannot be compared: {text}; run all of them "
+                "with the same weights, in another --out",
+                stacklevel=3,
+            )
 
 
 def how_far(saved: Mapping[str, Any]) -> str:
@@ -183,4 +212,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _same(run: PlannedRun, digest: str, folder: Path) -> None:
     if digest != run.hash:
-        raise UsageError(f"{folder} holds another run (hash {digest}, not {run.hash}); choose another --out, or delete it")
+        raise UsageError(
+            f"{folder} holds another run (hash {digest}, not {run.hash}); choose another --out, or delete it"
+        )

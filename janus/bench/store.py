@@ -41,8 +41,21 @@ Line = dict[str, Any]  # one run: column → value, and the columns of `NESTED`
 
 PARTS = ("data", "backbone", "training", "method", "classifier")  # what a setting's full path begins with
 FIRST = ("run", "group", "variant", "stage")
-SCORES = ("acc", "maa", "bwt", "forgetting", "learning_acc", "acc_task_mean", "task_aware_acc", "violation",
-          "violation_step", "past_output_norm", "drift", "danger", "own_similarity")
+SCORES = (
+    "acc",
+    "maa",
+    "bwt",
+    "forgetting",
+    "learning_acc",
+    "acc_task_mean",
+    "task_aware_acc",
+    "violation",
+    "violation_step",
+    "past_output_norm",
+    "drift",
+    "danger",
+    "own_similarity",
+)
 BY_TASK = ("violation", "violation_step", "past_output_norm", "danger", "own_similarity")  # means over tasks
 ORIGINS = ("seconds", "versions", "hardware")  # mappings in a result, a column for each of their keys here
 NESTED = ("accuracy", "task_aware", "layers", "stream")
@@ -50,25 +63,38 @@ NESTED = ("accuracy", "task_aware", "layers", "stream")
 
 def line(values: Mapping[str, Any], group: str = ".", variant: str | None = None) -> Line:
     """A run's line, from the values of its `result.json`. variant: in place of the one that it names."""
-    settings = {path: ",".join(value) if isinstance(value, list) else value
-                for path, value in deciding(values["config"]).items() if value is not None}
+    settings = {
+        path: ",".join(value) if isinstance(value, list) else value
+        for path, value in deciding(values["config"]).items()
+        if value is not None
+    }
     scores = {score: values[score] for score in SCORES if score != "own_similarity"}
     scores["own_similarity"] = values.get("own_similarity") or {"tasks": [], "mean": None}  # since later
     by_task = {score: scores[score]["tasks"] for score in BY_TASK} | {"basis_rank": values["basis_rank"]}
-    found = {"group": group, "variant": variant or values["variant"],
-             "stage": "search" if settings["data.evaluate"] == "val" else "test", **settings}
+    found = {
+        "group": group,
+        "variant": variant or values["variant"],
+        "stage": "search" if settings["data.evaluate"] == "val" else "test",
+        **settings,
+    }
     for score, value in scores.items():
         means = value["mean"] if score in BY_TASK else value
-        found |= {score if kind == "all" else f"{score}.{kind}": mean for kind, mean in
-                  (means if isinstance(means, Mapping) else {"all": means}).items()}
+        found |= {
+            score if kind == "all" else f"{score}.{kind}": mean
+            for kind, mean in (means if isinstance(means, Mapping) else {"all": means}).items()
+        }
     if len(values["accuracy"]) == 1:
         found["maa"] = None  # no mean over tasks worth the name
     for part in ORIGINS:
         found |= {f"{part}.{key}": value for key, value in values[part].items()}
     found |= {
-        "seconds": total(values["seconds"]), "hash": values["hash"], "fingerprint": values.get("backbone"),
-        "date": values["date"], "stream": values["stream"],
-        "accuracy": values["accuracy"], "task_aware": values["task_aware"],
+        "seconds": total(values["seconds"]),
+        "hash": values["hash"],
+        "fingerprint": values.get("backbone"),
+        "date": values["date"],
+        "stream": values["stream"],
+        "accuracy": values["accuracy"],
+        "task_aware": values["task_aware"],
         "layers": {score: tasks for score, tasks in by_task.items() if tasks},
     }
     name = [group, slug(found["variant"]), found["hash"], found["fingerprint"]]
@@ -110,11 +136,15 @@ def read(folder: str | Path, detail: bool = True) -> pd.DataFrame:
     if unread:
         raise JanusError(unread[0])
     if not found:
-        raise UsageError(f"no results in {folder}: name a folder of runs (each has a result.json), or of "
-                         "their tables")
+        raise UsageError(
+            f"no results in {folder}: name a folder of runs (each has a result.json), or of their tables"
+        )
     once: dict[str, str] = {}
-    again = [f"{place} is {once[run['run']]}" for run, place in found
-             if once.setdefault(run["run"], place) != place]
+    again = [
+        f"{place} is {once[run['run']]}"
+        for run, place in found
+        if once.setdefault(run["run"], place) != place
+    ]
     if again:
         warnings.warn(f"runs that are there twice count once: {first_few(again)}", stacklevel=2)
     return frame(run for run, place in found if once[run["run"]] == place)
@@ -145,8 +175,9 @@ def lines(folder: str | Path, detail: bool = True) -> tuple[list[tuple[Line, str
                 named = {key: below + run[key] for key in ("group", "run")}
                 found.append((run | named, f"{path}: {run['run']}"))
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            unread.append(f"{path}: not a readable table of results ({error}); restore it, or collect its "
-                          "runs again")
+            unread.append(
+                f"{path}: not a readable table of results ({error}); restore it, or collect its runs again"
+            )
     for path in sorted(folder.rglob("*.json")) if folder.is_dir() else []:
         try:
             if run := _line_of(path, folder):
@@ -229,8 +260,12 @@ def write(runs: Iterable[Line], folder: str | Path) -> None:
     runs = _sorted(runs)
     tables = {LAYERS: _layers(runs), ACCURACY: _accuracy(runs), RUNS: _runs(runs)}
     for name, table in tables.items():  # the runs last: what no run refers to does no harm
-        write_atomic(Path(folder) / name, lambda place, table=table: parquet.write_table(
-            table, place, compression="zstd", compression_level=15, store_schema=False))
+        write_atomic(
+            Path(folder) / name,
+            lambda place, table=table: parquet.write_table(
+                table, place, compression="zstd", compression_level=15, store_schema=False
+            ),
+        )
     text = _csv(tables[RUNS])
     write_atomic(Path(folder) / TEXT, lambda place: Path(place).write_text(text))
 
@@ -278,20 +313,33 @@ def _runs(runs: Sequence[Line]) -> pa.Table:
 
 
 def _accuracy(runs: Sequence[Line]) -> pa.Table:
-    cells = [(run["run"], t, i, known, aware) for run in runs
-             for t, pair in enumerate(zip(run["accuracy"], run["task_aware"], strict=True), 1)
-             for i, (known, aware) in enumerate(zip(*pair, strict=True), 1)]
-    return _table(cells, run=pa.string(), after_task=pa.int16(), task=pa.int16(), accuracy=pa.float64(),
-                  task_aware=pa.float64())
+    cells = [
+        (run["run"], t, i, known, aware)
+        for run in runs
+        for t, pair in enumerate(zip(run["accuracy"], run["task_aware"], strict=True), 1)
+        for i, (known, aware) in enumerate(zip(*pair, strict=True), 1)
+    ]
+    return _table(
+        cells,
+        run=pa.string(),
+        after_task=pa.int16(),
+        task=pa.int16(),
+        accuracy=pa.float64(),
+        task_aware=pa.float64(),
+    )
 
 
 def _layers(runs: Sequence[Line]) -> pa.Table:
-    cells = [(run["run"], score, task, layer, value)
-             for run in runs for score, tasks in run["layers"].items()
-             for task, values in enumerate(tasks, 1 + len(run["accuracy"]) - len(tasks))  # up to the last one
-             for layer, value in (values if isinstance(values, Mapping) else {None: values}).items()]
-    return _table(cells, run=pa.string(), score=pa.string(), task=pa.int16(), layer=pa.string(),
-                  value=pa.float32())
+    cells = [
+        (run["run"], score, task, layer, value)
+        for run in runs
+        for score, tasks in run["layers"].items()
+        for task, values in enumerate(tasks, 1 + len(run["accuracy"]) - len(tasks))  # up to the last one
+        for layer, value in (values if isinstance(values, Mapping) else {None: values}).items()
+    ]
+    return _table(
+        cells, run=pa.string(), score=pa.string(), task=pa.int16(), layer=pa.string(), value=pa.float32()
+    )
 
 
 def _table(cells: Sequence[tuple[Any, ...]], **types: pa.DataType) -> pa.Table:
@@ -319,17 +367,26 @@ def _load(folder: Path, detail: bool = True) -> list[Line]:
         return runs
     streams = {text: json.loads(text) for text in {run["stream"] for run in runs}}
     accuracies, scores = _load_accuracy(folder / ACCURACY), _load_layers(folder / LAYERS)
-    return [run | {"stream": streams[run["stream"]], "layers": scores.get(run["run"], {}),
-                   "accuracy": [list(known) for known, _ in accuracies[run["run"]]],
-                   "task_aware": [list(aware) for _, aware in accuracies[run["run"]]]} for run in runs]
+    return [
+        run
+        | {
+            "stream": streams[run["stream"]],
+            "layers": scores.get(run["run"], {}),
+            "accuracy": [list(known) for known, _ in accuracies[run["run"]]],
+            "task_aware": [list(aware) for _, aware in accuracies[run["run"]]],
+        }
+        for run in runs
+    ]
 
 
 def _load_accuracy(path: Path) -> dict[str, list[tuple[tuple[float | None, ...], ...]]]:
     """Run → after each task: the accuracies on all tasks, and those if the right task were known."""
     table = parquet.read_table(path)
     cells = zip(*(table[name].to_pylist() for name in ("run", "after_task", "accuracy", "task_aware")))
-    return {run: [tuple(zip(*(cell[2:] for cell in row))) for _, row in groupby(rows, itemgetter(1))]
-            for run, rows in groupby(cells, itemgetter(0))}
+    return {
+        run: [tuple(zip(*(cell[2:] for cell in row))) for _, row in groupby(rows, itemgetter(1))]
+        for run, rows in groupby(cells, itemgetter(0))
+    }
 
 
 def _load_layers(path: Path) -> dict[str, dict[str, list[Any]]]:

@@ -29,7 +29,9 @@ def work(name: str, folder: str, digest: str, parameters: dict[str, Any], cwd: s
     except Exception as error:  # whatever it is, the other runs go on
         from ..runtime import checkpoint
 
-        if type(error).__name__ == "DeadKernelError" or "Kernel died" in str(error):  # while it runs, or starts
+        if type(error).__name__ == "DeadKernelError" or "Kernel died" in str(
+            error
+        ):  # while it runs, or starts
             return DIED
         text = str(error) if isinstance(error, JanusError) else f"{type(error).__name__}: {error}"
         text = " ".join(text.split())
@@ -44,7 +46,9 @@ def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> str | None:
     from . import papermill
 
     if not folder.parent.is_dir():
-        raise UsageError(f"{folder.parent} is not there on this worker: the output folder must be shared by all of them")
+        raise UsageError(
+            f"{folder.parent} is not there on this worker: the output folder must be shared by all of them"
+        )
     if not Path(cwd).is_dir():
         raise UsageError(f"the folder {cwd}, in which the bench was started, is not there on this worker")
     folder.mkdir(exist_ok=True)
@@ -57,20 +61,41 @@ def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> str | None:
                 try:
                     Result.load(folder)
                 except JanusError:
-                    (folder / RESULT).rename(folder / f"{RESULT}.damaged")  # the run resumes from its checkpoint
+                    (folder / RESULT).rename(
+                        folder / f"{RESULT}.damaged"
+                    )  # the run resumes from its checkpoint
     except Timeout:
         return BUSY
     os.environ.pop("JANUS_FAST", None)  # the lessons' switch for tiny streams would make it another run
-    os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)  # Dask's, to give memory back at once: a run takes 1.5 times as long with it
+    os.environ.pop(
+        "MALLOC_TRIM_THRESHOLD_", None
+    )  # Dask's, to give memory back at once: a run takes 1.5 times as long with it
     os.environ["JANUS_PNG"] = "0"  # a Chrome for each run takes longer than all else here
-    papermill.execute(assets.notebook(), folder / NOTEBOOK, parameters, cwd=cwd, start_timeout=KERNEL_START,
-                      extra_arguments=["--log-level=CRITICAL"])  # of the kernel, on the bench's own stderr
+    papermill.execute(
+        assets.notebook(),
+        folder / NOTEBOOK,
+        parameters,
+        cwd=cwd,
+        start_timeout=KERNEL_START,
+        extra_arguments=["--log-level=CRITICAL"],
+    )  # of the kernel, on the bench's own stderr
     return None
 
 
 def parameters(run: PlannedRun, out: Path) -> dict[str, Any]:
     """Notebook 07's parameters for a run: what names it, and the rest of its complete config as JSON."""
     values = configure.flat(run.config)
-    named = {name.upper(): values.pop(path) for name, path in
-             (("dataset", "data.dataset"), ("method", "method.name"), ("tasks", "data.tasks"), ("seed", "training.seed"))}
-    return named | {"VARIANT": run.variant, "OUT": str(out.resolve() / run.name), "CONFIG": json.dumps(values)}
+    named = {
+        name.upper(): values.pop(path)
+        for name, path in (
+            ("dataset", "data.dataset"),
+            ("method", "method.name"),
+            ("tasks", "data.tasks"),
+            ("seed", "training.seed"),
+        )
+    }
+    return named | {
+        "VARIANT": run.variant,
+        "OUT": str(out.resolve() / run.name),
+        "CONFIG": json.dumps(values),
+    }

@@ -27,8 +27,12 @@ def run(args: argparse.Namespace) -> None:
     for key in ("dataset", "root", "model", "method", "tasks", "seed"):
         value = getattr(args, key)
         if value is not None and values.setdefault(key, value) != value:
-            raise UsageError(f"{key} is given twice: --{key} {value} and --set {key}={values[key]}; leave one out")
-    config = configure.layered(paths.folder_of(args.out), values)  # before torch: a typing error is answered at once
+            raise UsageError(
+                f"{key} is given twice: --{key} {value} and --set {key}={values[key]}; leave one out"
+            )
+    config = configure.layered(
+        paths.folder_of(args.out), values
+    )  # before torch: a typing error is answered at once
 
     from .. import train
 
@@ -42,14 +46,26 @@ def bench(args: argparse.Namespace) -> None:
     grid = grids.load(args.grid)
     scheduler.check_options(args.workers, args.scheduler, args.slurm)
     if args.dry_run:
-        at_once = args.workers or (len(grid.runs) if args.slurm else 1 if args.scheduler else None)  # of a cluster nothing is known
+        at_once = args.workers or (
+            len(grid.runs) if args.slurm else 1 if args.scheduler else None
+        )  # of a cluster nothing is known
         print("\n".join(plan.plan(grid, Path(args.out), at_once, args.known)))
         return
-    failed = scheduler.execute(grid, args.out, retry=args.retry, workers=args.workers, scheduler=args.scheduler, slurm=args.slurm,
-                                known=args.known, progress=lambda line: print(line, file=sys.stderr, flush=True))
+    failed = scheduler.execute(
+        grid,
+        args.out,
+        retry=args.retry,
+        workers=args.workers,
+        scheduler=args.scheduler,
+        slurm=args.slurm,
+        known=args.known,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
     if failed:
-        raise JanusError(f"{len(failed)} of {len(grid.runs)} runs failed (named above, each with its notebook in {args.out}); "
-                         "the same command with --retry tries them again")
+        raise JanusError(
+            f"{len(failed)} of {len(grid.runs)} runs failed (named above, each with its notebook in {args.out}); "
+            "the same command with --retry tries them again"
+        )
     print(f"{grid.title}: all {len(grid.runs)} runs are finished, in {args.out}")
 
 
@@ -88,7 +104,9 @@ def predict(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     from ..report import confusion
 
-    found = confusion.evaluate(args.folder, args.data, root=args.root, skip_unknown=args.skip_unknown, device=args.device)
+    found = confusion.evaluate(
+        args.folder, args.data, root=args.root, skip_unknown=args.skip_unknown, device=args.device
+    )
     for note in found.notes:
         print(f"janus: note: {note}", file=sys.stderr)
     print(found.table().plain())
@@ -111,8 +129,9 @@ def report(args: argparse.Namespace) -> None:
     if args.collect:
         return _collect(args)
     if args.into or not args.results:
-        raise UsageError("report takes folders of results; --into goes with --collect RUNS; see janus report "
-                         "--help")
+        raise UsageError(
+            "report takes folders of results; --into goes with --collect RUNS; see janus report --help"
+        )
     text = document.write(args.results, args.to)
     if args.out is None:
         print(text, end="")
@@ -126,12 +145,14 @@ def _collect(args: argparse.Namespace) -> None:
     from ..runtime import assets
 
     if args.results or args.out:
-        raise UsageError("--collect adds runs to tables and writes no report: it goes with neither RESULTS nor "
-                         "--out")
+        raise UsageError(
+            "--collect adds runs to tables and writes no report: it goes with neither RESULTS nor --out"
+        )
     into = Path(args.into) if args.into else assets.results()
     if not args.into and into.is_relative_to(assets.PACKAGE):
-        raise UsageError("--collect needs --into DIR here: the tables that come with an installed janus stay as "
-                         "they are")
+        raise UsageError(
+            "--collect needs --into DIR here: the tables that come with an installed janus stay as they are"
+        )
     done = store.collect(args.collect, into)
     print(f"{done.added} runs added to {into}, {done.known} known already, {len(done.refused)} refused")
     if done.refused:
@@ -151,7 +172,11 @@ def methods(args: argparse.Namespace) -> None:
 
     setting = properties.Setting(args.model, args.tasks, args.classes, args.rank)
     if args.json:
-        print(json.dumps(properties.one(args.name, setting) if args.name else properties.every(setting), indent=1))
+        print(
+            json.dumps(
+                properties.one(args.name, setting) if args.name else properties.every(setting), indent=1
+            )
+        )
     else:
         print(properties.described(args.name, setting) if args.name else properties.listing(setting))
 
@@ -180,13 +205,19 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str]] = {
     "bench": (bench, "run all that a grid file describes; the same command again resumes"),
     "extend": (extend, "teach new classes to a finished run, which itself stays as it is"),
     "predict": (predict, "name what is on images, with a finished run"),
-    "evaluate": (evaluate, "accuracy of a finished run on labelled images, class by class, and what it takes for what"),
+    "evaluate": (
+        evaluate,
+        "accuracy of a finished run on labelled images, class by class, and what it takes for what",
+    ),
     "export": (export, "a finished run as plain timm weights, with a script that needs no janus"),
     "report": (report, "tables (and, in HTML, figures) from folders of results"),
     "datasets": (datasets, "list the data sets"),
     "methods": (methods, "list the methods and what each keeps and trains, or describe one"),
     "models": (models, "list the backbones"),
-    "doctor": (doctor, "whether this machine computes what it should, and how fast; what to run first on a new one"),
+    "doctor": (
+        doctor,
+        "whether this machine computes what it should, and how fast; what to run first on a new one",
+    ),
 }
 
 

@@ -52,7 +52,10 @@ class DiskCache:
 
     def __init__(self, place: Path, label: str, identity: str, count: int, side: int) -> None:
         digest = hashlib.sha256(f"{VERSION}\0{identity}\0{count}\0{side}".encode()).hexdigest()[:24]
-        self.path = place / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', label)[-40:].strip('._') or 'images'}-{side}px-{digest}.npy"
+        self.path = (
+            place
+            / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', label)[-40:].strip('._') or 'images'}-{side}px-{digest}.npy"
+        )
         self.count, self.label = count, label
         self.dtype = np.dtype([("state", np.uint8), ("pixels", np.uint8, (side, side, 3))])
         self.records: np.ndarray | None = None
@@ -122,13 +125,17 @@ class DiskCache:
             part.unlink(missing_ok=True)
             self._room()
             records = np.lib.format.open_memmap(part, "w+", self.dtype, (self.count,))
-        if hasattr(os, "posix_fallocate"):  # a full disk is told of now, and not by a signal in the middle of a write
+        if hasattr(
+            os, "posix_fallocate"
+        ):  # a full disk is told of now, and not by a signal in the middle of a write
             with part.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
         missing = (records["state"] == ABSENT).nonzero()[0].tolist()
         size = f"{self.count * self.dtype.itemsize / 1e9:.1f} GB"
         if len(missing) < self.count:
-            logger.info(f"{self.label}: going on with {self.path} where it stopped, {self.count - len(missing)} images are there")
+            logger.info(
+                f"{self.label}: going on with {self.path} where it stopped, {self.count - len(missing)} images are there"
+            )
         begun = told = time.monotonic()
 
         def state(i: int) -> int:
@@ -148,8 +155,10 @@ class DiskCache:
             now = time.monotonic()
             if now - told >= SECONDS or done == len(missing):
                 told, rest = now, (now - begun) * (len(missing) - done) / done
-                logger.info(f"decoding {self.label} once into {self.path} ({size}): {done}/{len(missing)} images, "
-                            f"{rest:.0f} s left")
+                logger.info(
+                    f"decoding {self.label} once into {self.path} ({size}): {done}/{len(missing)} images, "
+                    f"{rest:.0f} s left"
+                )
         records.flush()
 
     def _room(self) -> None:

@@ -17,7 +17,9 @@ def values(column, where: str, name: str) -> list:
         kind = kind.value_type
         column = column.cast(kind)
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise UsageError(f"{where}: column {name!r} holds {kind}, not whole numbers or strings; choose another column")
+        raise UsageError(
+            f"{where}: column {name!r} holds {kind}, not whole numbers or strings; choose another column"
+        )
     return column.to_pylist()
 
 

@@ -88,10 +88,23 @@ def _find(name: str, root: str | Path | None) -> Path | None:
 # ---- the sets -------------------------------------------------------------------------------------------------------
 
 
-FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+FASHION = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+]
 
 
-def _fashion(name: str, root: str | Path | None, val_fraction: float | None = None, **common: object) -> ImageSet:
+def _fashion(
+    name: str, root: str | Path | None, val_fraction: float | None = None, **common: object
+) -> ImageSet:
     """Fashion-MNIST from its four IDX files, gzipped or not, or from parquet or class folders; grey becomes RGB."""
     bases = [Path(root).expanduser()] if root is not None else [home()] if home() else []
     places = [b / sub for b in bases for sub in ("", "fashion-mnist", "FashionMNIST/raw", "FashionMNIST")]
@@ -108,10 +121,16 @@ def _fashion(name: str, root: str | Path | None, val_fraction: float | None = No
         file = idx.find(places, f"{stem}-labels", "idx1", instead)
         labels = idx.read(file, dims=1)
         if len(labels) != len(pixels):
-            raise JanusError(f"{file} has {len(labels)} labels for {len(pixels)} images; download the set again")
+            raise JanusError(
+                f"{file} has {len(labels)} labels for {len(pixels)} images; download the set again"
+            )
         if len(labels) and int(labels.max()) >= len(FASHION):
-            raise JanusError(f"{file} has a label {int(labels.max())} of {len(FASHION)} classes; is it Fashion-MNIST?")
-        parts[part] = TensorImages(pixels[:, None].expand(-1, 3, -1, -1), labels)  # one grey plane seen three times
+            raise JanusError(
+                f"{file} has a label {int(labels.max())} of {len(FASHION)} classes; is it Fashion-MNIST?"
+            )
+        parts[part] = TensorImages(
+            pixels[:, None].expand(-1, 3, -1, -1), labels
+        )  # one grey plane seen three times
     notes: list[str] = []
     train, val, labels = torch.arange(len(parts["train"])), None, parts["train"].labels
     if val_fraction:
@@ -119,7 +138,9 @@ def _fashion(name: str, root: str | Path | None, val_fraction: float | None = No
         notes.append(share_note(val_fraction))
     val_images = None if val is None else parts["train"].subset(val)
     kept = parts["train"].subset(train)
-    return complete(ImageSet(name, list(FASHION), kept, val_images, parts["test"], transform="icons", notes=notes))
+    return complete(
+        ImageSet(name, list(FASHION), kept, val_images, parts["test"], transform="icons", notes=notes)
+    )
 
 
 def _folder(
@@ -170,8 +191,12 @@ def _hub(
 ) -> ImageSet:
     """A dataset of the Hugging Face hub; see `sources.hub`."""
     if root is not None:
-        raise UsageError(f"hf:{name} comes from the hub and takes no root; give the folder itself as the dataset")
-    source = _chosen(sources.hub(name, config, revision, image_column, label_column, style_column), class_list, None)
+        raise UsageError(
+            f"hf:{name} comes from the hub and takes no root; give the folder itself as the dataset"
+        )
+    source = _chosen(
+        sources.hub(name, config, revision, image_column, label_column, style_column), class_list, None
+    )
     return assemble(name, source, val_fraction=val_fraction, test_fraction=test_fraction, **common)
 
 
@@ -201,7 +226,9 @@ def _published(name: str, own: Callable[..., Source | None] | None = None) -> Ca
     """
     fields, usual = registry.DATASETS[name].options.model_fields, registry.HubOptions.model_fields
     extra = [option for option in fields if option not in usual]
-    defaults = {option: fields[option].default for option in usual if fields[option].default != usual[option].default}
+    defaults = {
+        option: fields[option].default for option in usual if fields[option].default != usual[option].default
+    }
 
     def loader(name: str, root: str | Path | None, **options: object) -> ImageSet:
         mine = {k: options.pop(k) for k in extra if k in options}
@@ -212,8 +239,10 @@ def _published(name: str, own: Callable[..., Source | None] | None = None) -> Ca
             raise UsageError(f"{name}: the folder {place} given as root {state}; {_download(name)}")
         if place is None or not place.is_dir():
             if mine:
-                raise UsageError(f"{name}: {', '.join(mine)} needs the image files in a folder: root=FOLDER or $JANUS_DATA/{name}; "
-                                 "unpack the authors' archive there")
+                raise UsageError(
+                    f"{name}: {', '.join(mine)} needs the image files in a folder: root=FOLDER or $JANUS_DATA/{name}; "
+                    "unpack the authors' archive there"
+                )
             try:
                 built = _hub(HUB[name], None, **(defaults | options), **common)
             except UsageError:
@@ -227,7 +256,9 @@ def _published(name: str, own: Callable[..., Source | None] | None = None) -> Ca
         if source is not None:
             known, what = registry.FolderOptions, f"{name} in its authors' layout"
             usable = {k: v for k, v in defaults.items() if k in known.model_fields}
-            return _read(_of(source, place), name, common, registry.options_of("imagefolder", usable | options, what))
+            return _read(
+                _of(source, place), name, common, registry.options_of("imagefolder", usable | options, what)
+            )
         kind = folders.kind(place, options, defaults)
         usable = {k: v for k, v in defaults.items() if k in registry.DATASETS[kind].options.model_fields}
         return _call(kind, LOADERS[kind], name, common, usable | options)
@@ -255,7 +286,9 @@ def _of(source: Source, place: Path) -> Callable[..., ImageSet]:
 def _cifar_100(place: Path) -> None:
     """CIFAR-100 as its authors publish it is pickled and is not read."""
     if (place / "cifar-100-python").is_dir() or (place / "meta").is_file():
-        raise UsageError(f"{place} holds CIFAR-100's pickled files, which can run code; {_download('cifar-100')} as parquet")
+        raise UsageError(
+            f"{place} holds CIFAR-100's pickled files, which can run code; {_download('cifar-100')} as parquet"
+        )
 
 
 def _imagenet_r(place: Path, split_files: object = None) -> Source | None:
@@ -291,7 +324,9 @@ def _imagenet_100(name: str, root: str | Path | None, class_list: str, **options
         what = "the data holds" if own else f"the class list {class_list} leads to"
         raise UsageError(f"imagenet-100: {what} {len(built.classes)} classes, not 100; check data.class_list")
     if own:
-        built.notes.append("the 100 classes are those the data holds, chosen by whoever made it (class_list=own)")
+        built.notes.append(
+            "the 100 classes are those the data holds, chosen by whoever made it (class_list=own)"
+        )
     return built
 
 

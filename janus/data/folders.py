@@ -26,10 +26,17 @@ def folder(root: Path) -> Source:
     if place != root:
         notes.append(f"read from {below(place, root)}, the one folder in it")
     classes = _class_folders(place, walk, notes)
-    found = [(f, nfc(c.name), split) for split, folders in classes.items() for c in folders for f in _images(c, split, walk)]
+    found = [
+        (f, nfc(c.name), split)
+        for split, folders in classes.items()
+        for c in folders
+        for f in _images(c, split, walk)
+    ]
     names = sorted({name for _, name, _ in found})
     if any(len({nfc(c.name) for c in folders}) < len(folders) for folders in classes.values()):
-        notes.append("folders whose names differ only in how accents are stored (Unicode NFC, NFD) are one class")
+        notes.append(
+            "folders whose names differ only in how accents are stored (Unicode NFC, NFD) are one class"
+        )
     notes += _left_out(root, place, classes, walk)
     number = {name: i for i, name in enumerate(names)}
     return Source(
@@ -48,11 +55,18 @@ def _left_out(root: Path, place: Path, classes: dict[str, list[Path]], walk: Wal
     """Notes on what was found and is not used."""
     parts = dict.fromkeys([place, *(c.parent for folders in classes.values() for c in folders)])
     loose = [f for part in parts for f in images(part)]
-    tables = [f for f in walk.others if _is_table(f)] + [f for part in parts for f, _ in children(part) if _is_table(f)]
+    tables = [f for f in walk.others if _is_table(f)] + [
+        f for part in parts for f, _ in children(part) if _is_table(f)
+    ]
     others = [f for f in walk.others if not _is_table(f)]
     return [
         *counted(loose, "image", "in no class folder and not used", root),
-        *counted(tables, "parquet file", "among the class folders and not used; give its own path to read it instead", root),
+        *counted(
+            tables,
+            "parquet file",
+            "among the class folders and not used; give its own path to read it instead",
+            root,
+        ),
         *counted(walk.links, "link", "to what was read already, or to a folder around it, left out", root),
         *counted(others, "file", "without an image extension ignored", root),
     ]
@@ -111,11 +125,17 @@ def _class_folders(place: Path, walk: Walk, notes: list[str]) -> dict[str, list[
     known = {nfc(c.name) for c in classes.get("train", ())}
     for split in ("val", "test"):
         part, folders = parts.get(split), classes.get(split, [])
-        strange = len(folders) == 1 < len(known) and nfc(folders[0].name) not in known  # test/unknown/, test/images/
+        strange = (
+            len(folders) == 1 < len(known) and nfc(folders[0].name) not in known
+        )  # test/unknown/, test/images/
         if part is None or not known or folders and not strange:
             continue
         del classes[split]
-        held = f"only the folder {folders[0].name!r}, which is no class of train/" if folders else "no class folders"
+        held = (
+            f"only the folder {folders[0].name!r}, which is no class of train/"
+            if folders
+            else "no class folders"
+        )
         notes.append(f"{part.name}/ is not used: it holds {held}, so its images have no labels")
     beside = [f.name for f in walk.folders(place) if f not in parts.values()] if parts else []
     if beside:
@@ -132,7 +152,9 @@ def _images(folder: Path, split: str, walk: Walk) -> list[Path]:
     links, others, found = len(walk.links), len(walk.others), walk.files(folder, split, nfc(folder.name))
     twin = len(walk.links) > links  # another folder of this class had them
     if not found and not twin and not any(map(_is_table, walk.others[others:])):
-        raise UsageError(f"class folder {folder} has no images ({' '.join(sorted(EXTENSIONS))}); fill or remove it")
+        raise UsageError(
+            f"class folder {folder} has no images ({' '.join(sorted(EXTENSIONS))}); fill or remove it"
+        )
     return found
 
 

@@ -86,7 +86,9 @@ def _textures(seeds: np.ndarray) -> np.ndarray:
     kind = _draw(seeds, 20, 6)
     out = np.zeros((n, SIZE, SIZE), np.int32)
     # a direction from a table of integer vectors about 16 long: no sine or cosine, whose last bit differs by machine
-    table = np.array([(16, 0), (15, 6), (11, 11), (6, 15), (0, 16), (-6, 15), (-11, 11), (-15, 6)], dtype=np.int32)
+    table = np.array(
+        [(16, 0), (15, 6), (11, 11), (6, 15), (0, 16), (-6, 15), (-11, 11), (-15, 6)], dtype=np.int32
+    )
     along = table[_draw(seeds, 21, 8)]  # (N, 2)
     period = (64 + _draw(seeds, 22, 193))[:, None, None]  # 4 to 16 px, times 16
     phase = _draw(seeds, 23, 4096)[:, None, None]
@@ -114,10 +116,15 @@ def _textures(seeds: np.ndarray) -> np.ndarray:
     side = np.maximum(period[at] >> 5, 2)
     out[at] = (((x + phase[at] % 16) // side + (y + phase[at] // 64 % 16) // side) & 1) * 255
 
-    for k, size, contrast in ((4, 5, 2), (5, 16, 1)):  # noise on a coarse and on a fine lattice, linear in between
+    for k, size, contrast in (
+        (4, 5, 2),
+        (5, 16, 1),
+    ):  # noise on a coarse and on a fine lattice, linear in between
         at, _ = where(k)
         cells = np.arange(size * size, dtype=np.uint64) + np.uint64(1000 * k)
-        lattice = (_mix(seeds[at, None] ^ _mix(cells)) >> np.uint64(56)).astype(np.int32).reshape(-1, size, size)
+        lattice = (
+            (_mix(seeds[at, None] ^ _mix(cells)) >> np.uint64(56)).astype(np.int32).reshape(-1, size, size)
+        )
         place = np.arange(SIZE) * (size - 1) * 256 // (SIZE - 1)  # in 1/256 of a cell
         i = np.minimum(place >> 8, size - 2)
         f = (place - (i << 8)).astype(np.int32)
@@ -150,13 +157,17 @@ def render(alpha: np.ndarray, seeds: np.ndarray, strength: float = DEFAULT_STREN
             f"render wants uint8 masks (N, {SIZE}, {SIZE}) and N seeds, got {alpha.dtype} {alpha.shape} and {len(seeds)} seeds"
         )
     if not 0 <= strength <= 1:
-        raise UsageError(f"strength is a number from 0 (black on white) to 1 (full renditions), got {strength!r}")
+        raise UsageError(
+            f"strength is a number from 0 (black on white) to 1 (full renditions), got {strength!r}"
+        )
     level = round(strength * 256)
 
     # Full rendition: luma first, so that contrast holds by construction; then hues at those lumas.
     ink_luma = _draw(seeds, 0, 88)  # 0..87: a dark ink ...
     room = 255 - MIN_CONTRAST - 8 - ink_luma  # 8 to spare for rounding of hues
-    ground_luma = [ink_luma + MIN_CONTRAST + 8 + _draw(seeds, 1 + k, 1 << 16) * room // (1 << 16) for k in range(2)]
+    ground_luma = [
+        ink_luma + MIN_CONTRAST + 8 + _draw(seeds, 1 + k, 1 << 16) * room // (1 << 16) for k in range(2)
+    ]
     ink = _at_luma(_hue(seeds, 4), ink_luma)
     ground = [_at_luma(_hue(seeds, 6 + 2 * k), ground_luma[k]) for k in range(2)]  # 2 x (N, 3)
 
@@ -230,7 +241,11 @@ def load(
         classes, (inks, seeds, labels, styles) = _drawings(name, vocabulary)
         count = 1 if name == "train" else copies
         again = np.concatenate([seeds + np.uint64(k << 40) for k in range(count)])
-        parts[name] = (render(np.tile(inks, (count, 1, 1)), again, strength), np.tile(labels, count), styles * count)
+        parts[name] = (
+            render(np.tile(inks, (count, 1, 1)), again, strength),
+            np.tile(labels, count),
+            styles * count,
+        )
     return classes, parts
 
 
@@ -239,14 +254,22 @@ def training_masks(vocabulary: bool = False) -> np.ndarray:
     return _drawings("train", vocabulary)[1][0]
 
 
-def _drawings(name: str, vocabulary: bool) -> tuple[list[str], tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]]:
+def _drawings(
+    name: str, vocabulary: bool
+) -> tuple[list[str], tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]]:
     """Classes, and of one split (masks uint8 (N, 32, 32), a seed each uint64 (N,), labels int64 (N,), styles)."""
     classes, (images, labels, styles) = masks("icons-r", name)
     seeds = np.arange(len(labels), dtype=np.uint64) + np.uint64(SPLITS.index(name) << 32)
     if vocabulary:
         concepts, (more, of, drawn_by) = _held_out(name)
-        seeds = np.append(seeds, np.arange(len(of), dtype=np.uint64) + np.uint64(len(SPLITS) + SPLITS.index(name) << 32))
-        images, labels, styles = np.append(images, more, 0), np.append(labels, of + len(classes)), styles + drawn_by
+        seeds = np.append(
+            seeds, np.arange(len(of), dtype=np.uint64) + np.uint64(len(SPLITS) + SPLITS.index(name) << 32)
+        )
+        images, labels, styles = (
+            np.append(images, more, 0),
+            np.append(labels, of + len(classes)),
+            styles + drawn_by,
+        )
         classes = classes + concepts
     return classes, (images, seeds, labels, styles)
 
@@ -261,7 +284,11 @@ def _held_out(name: str) -> tuple[list[str], Split]:
         for concept in kept:
             mine = np.flatnonzero(labels == concept)
             chosen[mine[int(name == "val") :: 2]] = False  # val has the first, third, …
-    return [concepts[c] for c in kept], (images[chosen], np.searchsorted(kept, labels[chosen]), np.array(styles)[chosen].tolist())
+    return [concepts[c] for c in kept], (
+        images[chosen],
+        np.searchsorted(kept, labels[chosen]),
+        np.array(styles)[chosen].tolist(),
+    )
 
 
 def vocabulary() -> tuple[list[str], dict[str, Split]]:

@@ -38,7 +38,9 @@ def read(file: Path, dims: int) -> Tensor:
     try:
         data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise JanusError(f"cannot read {file} ({error}); it is truncated or damaged, download it again") from error
+        raise JanusError(
+            f"cannot read {file} ({error}); it is truncated or damaged, download it again"
+        ) from error
     head = 4 + 4 * dims
     if len(data) < head or data[:4] != bytes([0, 0, 8, dims]):
         start = data[:4].hex() or "nothing"

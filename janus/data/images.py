@@ -73,7 +73,9 @@ class View:
     def subset(self, index: Tensor, labels: Tensor | None = None):
         styles = None if self.styles is None else self.styles[index]
         view = copy(self)
-        View.__init__(view, self.store, self.rows[index], self.labels[index] if labels is None else labels, styles)
+        View.__init__(
+            view, self.store, self.rows[index], self.labels[index] if labels is None else labels, styles
+        )
         return view
 
 
@@ -175,7 +177,9 @@ class Encoded:
     def _typical_side(self, probes: int = 15) -> int:
         """Median shorter side of a few images spread over the set, from their headers; unreadable ones don't count."""
         sides = []
-        for i in sorted({round(k * (self.count - 1) / (probes - 1)) for k in range(probes)}) if self.count else ():
+        for i in (
+            sorted({round(k * (self.count - 1) / (probes - 1)) for k in range(probes)}) if self.count else ()
+        ):
             with suppress(JanusError), self._opened(i) as image:
                 sides.append(min(image.size))
         return sorted(sides)[len(sides) // 2] if sides else PHOTO_SIDE
@@ -188,7 +192,9 @@ class Encoded:
             with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
                 yield image
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error … on bad files
-            raise JanusError(f"cannot decode image {self.name(i)} ({error}); repair or remove it{self.hint}") from error
+            raise JanusError(
+                f"cannot decode image {self.name(i)} ({error}); repair or remove it{self.hint}"
+            ) from error
 
     def decode(self, i: int) -> Tensor:
         """uint8 (3, S, S) of image i; JanusError names it if it cannot be decoded."""
@@ -212,7 +218,11 @@ class Encoded:
             return images
         if self.pixels is None:
             decoded = list(_pool().map(self.decode, rows))
-            return torch.stack(decoded) if decoded else torch.empty((0, 3, self.side, self.side), dtype=torch.uint8)
+            return (
+                torch.stack(decoded)
+                if decoded
+                else torch.empty((0, 3, self.side, self.side), dtype=torch.uint8)
+            )
         missing = [i for i in dict.fromkeys(rows) if not self.decoded[i]]
         for i, image in zip(missing, _pool().map(self.decode, missing)):
             self.pixels[i] = image
@@ -234,7 +244,9 @@ class Encoded:
 
         if self.disk is not None:
             there = self._on_disk().good(range(self.count))
-            good = torch.tensor([there[i] or works(i) for i in range(self.count)], dtype=torch.bool)  # some may be well by now
+            good = torch.tensor(
+                [there[i] or works(i) for i in range(self.count)], dtype=torch.bool
+            )  # some may be well by now
         else:
             good = torch.tensor(list(_pool().map(works, range(self.count))), dtype=torch.bool)
         return good.nonzero().flatten(), [self.name(i) for i in (~good).nonzero().flatten().tolist()]
@@ -258,7 +270,9 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
 
 
-if hasattr(os, "register_at_fork"):  # a forked process (a notebook's launcher makes them) has none of its parent's threads
+if hasattr(
+    os, "register_at_fork"
+):  # a forked process (a notebook's launcher makes them) has none of its parent's threads
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
@@ -305,4 +319,6 @@ def at_side(images: Tensor, side: int) -> Tensor:
     if images.shape[-2:] == (side, side) or not len(images):
         return images.new_empty((0, 3, side, side)) if not len(images) else images
     pictures = (Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in images)
-    return torch.stack([torch.from_numpy(square(picture, side)).permute(2, 0, 1) for picture in pictures]).to(images.device)
+    return torch.stack([torch.from_numpy(square(picture, side)).permute(2, 0, 1) for picture in pictures]).to(
+        images.device
+    )

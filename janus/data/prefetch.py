@@ -30,7 +30,9 @@ class Prefetcher:
     where that batch would have come. Use it as a context: leaving it ends the thread.
     """
 
-    def __init__(self, asked: Iterable[tuple[Images, Tensor]], device: torch.device, depth: int = DEPTH) -> None:
+    def __init__(
+        self, asked: Iterable[tuple[Images, Tensor]], device: torch.device, depth: int = DEPTH
+    ) -> None:
         self.asked: Iterator[tuple[Images, Tensor]] = iter(asked)
         self.device = device
         self.ahead = True
@@ -42,7 +44,9 @@ class Prefetcher:
     def __enter__(self) -> Prefetcher:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop.set()
         if self.thread is not None:
             while self.thread.is_alive():  # it may wait for room in the queue

@@ -259,8 +259,14 @@ def dataset_fault(name: str, root: str | None = None, folder: str | None = None)
 
 # ── backbones ───────────────────────────────────────────────────────────────────────────────────────────────
 
-WIDTHS = {"icons-vit": 192, "icons-vit-wide": 192, "photos-vit": 192}  # of the features of the project's own backbones
-EMBEDDED = {name: f"backbone/{name}.safetensors" for name in ("icons-vit", "icons-vit-wide")}  # their weights, in data/
+WIDTHS = {
+    "icons-vit": 192,
+    "icons-vit-wide": 192,
+    "photos-vit": 192,
+}  # of the features of the project's own backbones
+EMBEDDED = {
+    name: f"backbone/{name}.safetensors" for name in ("icons-vit", "icons-vit-wide")
+}  # their weights, in data/
 HUB = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's prefixes for models that only a network or a folder knows
 
 

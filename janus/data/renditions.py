@@ -22,7 +22,9 @@ class IconImages(TensorImages):
 
     draw: int | None = None  # what the seeds of fresh renditions come from; None: the fixed ones
 
-    def __init__(self, pixels: Tensor, labels: Tensor, styles: Tensor | None, masks: np.ndarray, strength: float) -> None:
+    def __init__(
+        self, pixels: Tensor, labels: Tensor, styles: Tensor | None, masks: np.ndarray, strength: float
+    ) -> None:
         super().__init__(pixels, labels, styles)
         self.masks, self.strength = masks, strength
 
@@ -36,7 +38,9 @@ class IconImages(TensorImages):
         if self.draw is None:
             return super().batch(index)
         rows = self.rows[index.cpu()].numpy()
-        pixels = torch.from_numpy(icons.render(self.masks[rows], icons.fresh_seeds(rows, self.draw), self.strength))
+        pixels = torch.from_numpy(
+            icons.render(self.masks[rows], icons.fresh_seeds(rows, self.draw), self.strength)
+        )
         return pixels if self.other is None else at_side(pixels, self.other)  # (B, 3, S, S)
 
 
@@ -64,7 +68,9 @@ def icons_r(
     for part, (pixels, labels, style) in parts.items():
         about = torch.as_tensor(labels), torch.tensor([number[s] for s in style], dtype=torch.long)
         if part == "train" and renditions == "fresh":
-            split[part] = IconImages(torch.as_tensor(pixels), *about, icons.training_masks(vocabulary), strength)
+            split[part] = IconImages(
+                torch.as_tensor(pixels), *about, icons.training_masks(vocabulary), strength
+            )
         else:
             split[part] = TensorImages(torch.as_tensor(pixels), *about)
     return ImageSet(name, list(classes), **split, styles=styles, transform="icons")

@@ -34,8 +34,13 @@ class MissingImages:
         self.batch(index)
 
 
-def grow(first: Callable[[], Stream], count: int, later: Sequence[Callable[[], ImageSet]], record: dict[str, Any] | None,
-         done: int) -> Stream:
+def grow(
+    first: Callable[[], Stream],
+    count: int,
+    later: Sequence[Callable[[], ImageSet]],
+    record: dict[str, Any] | None,
+    done: int,
+) -> Stream:
     """The stream of `count` tasks that `first()` cuts, then all classes of each data set of `later` as one more task.
 
     Args:
@@ -54,13 +59,20 @@ def grow(first: Callable[[], Stream], count: int, later: Sequence[Callable[[], I
         grown = _take(lambda s=stream, f=load: s.with_new_classes(f()), record, t, t + 1, done)
         if isinstance(grown, str):
             lost = _restored(record, t, t + 1, grown)
-            grown = replace(stream, tasks=stream.tasks + lost.tasks, classes=stream.classes + lost.classes,
-                            class_names=stream.class_names + lost.class_names, note=f"{stream.note}; then {lost.note}")
+            grown = replace(
+                stream,
+                tasks=stream.tasks + lost.tasks,
+                classes=stream.classes + lost.classes,
+                class_names=stream.class_names + lost.class_names,
+                note=f"{stream.note}; then {lost.note}",
+            )
         stream = grown
     return stream
 
 
-def _take(make: Callable[[], Stream], record: dict[str, Any] | None, start: int, stop: int, done: int) -> Stream | str:
+def _take(
+    make: Callable[[], Stream], record: dict[str, Any] | None, start: int, stop: int, done: int
+) -> Stream | str:
     """`make()`, if its tasks start…stop are those of the record; else, where they need not be, the reason."""
     try:
         stream = make()
@@ -68,10 +80,14 @@ def _take(make: Callable[[], Stream], record: dict[str, Any] | None, start: int,
         if stop <= done:
             return str(error)
         raise
-    differs = _difference(stream.to_json(), record, start, stop) if record and start < len(record["tasks"]) else ""
+    differs = (
+        _difference(stream.to_json(), record, start, stop) if record and start < len(record["tasks"]) else ""
+    )
     if differs and stop > done:
-        raise JanusError(f"the data changed since this run began: {differs}; bring the old data back, or start again with "
-                         "another --out")
+        raise JanusError(
+            f"the data changed since this run began: {differs}; bring the old data back, or start again with "
+            "another --out"
+        )
     return differs or stream
 
 
@@ -95,16 +111,41 @@ def _difference(now: dict[str, Any], record: dict[str, Any], start: int, stop: i
 def _restored(record: dict[str, Any], start: int, stop: int, why: str) -> Stream:
     """Tasks start…stop of a record, without images. JanusError: an older record, which does not say their side."""
     if record.get("side") is None:
-        raise JanusError("this run was made by an older janus, which did not keep the size of its images; its old data is "
-                         f"needed to go on ({why})")
+        raise JanusError(
+            "this run was made by an older janus, which did not keep the size of its images; its old data is "
+            f"needed to go on ({why})"
+        )
     tasks = []
     for task in record["tasks"][start:stop]:
-        part = {name: None if task[name] is None else MissingImages(task[name]) for name in ("train", "val", "test")}
-        tasks.append(Task(task["index"], tuple(task["classes"]), range(*task["positions"]), **part,
-                          evaluation=part[record["evaluate"]], style=task["style"]))
+        part = {
+            name: None if task[name] is None else MissingImages(task[name])
+            for name in ("train", "val", "test")
+        }
+        tasks.append(
+            Task(
+                task["index"],
+                tuple(task["classes"]),
+                range(*task["positions"]),
+                **part,
+                evaluation=part[record["evaluate"]],
+                style=task["style"],
+            )
+        )
     span = slice(tasks[0].positions.start, tasks[-1].positions.stop)
-    note = (f"{span.stop - span.start} classes in {len(tasks)} task{'s' if len(tasks) > 1 else ''} whose images cannot be read "
-            f"any more and which are not evaluated again ({why})")
-    return Stream(record["dataset"], record["kind"], tuple(record["class_order"][span]), tuple(record["class_names"][span]),
-                  tuple(tasks), record["seed"], record["per_class"], record["evaluate"], note, tuple(record["notes"]),
-                  record["side"])
+    note = (
+        f"{span.stop - span.start} classes in {len(tasks)} task{'s' if len(tasks) > 1 else ''} whose images cannot be read "
+        f"any more and which are not evaluated again ({why})"
+    )
+    return Stream(
+        record["dataset"],
+        record["kind"],
+        tuple(record["class_order"][span]),
+        tuple(record["class_names"][span]),
+        tuple(tasks),
+        record["seed"],
+        record["per_class"],
+        record["evaluate"],
+        note,
+        tuple(record["notes"]),
+        record["side"],
+    )

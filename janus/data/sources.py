@@ -73,7 +73,11 @@ def file_identity(paths: Sequence[Path], *more: object) -> str:
     sha = hashlib.sha256(repr(more).encode())
     for path in paths:
         found = os.stat(path)
-        sha.update(f"{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        sha.update(
+            f"{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(
+                errors="surrogateescape"
+            )
+        )
     return sha.hexdigest()
 
 
@@ -120,14 +124,19 @@ def split_of(file: Path, root: Path | None = None) -> str:
     for name in (file.stem, *reversed(below)):
         found = {SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLITS}
         if len(found) > 1:
-            raise UsageError(f"the name {name!r} of {file} speaks of two splits, {' and '.join(sorted(found))}; rename it")
+            raise UsageError(
+                f"the name {name!r} of {file} speaks of two splits, {' and '.join(sorted(found))}; rename it"
+            )
         if found:
             return found.pop()
     return ""
 
 
 def parquet(
-    pattern: Path, image_column: str | None = None, label_column: str | None = None, style_column: str | None = None
+    pattern: Path,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    style_column: str | None = None,
 ) -> Source:
     """Local parquet files in the Hugging Face image layout: an image column {bytes, path} and a label column.
 
@@ -149,10 +158,14 @@ def parquet(
                 chosen = [c for c in _columns(schema, str(file), **wanted) if c]
                 table = opened.read(columns=chosen)
         except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
-            raise JanusError(f"cannot read parquet file {file} ({_first_line(error)}); is it complete?") from error
+            raise JanusError(
+                f"cannot read parquet file {file} ({_first_line(error)}); is it complete?"
+            ) from error
         tables.append((table, _features(schema), split_of(file, root), str(file), file.parent))
     source = _tables(tables, lambda: file_identity(files, wanted), **wanted)
-    source.notes += counted(links, "link", "to a file that was read already, left out", root or pattern.parent)
+    source.notes += counted(
+        links, "link", "to a file that was read already, left out", root or pattern.parent
+    )
     return source
 
 
@@ -171,7 +184,9 @@ def hub(
         raise JanusError(f"hf:{name} needs the package 'datasets': pip install datasets") from error
     try:
         loaded = datasets.load_dataset(name, config, revision=revision)
-    except Exception as error:  # the hub's client raises a dozen different types when offline, gated or misspelt
+    except (
+        Exception
+    ) as error:  # the hub's client raises a dozen different types when offline, gated or misspelt
         raise JanusError(
             f"cannot load {name!r} from the Hugging Face hub ({_first_line(error)}); "
             "check its name and the network, or download it and give the folder of parquet files or images"
@@ -181,7 +196,9 @@ def hub(
         names = {c: f.names for c, f in part.features.items() if isinstance(f, datasets.ClassLabel)}
         table = part.with_format("arrow")[:]  # encoded as stored, memory-mapped
         tables.append((table, names, split_of(Path(split)), f"hf:{name} {split}", Path(".")))
-    prints = [(split, part._fingerprint) for split, part in loaded.items()]  # the library's own digest of a split's content
+    prints = [
+        (split, part._fingerprint) for split, part in loaded.items()
+    ]  # the library's own digest of a split's content
     wanted = {"image_column": image_column, "label_column": label_column, "style_column": style_column}
     return _tables(tables, lambda: file_identity([], name, prints, wanted), **wanted)
 
@@ -197,7 +214,11 @@ def _features(schema) -> dict[str, list[str]]:
         return {}
     try:
         features = json.loads(text)["info"]["features"]
-        return {column: list(f["names"]) for column, f in features.items() if isinstance(f, dict) and f.get("names")}
+        return {
+            column: list(f["names"])
+            for column, f in features.items()
+            if isinstance(f, dict) and f.get("names")
+        }
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -232,7 +253,9 @@ def _tables(tables: list[tuple], identity: Callable[[], str], **wanted: str | No
     for table, names, split, where, base in tables:
         image, label, style = _columns(table.schema, where, **wanted)
         values = columns.values(table.column(label), where, label)
-        missing = sum(v is None or v == -1 for v in values)  # -1: how hub datasets publish a test split without labels
+        missing = sum(
+            v is None or v == -1 for v in values
+        )  # -1: how hub datasets publish a test split without labels
         if missing == len(values) and split == "test":
             notes.append(f"{where} has no labels and is not used")
             continue
@@ -275,7 +298,16 @@ def _tables(tables: list[tuple], identity: Callable[[], str], **wanted: str | No
         if file.is_file() and not claims.take(file, splits[i], classes[label_of[i]]) and not splits[i]:
             raise UsageError(f"{name(i)} holds {file} again; a table without splits lists every image once")
     return Source(
-        fetch, name, label_of, splits, classes, style_list or None, style_of if styles else None, notes, identity, key
+        fetch,
+        name,
+        label_of,
+        splits,
+        classes,
+        style_list or None,
+        style_of if styles else None,
+        notes,
+        identity,
+        key,
     )
 
 
@@ -298,6 +330,8 @@ def _numbered(values: list, order: list[str]) -> tuple[list[str], list[int]]:
     rest = sorted(set(values) - set(order), key=lambda v: (isinstance(v, str), v))
     names = list(order) + rest
     if order and any(not isinstance(v, str) for v in rest):
-        raise JanusError(f"some files name their classes and some only number them ({rest[0]}); give all of them a schema")
+        raise JanusError(
+            f"some files name their classes and some only number them ({rest[0]}); give all of them a schema"
+        )
     number = {value: i for i, value in enumerate(names)}
     return [str(n) for n in names], [number[v] for v in values]

@@ -31,7 +31,9 @@ class Entry:
 def locate(file: str | Path, root: Path | None) -> Path:
     """`file` as it stands, else below `root` (or its `splits` folder). UsageError names the places it is not at."""
     given = Path(file).expanduser()
-    places = [given] + ([root / given, root / "splits" / given] if root is not None and not given.is_absolute() else [])
+    places = [given] + (
+        [root / given, root / "splits" / given] if root is not None and not given.is_absolute() else []
+    )
     for place in places:
         if place.is_file():
             return place
@@ -41,7 +43,11 @@ def locate(file: str | Path, root: Path | None) -> Path:
 def named_files(value: object) -> list[str]:
     """File names of an option: a sequence, or one text with commas."""
     parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)) or not parts or not all(isinstance(p, (str, Path)) and str(p).strip() for p in parts):
+    if (
+        not isinstance(parts, (list, tuple))
+        or not parts
+        or not all(isinstance(p, (str, Path)) and str(p).strip() for p in parts)
+    ):
         raise UsageError(f"split_files takes file names, e.g. [train.yaml, test.yaml], not {value!r}")
     return [str(p).strip() for p in parts]
 
@@ -70,23 +76,33 @@ def yaml_lists(value: object, root: Path) -> list[Entry]:
     if found == ["", ""]:
         found = ["train", "test"]
     if sorted(found) != ["test", "train"]:
-        raise UsageError(f"split_files takes one training and one test list, not {', '.join(map(str, files))}")
+        raise UsageError(
+            f"split_files takes one training and one test list, not {', '.join(map(str, files))}"
+        )
     return [entry for file, split in zip(files, found) for entry in _yaml_entries(file, split)]
 
 
 def _yaml_entries(file: Path, split: str) -> Iterable[Entry]:
     try:
-        content = yaml.load(text_of(file), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C: 30 000 paths in seconds
+        content = yaml.load(
+            text_of(file), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        )  # C: 30 000 paths in seconds
     except yaml.YAMLError as error:
-        raise JanusError(f"cannot read the list {file} ({' '.join(str(error).split())}); is it complete?") from error
+        raise JanusError(
+            f"cannot read the list {file} ({' '.join(str(error).split())}); is it complete?"
+        ) from error
     paths, labels = (content.get(k) if isinstance(content, dict) else None for k in ("data", "targets"))
     if not isinstance(paths, list) or not isinstance(labels, list):
-        raise JanusError(f"{file} is not a split list: it needs the keys data (image paths) and targets (whole numbers)")
+        raise JanusError(
+            f"{file} is not a split list: it needs the keys data (image paths) and targets (whole numbers)"
+        )
     if len(paths) != len(labels):
         raise JanusError(f"{file} lists {len(paths)} images and {len(labels)} targets")
     for path, label in zip(paths, labels):
         if not isinstance(path, str) or isinstance(label, bool) or not isinstance(label, int):
-            raise JanusError(f"{file} lists {path!r} with target {label!r}; it takes a path and a whole number")
+            raise JanusError(
+                f"{file} lists {path!r} with target {label!r}; it takes a path and a whole number"
+            )
         yield Entry(path, label, split, file)
 
 
@@ -133,26 +149,44 @@ def listed(entries: list[Entry], root: Path, styled: bool = False) -> Source:
     for entry in entries:
         parts = PurePosixPath(entry.path).parts[-depth:]
         if len(parts) < depth or ".." in parts:
-            raise UsageError(f"{entry.file} lists {entry.path!r}, which has no class folder in front of the file")
+            raise UsageError(
+                f"{entry.file} lists {entry.path!r}, which has no class folder in front of the file"
+            )
         key, folder = nfc("/".join(parts)), nfc(parts[-2])
         if other := where.get(key):
-            what = f"in both {other.file} and {entry.file}" if other.split != entry.split else f"twice in the {entry.split} list"
+            what = (
+                f"in both {other.file} and {entry.file}"
+                if other.split != entry.split
+                else f"twice in the {entry.split} list"
+            )
             raise UsageError(f"image {key} is {what}; a split lists every image once")
         where[key] = entry
         if (named := names.setdefault(entry.label, folder)) != folder:
-            raise UsageError(f"{entry.file}: label {entry.label} of {key} is out of step with the folder: it is also {named}'s")
+            raise UsageError(
+                f"{entry.file}: label {entry.label} of {key} is out of step with the folder: it is also {named}'s"
+            )
         if (number := numbers.setdefault(folder, entry.label)) != entry.label:
-            raise UsageError(f"{entry.file}: label {entry.label} of {key} is out of step with the folder, which also has {number}")
-        spellings = dict.fromkeys(["/".join(parts), key, unicodedata.normalize("NFD", key)])  # the list's, and a disk's
+            raise UsageError(
+                f"{entry.file}: label {entry.label} of {key} is out of step with the folder, which also has {number}"
+            )
+        spellings = dict.fromkeys(
+            ["/".join(parts), key, unicodedata.normalize("NFD", key)]
+        )  # the list's, and a disk's
         path = next((b / k for b in bases for k in spellings if (b / k).is_file()), None)
         if path is None:
-            raise UsageError(f"{entry.file} lists {entry.path}, which is not there as {root / key}; is the set complete?")
+            raise UsageError(
+                f"{entry.file} lists {entry.path}, which is not there as {root / key}; is the set complete?"
+            )
         if not claims.take(path, entry.split, folder):
-            raise UsageError(f"{entry.file} lists {entry.path}, which is an image listed before, through a link; leave it out")
+            raise UsageError(
+                f"{entry.file} lists {entry.path}, which is an image listed before, through a link; leave it out"
+            )
         paths.append(path)
     gap = next((i for i in range(len(names)) if i not in names), None)
     if gap is not None:
-        raise UsageError(f"the lists number {len(names)} classes and none of them {gap}; labels must be 0 … {len(names) - 1}")
+        raise UsageError(
+            f"the lists number {len(names)} classes and none of them {gap}; labels must be 0 … {len(names) - 1}"
+        )
     files = list(dict.fromkeys(e.file for e in entries))
     notes = [f"split by the list {f.name} (sha256 {sha256(f)})" for f in files]
     styles = sorted({key.split("/")[0] for key in where}) if styled else None
@@ -181,7 +215,11 @@ def _left_over(root: Path, used: list[Path]) -> list[str]:
 
 def class_list(file: Path) -> list[str]:
     """The names in a class list: one a line, empty lines and those that start with # left out. UsageError: none, or one twice."""
-    names = [nfc(line.strip()) for line in text_of(file).splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    names = [
+        nfc(line.strip())
+        for line in text_of(file).splitlines()
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
     if not names:
         raise UsageError(f"the class list {file} is empty; it takes one class name (or wnid) a line")
     again = next((n for i, n in enumerate(names) if n in names[:i]), None)
@@ -224,7 +262,9 @@ def pick(source: Source, rows: list[int]) -> Source:
         labels=[source.labels[i] for i in rows],
         splits=[source.splits[i] for i in rows],
         style_of=None if source.style_of is None else [source.style_of[i] for i in rows],
-        identity=None if identity is None else lambda: f"{identity()} rows {hashlib.sha256(repr(rows).encode()).hexdigest()}",
+        identity=None
+        if identity is None
+        else lambda: f"{identity()} rows {hashlib.sha256(repr(rows).encode()).hexdigest()}",
         key=None if key is None else lambda i: key(rows[i]),
     )
 
@@ -236,9 +276,13 @@ def tiny_imagenet(root: Path) -> Source:
     a folder or an annotated image that is not there, an annotation of an unknown class, one file in both through a link.
     """
     if not (root / "train").is_dir():
-        raise UsageError(f"{root} has val/val_annotations.txt and no train folder; unpack tiny-imagenet-200.zip again")
+        raise UsageError(
+            f"{root} has val/val_annotations.txt and no train folder; unpack tiny-imagenet-200.zip again"
+        )
     claims = Claims()
-    wnids = [folder for folder, is_folder in children(root / "train") if is_folder and (folder / "images").is_dir()]
+    wnids = [
+        folder for folder, is_folder in children(root / "train") if is_folder and (folder / "images").is_dir()
+    ]
     train = [(f, c.name) for c in wnids for f in images(c / "images") if claims.take(f, "train", c.name)]
     known = {name for _, name in train}
     annotations = root / "val" / "val_annotations.txt"
@@ -252,7 +296,9 @@ def tiny_imagenet(root: Path) -> Source:
         if wnid not in known:
             raise UsageError(f"{annotations} line {number}: class {wnid!r} has no images in {root / 'train'}")
         if not file.is_file():
-            raise UsageError(f"{annotations} line {number}: {file} is not there; unpack tiny-imagenet-200.zip again")
+            raise UsageError(
+                f"{annotations} line {number}: {file} is not there; unpack tiny-imagenet-200.zip again"
+            )
         if claims.take(file, "test", wnid):
             held.append((file, wnid))
     names = sorted(known)
@@ -265,7 +311,9 @@ def tiny_imagenet(root: Path) -> Source:
         labels=[number_of[c] for _, c in found],
         splits=["train"] * len(train) + ["test"] * len(held),
         classes=names,
-        notes=[f"its validation images serve as the test split, by val_annotations.txt (sha256 {sha256(annotations)})"],
+        notes=[
+            f"its validation images serve as the test split, by val_annotations.txt (sha256 {sha256(annotations)})"
+        ],
         identity=lambda: file_identity(paths),
         key=lambda i: paths[i].name,
     )

@@ -65,9 +65,17 @@ class Stream:
         if not 1 <= count <= len(self.tasks):
             raise UsageError(f"the stream has {len(self.tasks)} tasks, so {count} of them cannot be taken")
         stop = self.tasks[count - 1].positions.stop
-        note = f"{self.note}; only the first {count} of {len(self.tasks)} tasks" if count < len(self.tasks) else self.note
+        note = (
+            f"{self.note}; only the first {count} of {len(self.tasks)} tasks"
+            if count < len(self.tasks)
+            else self.note
+        )
         return replace(
-            self, tasks=self.tasks[:count], classes=self.classes[:stop], class_names=self.class_names[:stop], note=note
+            self,
+            tasks=self.tasks[:count],
+            classes=self.classes[:stop],
+            class_names=self.class_names[:stop],
+            note=note,
         )
 
     def with_new_classes(self, dataset: ImageSet) -> Stream:
@@ -76,7 +84,9 @@ class Stream:
         if self.kind != "class":
             raise UsageError("new classes can only be appended to a class-incremental stream")
         dataset = dataset if self.side is None else dataset.at(self.side)
-        task = new_task(dataset, self.class_names, len(self.tasks), evaluate=self.evaluate, per_class=self.per_class)
+        task = new_task(
+            dataset, self.class_names, len(self.tasks), evaluate=self.evaluate, per_class=self.per_class
+        )
         return replace(
             self,
             classes=self.classes + task.classes,
@@ -126,7 +136,9 @@ def class_incremental(
     """
     count = len(dataset.classes)
     if not isinstance(tasks, int) or not 1 <= tasks <= count:
-        raise UsageError(f"tasks must be a whole number between 1 and {count}, the classes of {dataset.name}; not {tasks!r}")
+        raise UsageError(
+            f"tasks must be a whole number between 1 and {count}, the classes of {dataset.name}; not {tasks!r}"
+        )
     order = _order(count, seed)
     sizes = [count // tasks + (t < count % tasks) for t in range(tasks)]
     stops = [sum(sizes[: t + 1]) for t in range(tasks)]
@@ -137,7 +149,10 @@ def class_incremental(
 
     position = torch.empty(count, dtype=torch.long)
     position[torch.tensor(order)] = torch.arange(count)  # position[class id]
-    split = {name: _by_task(images, position, cut) for name, images in (("train", train), ("val", val), ("test", test))}
+    split = {
+        name: _by_task(images, position, cut)
+        for name, images in (("train", train), ("val", val), ("test", test))
+    }
     built = tuple(
         Task(
             index=t,
@@ -183,13 +198,17 @@ def domain_incremental(
     evaluation images.
     """
     if dataset.styles is None or dataset.train.styles is None:
-        raise UsageError(f"{dataset.name} does not say which style each image has; only class-incremental streams can be cut")
+        raise UsageError(
+            f"{dataset.name} does not say which style each image has; only class-incremental streams can be cut"
+        )
     if styles is None:
         order = _order(len(dataset.styles), seed)
     else:
         missing = [s for s in styles if s not in dataset.styles]
         if missing:
-            raise UsageError(f"{dataset.name} has no style {missing[0]!r}: known: {', '.join(dataset.styles)}")
+            raise UsageError(
+                f"{dataset.name} has no style {missing[0]!r}: known: {', '.join(dataset.styles)}"
+            )
         order = [dataset.styles.index(s) for s in styles]
     val, test, _ = _evaluation(dataset, evaluate)
     count = len(dataset.classes)
@@ -204,7 +223,14 @@ def domain_incremental(
                 raise UsageError(f"style {dataset.styles[style]!r} of {dataset.name} has no {name} images")
         parts["train"] = _cap(parts["train"], count, per_class)
         built.append(
-            Task(t, tuple(range(count)), range(count), evaluation=parts[evaluate], style=dataset.styles[style], **parts)
+            Task(
+                t,
+                tuple(range(count)),
+                range(count),
+                evaluation=parts[evaluate],
+                style=dataset.styles[style],
+                **parts,
+            )
         )
     return Stream(
         dataset=dataset.name,
@@ -221,7 +247,9 @@ def domain_incremental(
     )
 
 
-def new_task(dataset: ImageSet, known: Sequence[str], index: int, evaluate: str = "test", per_class: int | None = None) -> Task:
+def new_task(
+    dataset: ImageSet, known: Sequence[str], index: int, evaluate: str = "test", per_class: int | None = None
+) -> Task:
     """All classes of `dataset` as task number `index` after the `known` class names; a known one is refused by name."""
     refuse_known(dataset, known)
     count, start = len(dataset.classes), len(known)
@@ -230,7 +258,8 @@ def new_task(dataset: ImageSet, known: Sequence[str], index: int, evaluate: str 
     val, test, evaluation = _evaluation(dataset, evaluate)
     _covered(evaluation, dataset, evaluate)
     train, val, test = (
-        _by_task(images, position, [positions])[0] for images in (_cap(dataset.train, count, per_class), val, test)
+        _by_task(images, position, [positions])[0]
+        for images in (_cap(dataset.train, count, per_class), val, test)
     )
     return Task(index, tuple(positions), positions, train, val if evaluate == "val" else test, val, test)
 
@@ -270,7 +299,9 @@ def _covered(evaluation: Images, dataset: ImageSet, evaluate: str) -> None:
     seen = torch.bincount(evaluation.labels, minlength=len(dataset.classes))
     empty = (seen == 0).nonzero().flatten().tolist()
     if empty:
-        raise UsageError(f"class {dataset.classes[empty[0]]!r} of {dataset.name} has no {evaluate} images to evaluate on")
+        raise UsageError(
+            f"class {dataset.classes[empty[0]]!r} of {dataset.name} has no {evaluate} images to evaluate on"
+        )
 
 
 def _by_task(images: Images | None, position: Tensor, cut: Sequence[range]) -> list[Images | None]:

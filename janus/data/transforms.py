@@ -59,17 +59,25 @@ def train_transform(
         raise UsageError(f"shift must be at least 0 and flip a probability, not {shift} and {flip}")
     size, finish = _size(cfg), _finish(cfg)
 
-    def icons(images: Tensor, generator: torch.Generator, count: int | None = None, part: slice = ALL) -> Tensor:
+    def icons(
+        images: Tensor, generator: torch.Generator, count: int | None = None, part: slice = ALL
+    ) -> Tensor:
         offsets = _draw_integers(len(images) if count is None else count, shift, generator)[part]  # (B, 2)
         return finish(_resize(_shift(images, offsets), size, cfg.interpolation))
 
-    def photo(images: Tensor, generator: torch.Generator, count: int | None = None, part: slice = ALL) -> Tensor:
+    def photo(
+        images: Tensor, generator: torch.Generator, count: int | None = None, part: slice = ALL
+    ) -> Tensor:
         count = len(images) if count is None else count
-        boxes = random_boxes(count, images.shape[-2], images.shape[-1], scale, ratio, generator)[part]  # (B, 4)
+        boxes = random_boxes(count, images.shape[-2], images.shape[-1], scale, ratio, generator)[
+            part
+        ]  # (B, 4)
         mirror = (torch.rand(count, generator=generator, device=generator.device) < flip)[part]  # (B,)
         return finish(resample(images, boxes, size, cfg.interpolation, mirror))
 
-    def none(images: Tensor, generator: torch.Generator | None = None, count: int | None = None, part: slice = ALL) -> Tensor:
+    def none(
+        images: Tensor, generator: torch.Generator | None = None, count: int | None = None, part: slice = ALL
+    ) -> Tensor:
         return finish(_resize(images, size, cfg.interpolation))
 
     return {"icons": icons, "photo": photo, "none": none}[kind]
@@ -131,7 +139,9 @@ def random_boxes(
     return torch.where(fits.any(dim=1, keepdim=True), boxes, fallback.to(boxes.device))
 
 
-def resample(images: Tensor, boxes: Tensor, size: int, interpolation: str = "bilinear", mirror: Tensor | None = None) -> Tensor:
+def resample(
+    images: Tensor, boxes: Tensor, size: int, interpolation: str = "bilinear", mirror: Tensor | None = None
+) -> Tensor:
     """Each image's own box, resized with antialiasing to size x size: uint8 (B, 3, S, S), whole levels as Pillow gives.
 
     images uint8 (B, 3, H, W); boxes (B, 4) int64 as top, left, height, width; mirror (B,) bool flips left and right. On a
@@ -144,7 +154,9 @@ def resample(images: Tensor, boxes: Tensor, size: int, interpolation: str = "bil
     out = torch.empty(len(images), images.shape[1], size, size, dtype=torch.uint8)
     flips = [False] * len(images) if mirror is None else mirror.tolist()
     for i, ((top, left, height, width), flip) in enumerate(zip(boxes.tolist(), flips)):
-        if min(size, height, width) < 2:  # torch's integer kernel cannot tell the memory layout of a crop without extent
+        if (
+            min(size, height, width) < 2
+        ):  # torch's integer kernel cannot tell the memory layout of a crop without extent
             out[i] = by_matrices(images[i : i + 1], boxes[i : i + 1], size, interpolation, levels=True)[0]
         else:
             crop = images[i : i + 1, :, top : top + height, left : left + width]
@@ -172,18 +184,26 @@ def by_matrices(
     if levels:
         across = (images.float() @ columns.transpose(1, 2)[:, None]).round_().clamp_(0, 255)  # (B, 3, H, S)
         return (rows[:, None] @ across).round_().clamp_(0, 255)
-    out = rows[:, None] @ images.float() @ columns.transpose(1, 2)[:, None]  # (B, 1, S, H) (B, 3, H, W) (B, 1, W, S)
+    out = (
+        rows[:, None] @ images.float() @ columns.transpose(1, 2)[:, None]
+    )  # (B, 1, S, H) (B, 3, H, W) (B, 1, W, S)
     return out.clamp(0, 255)
 
 
-def resize_matrix(start: Tensor, length: Tensor, total: int, size: int, interpolation: str = "bilinear") -> Tensor:
+def resize_matrix(
+    start: Tensor, length: Tensor, total: int, size: int, interpolation: str = "bilinear"
+) -> Tensor:
     """(B, size, total): row i holds the weights of output pixel i over the input pixels start … start + length - 1."""
     if interpolation not in KERNELS:
         raise unknown("interpolation", interpolation, KERNELS)
     start, length = start.float()[:, None, None], length.float()[:, None, None]  # (B, 1, 1)
-    pixel = torch.arange(total, device=start.device, dtype=torch.float32) + 0.5  # (total,): centres of the input pixels
+    pixel = (
+        torch.arange(total, device=start.device, dtype=torch.float32) + 0.5
+    )  # (total,): centres of the input pixels
     step = length / size  # input pixels per output pixel
-    centre = start + (torch.arange(size, device=start.device, dtype=torch.float32)[:, None] + 0.5) * step  # (B, size, 1)
+    centre = (
+        start + (torch.arange(size, device=start.device, dtype=torch.float32)[:, None] + 0.5) * step
+    )  # (B, size, 1)
     weight = KERNELS[interpolation](
         (pixel - centre).abs() / step.clamp(min=1)
     )  # wider than a pixel only when shrinking: antialiasing
@@ -194,12 +214,16 @@ def resize_matrix(start: Tensor, length: Tensor, total: int, size: int, interpol
 def _resize(images: Tensor, size: int, interpolation: str) -> Tensor:
     """Whole images to size x size (untouched if they have that size), float32 in 0…255."""
     height, width = images.shape[-2:]
-    images = images.to(torch.float32, memory_format=torch.contiguous_format)  # whichever way they lie: the same numbers
+    images = images.to(
+        torch.float32, memory_format=torch.contiguous_format
+    )  # whichever way they lie: the same numbers
     if height == width == size:
         return images
     if images.device.type == "cpu":
         return F.interpolate(images, size=(size, size), mode=interpolation, antialias=True).clamp_(0, 255)
-    return by_matrices(images, torch.tensor([[0, 0, height, width]]), size, interpolation)  # one pair of matrices for all
+    return by_matrices(
+        images, torch.tensor([[0, 0, height, width]]), size, interpolation
+    )  # one pair of matrices for all
 
 
 def _draw_integers(count: int, limit: int, generator: torch.Generator) -> Tensor:
@@ -210,7 +234,9 @@ def _shift(images: Tensor, offsets: Tensor) -> Tensor:
     """Move each image down and right by its own offsets (B, 2) in pixels; the border is repeated."""
     batch, channels, height, width = images.shape
     dy, dx = offsets.to(images.device).unbind(1)
-    y = (torch.arange(height, device=images.device) - dy[:, None]).clamp(0, height - 1)  # (B, H): where each row comes from
+    y = (torch.arange(height, device=images.device) - dy[:, None]).clamp(
+        0, height - 1
+    )  # (B, H): where each row comes from
     x = (torch.arange(width, device=images.device) - dx[:, None]).clamp(0, width - 1)  # (B, W)
     rows = images.gather(2, y[:, None, :, None].expand(batch, channels, height, width))
     return rows.gather(3, x[:, None, None, :].expand(batch, channels, height, width))

@@ -9,10 +9,34 @@ from pathlib import Path
 
 from ..errors import UsageError
 
-EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+EXTENSIONS = {
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+}
 JUNK = {  # what file managers and servers make beside the user's own files; names with a dot in front are hidden anyway
-    "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "__macosx", "__pycache__", "$recycle.bin",
-    "system volume information", "lost+found", "thumbs.db", "desktop.ini", "ehthumbs.db",
+    "@eadir",
+    "#recycle",
+    "#snapshot",
+    "@recycle",
+    "@recently-snapshot",
+    "__macosx",
+    "__pycache__",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "thumbs.db",
+    "desktop.ini",
+    "ehthumbs.db",
 }
 
 
@@ -35,13 +59,17 @@ def children(folder: Path) -> list[tuple[Path, bool]]:
 
 def images(folder: Path) -> list[Path]:
     """The image files directly in a folder, sorted by name."""
-    return [path for path, is_folder in children(folder) if not is_folder and path.suffix.lower() in EXTENSIONS]
+    return [
+        path for path, is_folder in children(folder) if not is_folder and path.suffix.lower() in EXTENSIONS
+    ]
 
 
 def identity(path: Path) -> object:
     """What is the same for two paths that lead to one file or folder, by a symbolic link or a hard link."""
     found = os.stat(path)
-    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)  # 0: a file system without such numbers
+    return (
+        (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
+    )  # 0: a file system without such numbers
 
 
 class Claims:
@@ -60,11 +88,17 @@ class Claims:
             self.first[key] = path, split, name
             return True
         other, its_split, its_name = self.first[key]
-        what = f"{path} and {other} are one file, through a link" if path != other else f"{path} is named twice"
+        what = (
+            f"{path} and {other} are one file, through a link" if path != other else f"{path} is named twice"
+        )
         if its_split != split:
-            raise UsageError(f"{what}: it cannot be in both {its_split} and {split}; remove it from one of them")
+            raise UsageError(
+                f"{what}: it cannot be in both {its_split} and {split}; remove it from one of them"
+            )
         if its_name != name:
-            raise UsageError(f"{what}: it cannot be of both class {its_name!r} and class {name!r}; remove one of them")
+            raise UsageError(
+                f"{what}: it cannot be of both class {its_name!r} and class {name!r}; remove one of them"
+            )
         return False
 
 
@@ -102,7 +136,13 @@ class Walk:
         return found
 
     def _visit(
-        self, folder: Path, around: set[object], been: set[object], found: list[Path], split: str, name: str | None
+        self,
+        folder: Path,
+        around: set[object],
+        been: set[object],
+        found: list[Path],
+        split: str,
+        name: str | None,
     ) -> None:
         """around: the folders above the links that led here; been: the folders that were read."""
         been.add(identity(folder))

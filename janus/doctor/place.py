@@ -64,8 +64,15 @@ def config(place: Place, device: torch.device, **settings: Any) -> Config:
     folder, batch = place.folder / "images", 16 if place.device.type == "cuda" else 8
     if not folder.exists():
         write_photographs(folder, 6 * batch, classes=6, width=64, height=48)
-    fixed = {"dataset": str(folder), "tasks": 3, "epochs": 1, "batch_size": batch, "augment": "none",
-             "amp": "off", "save_every": 0.0}
+    fixed = {
+        "dataset": str(folder),
+        "tasks": 3,
+        "epochs": 1,
+        "batch_size": batch,
+        "augment": "none",
+        "amp": "off",
+        "save_every": 0.0,
+    }
     return make(fixed | settings, device=str(device))
 
 

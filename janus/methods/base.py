@@ -53,7 +53,10 @@ class Sizes:
     @property
     def basis(self) -> int:
         """The most that the bases V (n, k) of all layer inputs can hold: `janus.history.History` leaves 2r directions free."""
-        return sum(n * max(0, n - 2 * self.config.backbone.rank) for n in {key: n for key, _, n in self.matrices}.values())
+        return sum(
+            n * max(0, n - 2 * self.config.backbone.rank)
+            for n in {key: n for key, _, n in self.matrices}.values()
+        )
 
 
 class LearnerProtocol(classifiers.LearnerProtocol, Protocol):

@@ -49,7 +49,9 @@ class BiLoRA(LoRAMethod):
         most = min(len(pair.B) * pair.A.shape[1] for pair in learner.pairs)
         self.count = self.settings.coefficients
         if not 1 <= self.count <= most:
-            raise UsageError(f"method.coefficients must be between 1 and {most}, the entries of a matrix; got {self.count}")
+            raise UsageError(
+                f"method.coefficients must be between 1 and {most}, the entries of a matrix; got {self.count}"
+            )
         self.values = {pair.name: nn.Parameter(pair.B.new_zeros(self.count)) for pair in learner.pairs}
         self.training = False  # inside a task; between two, the weights hold all that was learned
 
@@ -83,7 +85,9 @@ class BiLoRA(LoRAMethod):
             return [from_spectrum(values, places[shape], shape) for values, shape in shapes]
 
         c = learner.config.training
-        return ReparametrizedAdamW(list(self.values.values()), [pair.B for pair in learner.pairs], compute, c.lr, c.weight_decay)
+        return ReparametrizedAdamW(
+            list(self.values.values()), [pair.B for pair in learner.pairs], compute, c.lr, c.weight_decay
+        )
 
     @classmethod
     def stored(cls, s: Sizes) -> dict[str, int]:
@@ -91,7 +95,10 @@ class BiLoRA(LoRAMethod):
 
     @classmethod
     def trainable(cls, s: Sizes) -> dict[str, int]:
-        return {"coefficients": s.config.method.coefficients * len(s.matrices), "head": super().trainable(s)["head"]}
+        return {
+            "coefficients": s.config.method.coefficients * len(s.matrices),
+            "head": super().trainable(s)["head"],
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {"values": dict(self.values)} if self.training else {}

@@ -44,8 +44,10 @@ class CODAPrompt(Prompted):
         c, d = learner.config.data, learner.model.num_features
         self.share = self.settings.components // c.tasks
         if self.share * c.tasks > d:
-            raise UsageError(f"method.components={self.settings.components} gives each of {c.tasks} tasks {self.share}: "
-                             f"only {d}, the width of the features, can be orthogonal")
+            raise UsageError(
+                f"method.components={self.settings.components} gives each of {c.tasks} tasks {self.share}: "
+                f"only {d}, the width of the features, can be orthogonal"
+            )
 
     def begin_task(self, task: Task) -> None:
         d, generator = self.learner.model.num_features, self.learner.generator("prompts", task.index)
@@ -53,8 +55,11 @@ class CODAPrompt(Prompted):
         new = {name: drawn(generator, self.share, self.layers, *shape) for name, shape in shapes.items()}
         old = {name: self.rows(name).detach() if self.trained else rows[:0] for name, rows in new.items()}
         if (many := len(old["K"])) + self.share > d:
-            warnings.warn(f"the {self.share} new components of task {task.index + 1} begin orthogonal to the newest "
-                          f"{d - self.share} of the {many} old ones only: features have {d} directions", stacklevel=2)
+            warnings.warn(
+                f"the {self.share} new components of task {task.index + 1} begin orthogonal to the newest "
+                f"{d - self.share} of the {many} old ones only: features have {d} directions",
+                stacklevel=2,
+            )
         self.grow(**{name: orthonormal(rows, old[name]) for name, rows in new.items()})
 
     def prompts(self, query: Tensor) -> list[Tensor]:

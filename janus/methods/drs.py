@@ -36,7 +36,9 @@ class DriftResistantAdam(RectifiedAdam):
         return self._normed(*super()._tangent(batch, A, B, V), V)
 
     def _normed(self, dA: Tensor, dB: Tensor, V: Tensor | None) -> tuple[Tensor, Tensor]:
-        k = dA.new_full((len(dA), 1, 1), dA.shape[-1]) - (0 if V is None else V.square().sum((-2, -1), keepdim=True))
+        k = dA.new_full((len(dA), 1, 1), dA.shape[-1]) - (
+            0 if V is None else V.square().sum((-2, -1), keepdim=True)
+        )
         k = k.clamp(min=1)  # energy=0 leaves no direction, and no step
         return dA / k.sqrt(), dB / k.sqrt()
 
@@ -90,9 +92,20 @@ class DRS(LoRAMethod):
             self.start_off(self.outside)
 
     def factor_optimizer(self, task: Task) -> RectifiedAdam:
-        c, s, kind = self.learner.config.training, self.settings, DriftResistantAdam if task.index else RectifiedAdam
-        return kind(self.learner.pairs, c.lr, gr=s.gr, basis=self.outside, weight_decay=c.weight_decay, cap=s.cap,
-                    ridge=s.ridge)
+        c, s, kind = (
+            self.learner.config.training,
+            self.settings,
+            DriftResistantAdam if task.index else RectifiedAdam,
+        )
+        return kind(
+            self.learner.pairs,
+            c.lr,
+            gr=s.gr,
+            basis=self.outside,
+            weight_decay=c.weight_decay,
+            cap=s.cap,
+            ridge=s.ridge,
+        )
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         triplet = augmented_triplet_loss(features, labels, self.learner.prototypes.old, self.settings.margin)
@@ -109,5 +122,8 @@ class DRS(LoRAMethod):
         return {"outside": self.outside}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.outside = {pair.input_key: state["outside"][pair.input_key].to(pair.A.device)
-                        for pair in self.learner.pairs if pair.input_key in state["outside"]}
+        self.outside = {
+            pair.input_key: state["outside"][pair.input_key].to(pair.A.device)
+            for pair in self.learner.pairs
+            if pair.input_key in state["outside"]
+        }

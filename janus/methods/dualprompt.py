@@ -23,7 +23,9 @@ class DualPrompt(Prompted):
 
     name = "dualprompt"
     summary = "DualPrompt: a general prompt, and an expert prompt a task"
-    paper = "Wang et al., DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning, ECCV 2022"
+    paper = (
+        "Wang et al., DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning, ECCV 2022"
+    )
 
     def __init__(self, learner: LearnerProtocol) -> None:
         super().__init__(learner)
@@ -33,15 +35,23 @@ class DualPrompt(Prompted):
         generator = self.learner.generator("prompts", task.index)
         if not self.trained:
             self.grow(general=drawn(generator, self.general, self.settings.general, self.width))
-        self.grow(experts=drawn(generator, 1, self.layers - self.general, self.settings.expert, self.width),
-                  keys=drawn(generator, 1, self.learner.model.num_features))
+        self.grow(
+            experts=drawn(generator, 1, self.layers - self.general, self.settings.expert, self.width),
+            keys=drawn(generator, 1, self.learner.model.num_features),
+        )
 
     def prompts(self, query: Tensor) -> list[Tensor]:
         similarity = cosines(query, self.rows("keys"))  # (b, tasks so far)
         self.matched(1 - similarity[:, -1])
-        chosen = torch.full_like(similarity[:, 0], -1, dtype=torch.long) if self.training else similarity.argmax(dim=1)  # (b,)
+        chosen = (
+            torch.full_like(similarity[:, 0], -1, dtype=torch.long)
+            if self.training
+            else similarity.argmax(dim=1)
+        )  # (b,)
         general = [p.expand(len(query), 1, -1, -1) for p in self.trained["general"]]
-        return general + list(self.rows("experts")[chosen].unsqueeze(2).unbind(1))  # (b, layers, 1, l, d) → (b, 1, l, d) each
+        return general + list(
+            self.rows("experts")[chosen].unsqueeze(2).unbind(1)
+        )  # (b, layers, 1, l, d) → (b, 1, l, d) each
 
     @classmethod
     def numbers(cls, s: Sizes) -> tuple[int, int]:

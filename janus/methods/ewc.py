@@ -40,7 +40,9 @@ class EWC(LoRAMethod):
 
     def penalty(self) -> Tensor:
         """`λ/2 Σ_i F_i (θ_i − θ*_i)²`, a scalar."""
-        terms = [(f * (now - then) ** 2).sum() for f, now, then in zip(self.fisher, self.factors, self.anchor)]
+        terms = [
+            (f * (now - then) ** 2).sum() for f, now, then in zip(self.fisher, self.factors, self.anchor)
+        ]
         return self.settings.lambda_ / 2 * torch.stack(terms).sum()
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
@@ -57,7 +59,10 @@ class EWC(LoRAMethod):
         learner = self.learner
         order = torch.randperm(len(task.train), generator=learner.generator("fisher", task.index))
         chosen = order[: self.settings.samples]
-        mine, squares = chosen[learner.processes.part(len(chosen))], [torch.zeros_like(f) for f in self.fisher]
+        mine, squares = (
+            chosen[learner.processes.part(len(chosen))],
+            [torch.zeros_like(f) for f in self.fisher],
+        )
         with Prefetcher(of(task.train, mine[:, None]), learner.device) as images:  # one by one
             for index, image in images:
                 logits = learner.heads[task.index](learner.forward(learner.plain(image)).float())
@@ -76,4 +81,6 @@ class EWC(LoRAMethod):
         return {"fisher": self.fisher, "anchor": self.anchor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.fisher, self.anchor = ([t.to(self.learner.device) for t in state[key]] for key in ("fisher", "anchor"))
+        self.fisher, self.anchor = (
+            [t.to(self.learner.device) for t in state[key]] for key in ("fisher", "anchor")
+        )

@@ -37,9 +37,18 @@ class Janus(LoRAMethod):
             c, prototypes = self.settings.loss, self.learner.prototypes
             prototypes.observe(features, labels, self.learner.processes)
             loss = loss + decoupled_margin_loss(
-                features, labels, prototypes.old, prototypes.centres, form=c.form, nearest=c.nearest,
-                push_margin=c.push_margin, pull_margin=c.pull_margin, push_weight=c.push, pull_weight=c.pull,
-                temperature=c.temperature)
+                features,
+                labels,
+                prototypes.old,
+                prototypes.centres,
+                form=c.form,
+                nearest=c.nearest,
+                push_margin=c.push_margin,
+                pull_margin=c.pull_margin,
+                push_weight=c.push,
+                pull_weight=c.pull,
+                temperature=c.temperature,
+            )
         return loss
 
     @classmethod

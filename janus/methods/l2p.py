@@ -32,8 +32,10 @@ class L2P(Prompted):
     def begin_task(self, task: Task) -> None:
         if not self.trained:
             generator = self.learner.generator("prompts")
-            self.grow(prompts=drawn(generator, self.settings.pool, self.settings.length, self.width),
-                      keys=drawn(generator, self.settings.pool, self.learner.model.num_features))
+            self.grow(
+                prompts=drawn(generator, self.settings.pool, self.settings.length, self.width),
+                keys=drawn(generator, self.settings.pool, self.learner.model.num_features),
+            )
 
     def prompts(self, query: Tensor) -> list[Tensor]:
         nearest, chosen = cosines(query, self.trained["keys"]).topk(self.settings.top, dim=1)  # (b, top)

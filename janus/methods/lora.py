@@ -41,8 +41,15 @@ class LoRAMethod(Method):
 
     def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
         c, s = self.learner.config.training, self.settings
-        return RectifiedAdam(self.learner.pairs, c.lr, gr=s.gr, basis=self.basis(), weight_decay=c.weight_decay,
-                             cap=s.cap, ridge=s.ridge)
+        return RectifiedAdam(
+            self.learner.pairs,
+            c.lr,
+            gr=s.gr,
+            basis=self.basis(),
+            weight_decay=c.weight_decay,
+            cap=s.cap,
+            ridge=s.ridge,
+        )
 
 
 class Finetune(LoRAMethod):
@@ -62,7 +69,9 @@ class FrozenA(LoRAMethod):
         for pair in self.learner.pairs:
             pair.A.requires_grad_(False)
         c = self.learner.config.training
-        return torch.optim.AdamW([pair.B for pair in self.learner.pairs], lr=c.lr, weight_decay=c.weight_decay)
+        return torch.optim.AdamW(
+            [pair.B for pair in self.learner.pairs], lr=c.lr, weight_decay=c.weight_decay
+        )
 
     @classmethod
     def trainable(cls, s: Sizes) -> dict[str, int]:

@@ -29,7 +29,9 @@ class OLoRA(LoRAMethod):
 
     name = "olora"
     summary = "O-LoRA: one pair a task, A penalised for overlap with earlier ones"
-    paper = "Wang et al., Orthogonal Subspace Learning for Language Model Continual Learning, EMNLP Findings 2023"
+    paper = (
+        "Wang et al., Orthogonal Subspace Learning for Language Model Continual Learning, EMNLP Findings 2023"
+    )
     family = "lora"
 
     def __init__(self, learner: LearnerProtocol) -> None:
@@ -46,7 +48,9 @@ class OLoRA(LoRAMethod):
 
     @classmethod
     def stored(cls, s: Sizes) -> dict[str, int]:
-        return super().stored(s) | {"every A": 4 * s.tasks * s.config.backbone.rank * sum(n for _, _, n in s.matrices)}
+        return super().stored(s) | {
+            "every A": 4 * s.tasks * s.config.backbone.rank * sum(n for _, _, n in s.matrices)
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {"old": self.old}

@@ -21,15 +21,22 @@ def with_notes(stream: Stream, config: Config, done: int) -> Stream:
         if lone[-1] >= done:
             warnings.warn(notes[-1], stacklevel=2)
     if old := getattr(config.classifier, "replaces", None):
-        notes.append(f"accuracies up to an extension are those of classifier={old}, later ones those of "
-                     f"classifier={config.classifier.name}: bwt, forgetting and maa mix the two")
+        notes.append(
+            f"accuracies up to an extension are those of classifier={old}, later ones those of "
+            f"classifier={config.classifier.name}: bwt, forgetting and maa mix the two"
+        )
     return replace(stream, notes=tuple(notes))
 
 
 def tasks_without_training(stream: Stream, config: Config) -> list[int]:
     """The tasks of one class, where each head is trained on its own task's classes alone and classifies."""
     method = methods.get(config.method.name)
-    if config.classifier.name != "linear" or not method.trains_heads or not method.local_heads or stream.num_classes == 1:
+    if (
+        config.classifier.name != "linear"
+        or not method.trains_heads
+        or not method.local_heads
+        or stream.num_classes == 1
+    ):
         return []
     return [task.index for task in stream.tasks if len(task.positions) == 1]
 
@@ -37,9 +44,15 @@ def tasks_without_training(stream: Stream, config: Config) -> list[int]:
 def explanation(stream: Stream, lone: list[int], config: Config) -> str:
     """One line: which tasks, what will come of them, and what to do."""
     names = [stream.class_names[stream.tasks[t].positions.start] for t in lone]
-    which = f"task {lone[0] + 1} has one class ({names[0]})" if len(lone) == 1 else \
-        f"{len(lone)} of {len(stream)} tasks have one class each (the first: task {lone[0] + 1}, {names[0]})"
+    which = (
+        f"task {lone[0] + 1} has one class ({names[0]})"
+        if len(lone) == 1
+        else f"{len(lone)} of {len(stream)} tasks have one class each (the first: task {lone[0] + 1}, {names[0]})"
+    )
     later = lone[-1] >= len(stream) - len(config.data.extended)
-    choice = ("extend the run with classifier=ncm, which compares with class means" if later
-              else "choose classifier=ncm, ranpac or aligned when a run begins, or fewer tasks")
+    choice = (
+        "extend the run with classifier=ncm, which compares with class means"
+        if later
+        else "choose classifier=ncm, ranpac or aligned when a run begins, or fewer tasks"
+    )
     return f"{which}: cross-entropy over one class is 0, so no head learns to name it with classifier=linear; {choice}"

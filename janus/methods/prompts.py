@@ -30,7 +30,9 @@ class TwoPasses:
     leaves the model as it is.
     """
 
-    def __init__(self, model: nn.Module, attentions: list[PrefixAttention], select: Callable[[Tensor], list[Tensor]]) -> None:
+    def __init__(
+        self, model: nn.Module, attentions: list[PrefixAttention], select: Callable[[Tensor], list[Tensor]]
+    ) -> None:
         self.attentions, self.select, self.querying = attentions, select, False
         model.register_forward_pre_hook(self.before)
         model.register_forward_hook(self.after, always_call=True)  # after an error too
@@ -68,7 +70,9 @@ class Prompted(Method):
     blocks: ClassVar[int] = 5  # the first five have prompts, or all where there are fewer
 
     def __init__(self, learner: LearnerProtocol) -> None:
-        from ..models.prefix import prefixed  # timm takes seconds to import: not for those who only ask what methods there are
+        from ..models.prefix import (
+            prefixed,
+        )  # timm takes seconds to import: not for those who only ask what methods there are
 
         super().__init__(learner)
         attentions = prefixed(learner.model, self.blocks)
@@ -97,7 +101,10 @@ class Prompted(Method):
         return torch.optim.AdamW(self.trained.values(), lr=c.lr, weight_decay=c.weight_decay)
 
     def begin_step(self, images: Tensor) -> None:
-        self.training, self.distance = True, images.new_zeros(0)  # (b,), slice by slice: 1 − cos of query and chosen keys
+        self.training, self.distance = (
+            True,
+            images.new_zeros(0),
+        )  # (b,), slice by slice: 1 − cos of query and chosen keys
 
     def matched(self, distance: Tensor) -> None:
         """`prompts` tells how far the keys it chose are from the queries, (b,) of the slice of the batch that it is asked for."""
@@ -132,7 +139,9 @@ class Prompted(Method):
         return {"trained": self.trained, "frozen": self.frozen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.trained = {name: nn.Parameter(rows.to(self.learner.device)) for name, rows in state["trained"].items()}
+        self.trained = {
+            name: nn.Parameter(rows.to(self.learner.device)) for name, rows in state["trained"].items()
+        }
         self.frozen = {name: rows.to(self.learner.device) for name, rows in state["frozen"].items()}
 
 

@@ -19,8 +19,14 @@ class ReparametrizedAdamW(torch.optim.AdamW):
         values: what is trained. factors: what the layers use. compute: () → a tensor for each factor, differentiable by the values.
     """
 
-    def __init__(self, values: Sequence[nn.Parameter], factors: Sequence[nn.Parameter], compute: Callable[[], list[Tensor]],
-                 lr: float, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        values: Sequence[nn.Parameter],
+        factors: Sequence[nn.Parameter],
+        compute: Callable[[], list[Tensor]],
+        lr: float,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__(values, lr=lr, weight_decay=weight_decay)
         self.values, self.factors, self.compute = list(values), list(factors), compute
 

@@ -33,12 +33,16 @@ class SDLoRA(LoRAMethod):
 
     name = "sdlora"
     summary = "SD-LoRA: old directions frozen, all magnitudes trained anew"
-    paper = "Wu et al., SD-LoRA: Scalable Decoupled Low-Rank Adaptation for Class Incremental Learning, ICLR 2025"
+    paper = (
+        "Wu et al., SD-LoRA: Scalable Decoupled Low-Rank Adaptation for Class Incremental Learning, ICLR 2025"
+    )
     family = "lora"
 
     def __init__(self, learner: LearnerProtocol) -> None:
         super().__init__(learner)
-        self.parts: dict[str, dict[str, Tensor]] = {}  # matrix → Â (k, n), B̂ (m, k) of old tasks; A, B: trained
+        self.parts: dict[
+            str, dict[str, Tensor]
+        ] = {}  # matrix → Â (k, n), B̂ (m, k) of old tasks; A, B: trained
         self.magnitudes = nn.Parameter(torch.zeros(0))  # (t,)
 
     @torch.no_grad()
@@ -53,14 +57,20 @@ class SDLoRA(LoRAMethod):
             else:
                 old = self.joined(self.parts[pair.name])
                 A = kaiming_A(learner.config.backbone.rank, n, generator, pair.A.device, pair.A.dtype)
-            self.parts[pair.name] = old | {"A": nn.Parameter(A.clone()), "B": nn.Parameter(A.new_zeros(len(pair.B), len(A)))}
+            self.parts[pair.name] = old | {
+                "A": nn.Parameter(A.clone()),
+                "B": nn.Parameter(A.new_zeros(len(pair.B), len(A))),
+            }
             set_factors(pair, *self.factors(self.parts[pair.name]))
 
     @staticmethod
     def joined(part: dict[str, Tensor]) -> dict[str, Tensor]:
         """A finished task's pair becomes one more direction."""
         a, b = (torch.linalg.norm(part[key]).clamp(min=torch.finfo(part[key].dtype).tiny) for key in "AB")
-        return {"A_old": torch.cat([part["A_old"], part["A"] / a]), "B_old": torch.cat([part["B_old"], part["B"] / b], dim=1)}
+        return {
+            "A_old": torch.cat([part["A_old"], part["A"] / a]),
+            "B_old": torch.cat([part["B_old"], part["B"] / b], dim=1),
+        }
 
     def factors(self, part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """`[Â_1; …; A_t]` (t·r, n) and `[α_1 B̂_1, …, α_t B_t]` (m, t·r)."""
@@ -71,14 +81,23 @@ class SDLoRA(LoRAMethod):
         c, pairs = self.learner.config.training, self.learner.pairs
         parts = [self.parts[pair.name] for pair in pairs]
         values = [self.magnitudes, *(part[key] for part in parts for key in TRAINED)]
-        return ReparametrizedAdamW(values, [p for pair in pairs for p in (pair.A, pair.B)],
-                              lambda: [t for part in parts for t in self.factors(part)], c.lr, c.weight_decay)
+        return ReparametrizedAdamW(
+            values,
+            [p for pair in pairs for p in (pair.A, pair.B)],
+            lambda: [t for part in parts for t in self.factors(part)],
+            c.lr,
+            c.weight_decay,
+        )
 
     @classmethod
     def stored(cls, s: Sizes) -> dict[str, int]:
         """Every direction counts twice: by itself, and in the factors that the layers use."""
         own = {"factors": 4 * s.tasks * s.factors, "directions": 4 * s.tasks * (s.factors + 1)}
-        return own | {part: size for part, size in super().stored(s).items() if part not in ("factors", "merged weights")}
+        return own | {
+            part: size
+            for part, size in super().stored(s).items()
+            if part not in ("factors", "merged weights")
+        }
 
     @classmethod
     def trainable(cls, s: Sizes) -> dict[str, int]:
@@ -89,9 +108,16 @@ class SDLoRA(LoRAMethod):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if "magnitudes" not in state:
-            raise JanusError("this run was begun when sdlora had a magnitude for each matrix; it cannot go on with one for all: "
-                             "train it anew in another folder")
+            raise JanusError(
+                "this run was begun when sdlora had a magnitude for each matrix; it cannot go on with one for all: "
+                "train it anew in another folder"
+            )
         device = {pair.name: pair.A.device for pair in self.learner.pairs}
-        self.parts = {name: {key: nn.Parameter(t.to(device[name])) if key in TRAINED else t.to(device[name])
-                             for key, t in part.items()} for name, part in state["parts"].items()}
+        self.parts = {
+            name: {
+                key: nn.Parameter(t.to(device[name])) if key in TRAINED else t.to(device[name])
+                for key, t in part.items()
+            }
+            for name, part in state["parts"].items()
+        }
         self.magnitudes = nn.Parameter(state["magnitudes"].to(self.learner.device))

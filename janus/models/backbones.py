@@ -54,10 +54,17 @@ class ConvStem(nn.Module):
         super().__init__()
         side = img_size // patch_size
         self.num_patches, self.patch_size, self.grid_size = side**2, (patch_size, patch_size), (side, side)
-        widths = [in_chans, *(embed_dim // 2**i for i in reversed(range(patch_size.bit_length() - 1)))]  # doubling up to embed_dim
+        widths = [
+            in_chans,
+            *(embed_dim // 2**i for i in reversed(range(patch_size.bit_length() - 1))),
+        ]  # doubling up to embed_dim
         layers: list[nn.Module] = []
         for c_in, c_out in pairwise(widths):
-            layers += [nn.Conv2d(c_in, c_out, 3, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+            layers += [
+                nn.Conv2d(c_in, c_out, 3, 2, 1, bias=False),
+                nn.BatchNorm2d(c_out),
+                nn.ReLU(inplace=True),
+            ]
         self.stem = nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, 1))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, (S/P)^2, D)
@@ -68,15 +75,23 @@ def embedded_vit(num_classes: int = 0, img_size: int = 32, patch_size: int = 8) 
     """The architecture of the embedded backbone: 32 px, width 192, 6 blocks, 3 heads, 17 tokens. With 64 px and patches of 16
     it is photos-vit."""
     return VisionTransformer(
-        img_size=img_size, patch_size=patch_size, embed_dim=192, depth=6, num_heads=3, num_classes=num_classes, embed_layer=ConvStem
+        img_size=img_size,
+        patch_size=patch_size,
+        embed_dim=192,
+        depth=6,
+        num_heads=3,
+        num_classes=num_classes,
+        embed_layer=ConvStem,
     )
 
 
 def models() -> dict[str, str]:
     """Name -> description of every model `create` knows by name; hub names ("hf-hub:…") come on top of these."""
-    found = {EMBEDDED: "the embedded ViT: 32 px, width 192, 6 blocks, pre-trained on 292 concepts of icons",
-             WIDE: "the same ViT, pre-trained further on 2,542 concepts: its features serve the stream far better",
-             PHOTOS: "the same for photographs of 64 px; its weights are made by data/scripts/pretrain_photos.py"}
+    found = {
+        EMBEDDED: "the embedded ViT: 32 px, width 192, 6 blocks, pre-trained on 292 concepts of icons",
+        WIDE: "the same ViT, pre-trained further on 2,542 concepts: its features serve the stream far better",
+        PHOTOS: "the same for photographs of 64 px; its weights are made by data/scripts/pretrain_photos.py",
+    }
     for module, description in _FAMILIES.items():
         found |= {name: description for name in timm.list_models(module=module)}
     return found
@@ -100,7 +115,9 @@ def create(
     if name in _OURS:
         side, patch = _OURS[name]
         if options or img_size not in (None, side):
-            raise UsageError(f"{name} has one size, {side} px, and no options: leave them out or choose another model")
+            raise UsageError(
+                f"{name} has one size, {side} px, and no options: leave them out or choose another model"
+            )
         if weights is None and name == PHOTOS:
             raise UsageError(assets.NO_PHOTOS)
         model = _seeded(embedded_vit, img_size=side, patch_size=patch)
@@ -141,8 +158,10 @@ def check(mine: str, trained_with: str | None, source: str) -> None:
     """JanusError if a run was trained with other weights than those that `source` holds now: what it learned is a difference to
     them. Two fingerprints; None: the run is older than they are, and is taken as it is."""
     if trained_with not in (None, mine):
-        raise JanusError(f"the weights of the backbone ({source}) are not those this run was trained with (fingerprint {mine}, "
-                         f"not {trained_with}); put those back, or train again with another --out")
+        raise JanusError(
+            f"the weights of the backbone ({source}) are not those this run was trained with (fingerprint {mine}, "
+            f"not {trained_with}); put those back, or train again with another --out"
+        )
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -169,7 +188,9 @@ def _create_timm(name: str, pretrained: bool, hub: bool, **options: Any) -> nn.M
     if pretrained and not hub:  # a first build without weights tells a wrong option from a failed download
         config = _create_timm(name, pretrained=False, hub=False, **options).pretrained_cfg
         if not config.get("hf_hub_id"):
-            raise UsageError(f"timm has no weights on the hub for {name}: pass weights=<file.safetensors> or 'random'")
+            raise UsageError(
+                f"timm has no weights on the hub for {name}: pass weights=<file.safetensors> or 'random'"
+            )
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except Exception as e:  # noqa: BLE001 - the hub's client raises its own errors, those of its HTTP library, OSError …
@@ -185,7 +206,9 @@ def _preprocess(model: nn.Module) -> PreprocessConfig:
     config = resolve_model_data_config(model)
     height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or config["input_size"][1:]
     if height != width:
-        raise UsageError(f"{type(model).__name__} wants images of {height}×{width}: only square ones are supported")
+        raise UsageError(
+            f"{type(model).__name__} wants images of {height}×{width}: only square ones are supported"
+        )
     return PreprocessConfig(height, tuple(config["mean"]), tuple(config["std"]), config["interpolation"])
 
 

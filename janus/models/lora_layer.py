@@ -78,7 +78,9 @@ def kaiming_A(
     Drawn on the generator's device and moved, so that a CPU generator gives the same numbers for every device.
     """
     bound = 1 / math.sqrt(features)
-    A = torch.empty(rank, features, dtype=dtype, device=generator.device).uniform_(-bound, bound, generator=generator)
+    A = torch.empty(rank, features, dtype=dtype, device=generator.device).uniform_(
+        -bound, bound, generator=generator
+    )
     return A.to(device)
 
 
@@ -87,7 +89,9 @@ def dense_gradient(g: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     if g.dtype != torch.float16:
         return (g.T @ x.to(g.dtype)).to(dtype)
     most = [t.abs().amax().float().clamp(min=torch.finfo(torch.float32).tiny) for t in (g, x)]
-    return ((g / most[0]).half().T @ (x / most[1]).half()).to(dtype) * (most[0] * most[1])  # a plain sum would leave fp16's range
+    return ((g / most[0]).half().T @ (x / most[1]).half()).to(dtype) * (
+        most[0] * most[1]
+    )  # a plain sum would leave fp16's range
 
 
 class _ComposedLinear(torch.autograd.Function):
@@ -98,8 +102,16 @@ class _ComposedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float, rows: tuple[slice, ...],
-                watchers: tuple[list[Callable[[Tensor], None]], ...], *factors):
+    def forward(
+        ctx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scale: float,
+        rows: tuple[slice, ...],
+        watchers: tuple[list[Callable[[Tensor], None]], ...],
+        *factors,
+    ):
         W = _compose(weight, scale, rows, factors).to(x.dtype)
         ctx.scale, ctx.rows, ctx.watchers = scale, rows, watchers
         ctx.save_for_backward(x, W if ctx.needs_input_grad[0] else None, *factors)
@@ -126,9 +138,13 @@ class _ComposedLinear(torch.autograd.Function):
         lean = [i for i in range(count) if not ctx.watchers[i]]
         ranks = [len(As[i]) for i in lean]
         if any(needs[count + i] for i in lean):
-            z = x @ torch.cat([As[i] for i in lean]).to(x.dtype).mT  # (tokens, Σr): one product for K and V, they share x
+            z = (
+                x @ torch.cat([As[i] for i in lean]).to(x.dtype).mT
+            )  # (tokens, Σr): one product for K and V, they share x
             for i, z_i in zip(lean, z.split(ranks, dim=1)):
-                g_B[i] = (z_i.mT @ parts[i]).mT.to(Bs[i].dtype) * ctx.scale  # this way round it is faster on a CPU
+                g_B[i] = (z_i.mT @ parts[i]).mT.to(
+                    Bs[i].dtype
+                ) * ctx.scale  # this way round it is faster on a CPU
         if any(needs[i] for i in lean):
             h = torch.cat([parts[i] @ Bs[i].to(g.dtype) for i in lean], dim=1)  # (tokens, Σr)
             for i, g_Ai in zip(lean, (h.mT @ x).to(As[0].dtype).mul_(ctx.scale).split(ranks)):
@@ -155,13 +171,20 @@ class LoRALinear(nn.Module):
     """
 
     def __init__(
-        self, linear: nn.Linear, blocks: dict[str, tuple[slice, int]], scale: float, generator: torch.Generator
+        self,
+        linear: nn.Linear,
+        blocks: dict[str, tuple[slice, int]],
+        scale: float,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias, self.scale = linear.weight, linear.bias, scale
         self.original_dtype = linear.weight.dtype
-        if self.weight.dtype in (torch.float16, torch.bfloat16):  # a half-precision merge would lose small updates
+        if self.weight.dtype in (
+            torch.float16,
+            torch.bfloat16,
+        ):  # a half-precision merge would lose small updates
             self.weight = nn.Parameter(self.weight.detach().float())
         self.requires_grad_(False)
         self.blocks = {name: rows for name, (rows, _) in blocks.items()}
@@ -170,7 +193,9 @@ class LoRALinear(nn.Module):
             A = kaiming_A(rank, self.in_features, generator, self.weight.device, self.weight.dtype)
             self.register_parameter(f"A_{name}", nn.Parameter(A))
             self.register_parameter(f"B_{name}", nn.Parameter(A.new_zeros(rows.stop - rows.start, rank)))
-            self.register_buffer(f"W0_{name}", None)  # the rows before the first merge: in the state_dict once there was one
+            self.register_buffer(
+                f"W0_{name}", None
+            )  # the rows before the first merge: in the state_dict once there was one
 
     def factors(self) -> tuple[Tensor, ...]:
         """(A_1, …, A_p, B_1, …, B_p) in the order of `blocks`."""
@@ -183,14 +208,24 @@ class LoRALinear(nn.Module):
             return _compose(self.weight, self.scale, self.blocks.values(), self.factors())
 
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
-        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # autocast leaves float64 alone
+        if (
+            torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+        ):  # autocast leaves float64 alone
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return _ComposedLinear.apply(
-            x, self.weight, self.bias, self.scale, tuple(self.blocks.values()), tuple(self.watchers.values()), *self.factors()
+            x,
+            self.weight,
+            self.bias,
+            self.scale,
+            tuple(self.blocks.values()),
+            tuple(self.watchers.values()),
+            *self.factors(),
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"watchers": {name: [] for name in self.blocks}}  # who watches a model does not watch its copies
+        return self.__dict__ | {
+            "watchers": {name: [] for name in self.blocks}
+        }  # who watches a model does not watch its copies
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         for name, rows in self.blocks.items():  # a state that holds the weight says whether it was merged

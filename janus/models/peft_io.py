@@ -35,7 +35,9 @@ NOT_CARRIED = {
 }
 
 _PREFIX = "base_model.model."  # PEFT's names for the tensors: prefix + path + .lora_A.weight
-_QKV_BIAS = "set attn.qkv_bias_separate = True in every block before PEFT wraps it, or its qkv layer is never called"
+_QKV_BIAS = (
+    "set attn.qkv_bias_separate = True in every block before PEFT wraps it, or its qkv layer is never called"
+)
 
 
 @torch.no_grad()
@@ -65,7 +67,9 @@ def export_peft(
     if not layers:
         raise UsageError(f"{type(model).__name__} was not adapted by janus or PEFT: janus.adapt(model) first")
     if any(isinstance(module, PrefixAttention) for module in model.modules()):
-        raise UsageError("the model has prompts, which a LoRA adapter cannot hold: keep the run's folder, which janus.load reads")
+        raise UsageError(
+            "the model has prompts, which a LoRA adapter cannot hold: keep the run's folder, which janus.load reads"
+        )
     tensors: dict[str, Tensor] = {}
     ranks, alphas, modules = {}, {}, {}
     needs = []
@@ -94,7 +98,9 @@ def export_peft(
     return _write(Path(folder), files)
 
 
-def _joined(found: list[Pair], factors: list[tuple[Tensor, Tensor]], path: str) -> tuple[Tensor, Tensor, dict[str, list[int]]]:
+def _joined(
+    found: list[Pair], factors: list[tuple[Tensor, Tensor]], path: str
+) -> tuple[Tensor, Tensor, dict[str, list[int]]]:
     """The pairs of one layer as PEFT's single pair, A (R, n) and B (m, R), and which rows of it each pair is on."""
     blocks, start = {}, 0
     A = torch.cat([A for A, _ in factors])  # (R, n)
@@ -118,7 +124,9 @@ def _write(folder: Path, files: dict[str, bytes]) -> Path:
             partial.write_bytes(data)
             os.replace(partial, folder / name)
     except OSError as e:
-        raise JanusError(f"cannot write the adapter to {folder}: {e.strerror or e}; choose another folder") from e
+        raise JanusError(
+            f"cannot write the adapter to {folder}: {e.strerror or e}; choose another folder"
+        ) from e
     return folder
 
 
@@ -133,22 +141,32 @@ def import_peft(model: nn.Module, folder: str | Path) -> nn.Module:
     """
     folder = Path(folder)
     if (folder / "adapter_model.bin").exists() and not (folder / "adapter_model.safetensors").exists():
-        raise UsageError(f"{folder} holds adapter_model.bin, a pickle, which can run code and is not read: if you trust it, load "
-                         "it with PEFT, and model.save_pretrained(folder) writes adapter_model.safetensors")
+        raise UsageError(
+            f"{folder} holds adapter_model.bin, a pickle, which can run code and is not read: if you trust it, load "
+            "it with PEFT, and model.save_pretrained(folder) writes adapter_model.safetensors"
+        )
     config = _read_json(folder / "adapter_config.json")
     tensors = read_safetensors(folder / "adapter_model.safetensors")
     note = _read_json(folder / "janus.json") if (folder / "janus.json").exists() else {}
     if pairs(model):
         raise UsageError("the model is adapted already: import into a plain backbone")
-    used = [key for key in ("use_dora", "modules_to_save", "fan_in_fan_out", "layer_replication") if config.get(key)]
+    used = [
+        key
+        for key in ("use_dora", "modules_to_save", "fan_in_fan_out", "layer_replication")
+        if config.get(key)
+    ]
     if config.get("peft_type") != "LORA" or used or config.get("bias", "none") != "none":
-        raise UsageError(f"{folder} is not plain LoRA ({', '.join(used) or config.get('peft_type')}): not supported")
+        raise UsageError(
+            f"{folder} is not plain LoRA ({', '.join(used) or config.get('peft_type')}): not supported"
+        )
 
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = re.fullmatch(rf"(?:{re.escape(_PREFIX)})?(.+)\.lora_([AB])\.weight", key)
         if not match:
-            raise UsageError(f"{folder} holds {key}, which is no LoRA factor of a linear layer: not supported")
+            raise UsageError(
+                f"{folder} holds {key}, which is no LoRA factor of a linear layer: not supported"
+            )
         found.setdefault(match[1], {})[match[2]] = tensor.float()
     layers = dict(model.named_modules())
     blocks: dict[str, dict[str, tuple[slice, int]]] = {}
@@ -157,11 +175,15 @@ def import_peft(model: nn.Module, folder: str | Path) -> nn.Module:
     for path, factors in found.items():
         linear, A, B = layers.get(path), factors.get("A"), factors.get("B")
         if path in layers and not isinstance(linear, nn.Linear):
-            raise UsageError(f"{folder}: LoRA on {path}, a {type(linear).__name__}, is not supported: train an adapter whose "
-                             "target_modules are linear layers")
+            raise UsageError(
+                f"{folder}: LoRA on {path}, a {type(linear).__name__}, is not supported: train an adapter whose "
+                "target_modules are linear layers"
+            )
         fits = isinstance(linear, nn.Linear) and A is not None and B is not None and A.dim() == B.dim() == 2
         if not fits or (B.shape[0], A.shape[1]) != tuple(linear.weight.shape) or A.shape[0] != B.shape[1]:
-            raise JanusError(f"{folder}: {path} does not fit this {type(model).__name__}: made for another backbone?")
+            raise JanusError(
+                f"{folder}: {path} does not fit this {type(model).__name__}: made for another backbone?"
+            )
         values[path] = _split_blocks(path, A, B, note.get("modules", {}).get(path, {}).get("blocks"))
         blocks[path] = {name: (rows, len(A_i)) for name, rows, A_i, _ in values[path]}
         scales[path] = _scaling(config, path, len(A))
@@ -204,7 +226,9 @@ def _layer_factors(layer: list[Pair]) -> tuple[float, list[tuple[Tensor, Tensor]
         if pair.original is None:
             factors[i] = A, pair.scale * B
         else:
-            factors[i] = _factorise(pair.weight.cpu().double() - pair.original.cpu().double() + delta, pair.original)
+            factors[i] = _factorise(
+                pair.weight.cpu().double() - pair.original.cpu().double() + delta, pair.original
+            )
     return 1.0, factors
 
 
@@ -236,7 +260,9 @@ def _split_blocks(
         rest[first:last, columns] = 0
         start += rank
     if start != len(A) or rest.any():
-        raise JanusError(f"janus.json and adapter_model.safetensors disagree about {path}: delete janus.json to use it")
+        raise JanusError(
+            f"janus.json and adapter_model.safetensors disagree about {path}: delete janus.json to use it"
+        )
     return parts
 
 
@@ -256,7 +282,13 @@ def _peft_config(base: str | None, ranks: dict[str, int], alphas: dict[str, floa
         "rank_pattern": {re.escape(p): v for p, v in ranks.items() if v != r},
         "alpha_pattern": {re.escape(p): v for p, v in alphas.items() if v != alpha},
     }
-    fixed = {"peft_type": "LORA", "task_type": None, "inference_mode": True, "bias": "none", "lora_dropout": 0.0}
+    fixed = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "inference_mode": True,
+        "bias": "none",
+        "lora_dropout": 0.0,
+    }
     return fixed | {
         "base_model_name_or_path": base,
         "r": r,
@@ -290,7 +322,13 @@ def _readme(base: str | None, needs: list[str]) -> str:
     lines += ["from peft import PeftModel", ""]
     lines += [f'model = timm.create_model("{name}", pretrained=True, num_classes=0)']
     lines += [f"# {need}" for need in needs]
-    lines += ['model = PeftModel.from_pretrained(model, "this folder").eval()', "```", "", "or, without PEFT,", ""]
+    lines += [
+        'model = PeftModel.from_pretrained(model, "this folder").eval()',
+        "```",
+        "",
+        "or, without PEFT,",
+        "",
+    ]
     lines += ['`janus.import_peft(model, "this folder")`.', "", "What PEFT cannot carry:", ""]
     lines += [f"- {what}: {where}" for what, where in NOT_CARRIED.items()]
     return "\n".join(lines) + "\n"

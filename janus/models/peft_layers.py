@@ -31,13 +31,21 @@ class PeftPair(Pair):
     def check_mergeable(self) -> None:
         module, W = self.layer, self.weight
         if not W.is_floating_point() or W.shape != (len(self.B), self.A.shape[1]):
-            raise UsageError(f"{self.name}: merging needs a floating-point weight, and this one is quantised "
-                             f"({str(W.dtype).removeprefix('torch.')}): load the model without quantisation")
-        merged = {name.removeprefix("W0_") for name, _ in module.named_buffers(recurse=False) if name.startswith("W0_")}
+            raise UsageError(
+                f"{self.name}: merging needs a floating-point weight, and this one is quantised "
+                f"({str(W.dtype).removeprefix('torch.')}): load the model without quantisation"
+            )
+        merged = {
+            name.removeprefix("W0_")
+            for name, _ in module.named_buffers(recurse=False)
+            if name.startswith("W0_")
+        }
         others = sorted(merged | set(module.active_adapters) & set(module.lora_A))
         if others != [self.block]:
-            raise UsageError(f"{self.name}: merging needs one adapter a layer, and here are {', '.join(others)}: choose one with "
-                             "set_adapter, and put the others into the weights with PEFT's merge_and_unload")
+            raise UsageError(
+                f"{self.name}: merging needs one adapter a layer, and here are {', '.join(others)}: choose one with "
+                "set_adapter, and put the others into the weights with PEFT's merge_and_unload"
+            )
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -72,19 +80,29 @@ def peft_pairs(model: nn.Module, path: str, module: nn.Module) -> Iterator[Pair]
     for adapter in module.active_adapters:
         if adapter not in module.lora_A:
             if adapter in getattr(module, "lora_embedding_A", ()):
-                raise UsageError(f"{path}: LoRA on a {type(base).__name__} is not supported; leave it out of target_modules")
+                raise UsageError(
+                    f"{path}: LoRA on a {type(base).__name__} is not supported; leave it out of target_modules"
+                )
             continue
         A, B = module.lora_A[adapter].weight, module.lora_B[adapter].weight
         if A.dim() != 2 or not isinstance(base, nn.Linear):
-            raise UsageError(f"{path}: LoRA on a {type(base).__name__} is not supported; choose target_modules that are linear "
-                             "layers only (a regular expression such as '.*attn\\.qkv' instead of a name's end)")
+            raise UsageError(
+                f"{path}: LoRA on a {type(base).__name__} is not supported; choose target_modules that are linear "
+                "layers only (a regular expression such as '.*attn\\.qkv' instead of a name's end)"
+            )
         if getattr(module, "use_dora", {}).get(adapter):
-            raise UsageError(f"{path}: DoRA rescales W0 + s·B·A, which the closed forms do not cover; use plain LoRA")
+            raise UsageError(
+                f"{path}: DoRA rescales W0 + s·B·A, which the closed forms do not cover; use plain LoRA"
+            )
         if variant := getattr(module, "lora_variant", {}).get(adapter):
-            raise UsageError(f"{path}: {type(variant).__name__} is not W0 + s·B·A, which the closed forms need; use plain LoRA")
+            raise UsageError(
+                f"{path}: {type(variant).__name__} is not W0 + s·B·A, which the closed forms need; use plain LoRA"
+            )
         if getattr(module.lora_B[adapter], "bias", None) is not None:
             raise UsageError(f"{path}: with lora_bias the layer is more than W0 + s·B·A; use plain LoRA")
-        yield PeftPair(path, module, input_key(path), A, B, slice(0, B.shape[0]), float(module.scaling[adapter]), adapter)
+        yield PeftPair(
+            path, module, input_key(path), A, B, slice(0, B.shape[0]), float(module.scaling[adapter]), adapter
+        )
 
 
 def inactive(module: nn.Module) -> str | None:
@@ -92,7 +110,9 @@ def inactive(module: nn.Module) -> str | None:
     if getattr(module, "merged_adapters", None):
         return "PEFT's merge_adapter has put the factors into the weight, and they have no effect now: unmerge_adapter() first"
     if getattr(module, "disable_adapters", False) is True:
-        return "its adapters are disabled and have no effect: enable them first (model.enable_adapter_layers())"
+        return (
+            "its adapters are disabled and have no effect: enable them first (model.enable_adapter_layers())"
+        )
     return None
 
 
@@ -101,6 +121,8 @@ def adapter_alone(module: nn.Module, prefix: str, keep_vars: bool) -> None:
     frame: Any = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "get_peft_model_state_dict":
-            raise UsageError("the factors alone do not hold what janus.merge put into the weights: janus.export_peft(model, "
-                             "folder) writes an adapter that does; model.state_dict() and janus.lora.state(model) hold all")
+            raise UsageError(
+                "the factors alone do not hold what janus.merge put into the weights: janus.export_peft(model, "
+                "folder) writes an adapter that does; model.state_dict() and janus.lora.state(model) hold all"
+            )
         frame = frame.f_back

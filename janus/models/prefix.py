@@ -20,13 +20,17 @@ class PrefixAttention(Attention):
 
     prefix: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, x: Tensor, **masks: Any) -> Tensor:  # (b, N, n) → (b, N, n); timm's ViT passes masks along that are empty
+    def forward(
+        self, x: Tensor, **masks: Any
+    ) -> Tensor:  # (b, N, n) → (b, N, n); timm's ViT passes masks along that are empty
         if self.prefix is None:
             return super().forward(x, **masks)
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (b, N, 3, heads, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (b, heads, N, d)
         q, k = self.q_norm(q), self.k_norm(k)
-        p_K, p_V = (p.unflatten(2, (self.num_heads, -1)).transpose(1, 2).to(v.dtype) for p in self.prefix)  # (b, heads, l, d)
+        p_K, p_V = (
+            p.unflatten(2, (self.num_heads, -1)).transpose(1, 2).to(v.dtype) for p in self.prefix
+        )  # (b, heads, l, d)
         y = F.scaled_dot_product_attention(q, torch.cat([p_K, k], dim=2), torch.cat([p_V, v], dim=2))
         return self.proj_drop(self.proj(self.norm(y.transpose(1, 2).flatten(2))))
 

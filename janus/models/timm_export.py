@@ -31,10 +31,19 @@ from .backbones import ConvStem
 STEM = "ViT with a convolutional stem"
 CLOSE = 1e-5  # relative: how far the scores of the files may be from the run's own
 SCORES = {  # by classifier: what `load.py` makes of features f (b, d) and the tensors T of classifier.safetensors; what that is
-    "linear": ("F.linear(f, T['weight'], T['bias'])", "logits, trained task by task: they rank classes and are not calibrated"),
-    "aligned": ("F.linear(f, T['weight'], T['bias'])", "logits, trained together on a Gaussian a class: they are not calibrated"),
+    "linear": (
+        "F.linear(f, T['weight'], T['bias'])",
+        "logits, trained task by task: they rank classes and are not calibrated",
+    ),
+    "aligned": (
+        "F.linear(f, T['weight'], T['bias'])",
+        "logits, trained together on a Gaussian a class: they are not calibrated",
+    ),
     "ncm": ("F.normalize(f, dim=1) @ T['means'].T", "cosines to the class means"),
-    "ranpac": ("((f.double() @ T['P']).relu() @ T['W']).float()", "estimates of 0 and 1, by ridge regression on random features"),
+    "ranpac": (
+        "((f.double() @ T['P']).relu() @ T['W']).float()",
+        "estimates of 0 and 1, by ridge regression on random features",
+    ),
 }
 
 
@@ -55,21 +64,35 @@ def export(run: str | Path, out: str | Path) -> Path:
     predictor = Predictor(config, state, torch.device("cpu"))
     learner, kind = predictor.learner, config.classifier.name
     if isinstance(learner.method, Prompted):
-        raise UsageError(f"{run}: method={config.method.name} asks for prompts with each image, which plain weights cannot hold: "
-                         "keep the run's folder, which janus.load reads")
+        raise UsageError(
+            f"{run}: method={config.method.name} asks for prompts with each image, which plain weights cannot hold: "
+            "keep the run's folder, which janus.load reads"
+        )
     cfg, size = learner.preprocess, learner.preprocess.size
     x = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = learner.method.scores(learner.model(x).float())
     tensors, plain = classifier(predictor), unadapt(learner.model)
     about = described(plain, config.backbone.model, size, config.backbone.image_size is not None) | {
-        "size": size, "side": predictor.side, "crop": augmentation(config) == "photo", "mean": list(cfg.mean),
-        "std": list(cfg.std), "interpolation": cfg.interpolation, "classes": predictor.class_names, "classifier": kind,
-        "backbone": config.backbone.model, "method": config.method.name, "hash": configure.config_hash(config),
+        "size": size,
+        "side": predictor.side,
+        "crop": augmentation(config) == "photo",
+        "mean": list(cfg.mean),
+        "std": list(cfg.std),
+        "interpolation": cfg.interpolation,
+        "classes": predictor.class_names,
+        "classifier": kind,
+        "backbone": config.backbone.model,
+        "method": config.method.name,
+        "hash": configure.config_hash(config),
     }
-    files = {"model.safetensors": _packed(plain.state_dict()), "classifier.safetensors": _packed(tensors),
-             "config.json": (json.dumps(about, indent=1) + "\n").encode(), "load.py": loader(about).encode(),
-             "README.md": readme(about, list(tensors)).encode()}
+    files = {
+        "model.safetensors": _packed(plain.state_dict()),
+        "classifier.safetensors": _packed(tensors),
+        "config.json": (json.dumps(about, indent=1) + "\n").encode(),
+        "load.py": loader(about).encode(),
+        "README.md": readme(about, list(tensors)).encode(),
+    }
     return _written(files, Path(out), lambda folder: _check(folder, x, expected, config.method.name))
 
 
@@ -80,11 +103,15 @@ def _check(folder: Path, x: Tensor, expected: Tensor, method: str) -> None:
         found = code["scores"](code["load"](), x)
     except (RuntimeError, TypeError, ValueError) as error:
         why = str(error).strip().splitlines()[0]
-        raise UsageError(f"timm cannot build this run's backbone by the name of its architecture ({why}): export its adapter by "
-                         "janus.export_peft") from None
+        raise UsageError(
+            f"timm cannot build this run's backbone by the name of its architecture ({why}): export its adapter by "
+            "janus.export_peft"
+        ) from None
     if not torch.linalg.norm(found - expected) <= CLOSE * torch.linalg.norm(expected):
-        raise UsageError(f"the scores of method={method} do not follow from its weights and its classifier alone: keep the run's "
-                         "folder, which janus.load reads")
+        raise UsageError(
+            f"the scores of method={method} do not follow from its weights and its classifier alone: keep the run's "
+            "folder, which janus.load reads"
+        )
 
 
 def described(model: nn.Module, name: str, size: int, resized: bool = False) -> dict[str, Any]:
@@ -93,12 +120,23 @@ def described(model: nn.Module, name: str, size: int, resized: bool = False) -> 
     if isinstance(getattr(model, "patch_embed", None), ConvStem):
         block = model.blocks[0]
         ratio = block.mlp.fc1.out_features / model.embed_dim
-        return {"architecture": STEM, "arguments": {
-            "img_size": size, "patch_size": model.patch_embed.patch_size[0], "embed_dim": model.embed_dim,
-            "depth": len(model.blocks), "num_heads": block.attn.num_heads, "mlp_ratio": ratio}}
+        return {
+            "architecture": STEM,
+            "arguments": {
+                "img_size": size,
+                "patch_size": model.patch_embed.patch_size[0],
+                "embed_dim": model.embed_dim,
+                "depth": len(model.blocks),
+                "num_heads": block.attn.num_heads,
+                "mlp_ratio": ratio,
+            },
+        }
     own = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     known = timm.is_model(name.partition(".")[0])
-    return {"architecture": name.partition(".")[0] if known else own, "arguments": {"img_size": size} if resized else {}}
+    return {
+        "architecture": name.partition(".")[0] if known else own,
+        "arguments": {"img_size": size} if resized else {},
+    }
 
 
 def classifier(predictor: Predictor) -> dict[str, Tensor]:
@@ -116,11 +154,18 @@ def loader(about: Mapping[str, Any]) -> str:
     """The text of load.py."""
     ours = about["architecture"] == STEM
     text = LOADER.format(
-        small=SMALL, margin=repr(MARGIN), what=SCORES[about["classifier"]][1], scores=SCORES[about["classifier"]][0],
-        pairwise="from itertools import pairwise\n" if ours else "", timm="" if ours else "import timm\n", vit=VIT if ours else "",
+        small=SMALL,
+        margin=repr(MARGIN),
+        what=SCORES[about["classifier"]][1],
+        scores=SCORES[about["classifier"]][0],
+        pairwise="from itertools import pairwise\n" if ours else "",
+        timm="" if ours else "import timm\n",
+        vit=VIT if ours else "",
         stem=f"\n\n{inspect.getsource(ConvStem)}" if ours else "",
-        model='VisionTransformer(num_classes=0, embed_layer=ConvStem, **C["arguments"])' if ours
-        else 'timm.create_model(C["architecture"], num_classes=0, **C["arguments"])')
+        model='VisionTransformer(num_classes=0, embed_layer=ConvStem, **C["arguments"])'
+        if ours
+        else 'timm.create_model(C["architecture"], num_classes=0, **C["arguments"])',
+    )
     return text
 
 
@@ -186,7 +231,11 @@ if __name__ == "__main__":
 
 def readme(about: Mapping[str, Any], tensors: Sequence[str]) -> str:
     """The text of README.md. tensors: names in classifier.safetensors."""
-    what = "our ViT with a convolutional stem" if about["architecture"] == STEM else f"timm's `{about['architecture']}`"
+    what = (
+        "our ViT with a convolutional stem"
+        if about["architecture"] == STEM
+        else f"timm's `{about['architecture']}`"
+    )
     return f"""# A classifier of {len(about["classes"])} classes, trained by janus ({about["method"]})
 
 {what[0].upper()}{what[1:]} with what was learned merged into its weights, and a classifier on its features. Needed are
@@ -215,7 +264,9 @@ Not in it: what janus needs to learn more classes (`janus extend` takes the run'
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> bytes:
-    return save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, {"format": "pt"})
+    return save(
+        {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, {"format": "pt"}
+    )
 
 
 def _written(files: Mapping[str, bytes], folder: Path, check: Callable[[Path], None]) -> Path:

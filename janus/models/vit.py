@@ -57,7 +57,9 @@ def matrices(model: nn.Module, targets: Iterable[str]) -> Iterator[tuple[str, nn
                 yield join(block, f"mlp.{leaf}"), linear, {leaf: slice(0, linear.out_features)}
     kind = type(model).__name__
     if not attentions:
-        raise UsageError(f"{kind} has no attention with a qkv or q_proj/k_proj/v_proj layer: choose a ViT of timm")
+        raise UsageError(
+            f"{kind} has no attention with a qkv or q_proj/k_proj/v_proj layer: choose a ViT of timm"
+        )
     if missing := [target for target in targets if target not in seen]:
         raise UsageError(f"{kind} has no linear layer for target {', '.join(missing)}: leave it out")
 
@@ -86,13 +88,38 @@ def _attention(path: str, module: nn.Module) -> dict[str, dict[str, slice]] | No
 
 
 ONE_INPUT = {  # the layers of one module that are fed by the same tensor, in timm, transformers and diffusers → what they share
-    **dict.fromkeys(("qkv", "q_proj", "k_proj", "v_proj", "query", "key", "value", "q", "k", "v", "q_lin", "k_lin", "v_lin",
-                     "to_q", "to_k", "to_v"), ""),
-    **dict.fromkeys(("fc1_g", "fc1_x"), "fc1"), **dict.fromkeys(("gate_proj", "up_proj"), "gate_up"),
-    **dict.fromkeys(("w1", "w3"), "w1_w3"), **dict.fromkeys(("wi_0", "wi_1"), "wi"),
+    **dict.fromkeys(
+        (
+            "qkv",
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "query",
+            "key",
+            "value",
+            "q",
+            "k",
+            "v",
+            "q_lin",
+            "k_lin",
+            "v_lin",
+            "to_q",
+            "to_k",
+            "to_v",
+        ),
+        "",
+    ),
+    **dict.fromkeys(("fc1_g", "fc1_x"), "fc1"),
+    **dict.fromkeys(("gate_proj", "up_proj"), "gate_up"),
+    **dict.fromkeys(("w1", "w3"), "w1_w3"),
+    **dict.fromkeys(("wi_0", "wi_1"), "wi"),
 }
 _QUERIES = ("q_proj", "query", "q", "q_lin", "to_q")
-_CROSS = ("cross", "encoder_attn", "encdec")  # in the names of attentions whose queries have an input of their own
+_CROSS = (
+    "cross",
+    "encoder_attn",
+    "encdec",
+)  # in the names of attentions whose queries have an input of their own
 
 
 def input_key(path: str) -> str:
@@ -113,7 +140,9 @@ def example_image(model: nn.Module) -> Tensor:
     if not size and grid and patch:
         size = (grid[0] * patch[0], grid[1] * patch[1])
     if not size:
-        raise UsageError(f"the input size of {type(model).__name__} is not known: pass adapt(…, example=<image batch>)")
+        raise UsageError(
+            f"the input size of {type(model).__name__} is not known: pass adapt(…, example=<image batch>)"
+        )
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     channels = first.in_channels if first is not None else getattr(embed, "in_chans", 3)
     return torch.zeros(1, channels, *size, device=parameter.device, dtype=parameter.dtype)

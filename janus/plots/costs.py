@@ -25,27 +25,66 @@ def accuracy_over_cost(runs: pd.DataFrame) -> Figure:
     for row in order:
         colour, marker, _ = style(row)
         accs = rows[row]["acc"]
-        figure.add_trace(go.Scatter(
-            x=[accs.mean()], y=[row], mode="markers", name=row, showlegend=False,
-            marker={"color": colour, "symbol": marker, "size": 12},
-            error_x={"array": [accs.std() if len(accs) > 1 else 0.0], "color": colour, "thickness": 1.5, "width": 0},
-            hovertemplate=f"{row}: %{{x:.1f}} %<extra></extra>"), 1, 1)
-    bars = {"training": "train", "GR": "seconds.gr", "OE, or a pass of its own": "seconds.oe",
-            "evaluation": "seconds.eval"}
+        figure.add_trace(
+            go.Scatter(
+                x=[accs.mean()],
+                y=[row],
+                mode="markers",
+                name=row,
+                showlegend=False,
+                marker={"color": colour, "symbol": marker, "size": 12},
+                error_x={
+                    "array": [accs.std() if len(accs) > 1 else 0.0],
+                    "color": colour,
+                    "thickness": 1.5,
+                    "width": 0,
+                },
+                hovertemplate=f"{row}: %{{x:.1f}} %<extra></extra>",
+            ),
+            1,
+            1,
+        )
+    bars = {
+        "training": "train",
+        "GR": "seconds.gr",
+        "OE, or a pass of its own": "seconds.oe",
+        "evaluation": "seconds.eval",
+    }
     seconds = runs.assign(train=runs["seconds.train"] - runs["seconds.gr"])
     parts = seconds.groupby("variant")[[*bars.values()]].mean().loc[order]
     drawn = zip(bars.items(), (COLOURS[1], COLOURS[0], COLOURS[3], "#C8C8C8"), ("", "/", "x", "."))
     for (name, key), colour, pattern in drawn:
-        figure.add_trace(go.Bar(
-            x=parts[key].tolist(), y=order, orientation="h", name=name, marker={
-                "color": colour, "pattern": {"shape": pattern, "size": 6}, "line": {"width": 0}},
-            hovertemplate=f"%{{y}}, {name}: %{{x:.1f}} s<extra></extra>"), 1, 2)
+        figure.add_trace(
+            go.Bar(
+                x=parts[key].tolist(),
+                y=order,
+                orientation="h",
+                name=name,
+                marker={"color": colour, "pattern": {"shape": pattern, "size": 6}, "line": {"width": 0}},
+                hovertemplate=f"%{{y}}, {name}: %{{x:.1f}} s<extra></extra>",
+            ),
+            1,
+            2,
+        )
     figure.update_yaxes(automargin=True, showgrid=False, categoryorder="array", categoryarray=order)
     figure.update_xaxes(title="ACC (%), ± over seeds", row=1, col=1)
     figure.update_xaxes(title="seconds of a run", row=1, col=2)
-    figure.update_layout(title="Does accuracy cost time?", barmode="stack", bargap=0.3, height=190 + 32 * len(order), width=WIDE,
-                         margin={"t": 105}, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right",
-                                                    "traceorder": "normal"})
+    figure.update_layout(
+        title="Does accuracy cost time?",
+        barmode="stack",
+        bargap=0.3,
+        height=190 + 32 * len(order),
+        width=WIDE,
+        margin={"t": 105},
+        legend={
+            "orientation": "h",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "x": 1,
+            "xanchor": "right",
+            "traceorder": "normal",
+        },
+    )
     means = {row: rows[row][["acc", "seconds"]].mean() for row in order[::-1]}
     told = ", ".join(f"{row} {mean['acc']:.1f} % in {mean['seconds']:.0f} s" for row, mean in means.items())
     return Figure(figure, f"ACC beside the seconds of a run, by row: {told}.")
@@ -58,24 +97,50 @@ def step_cost(cost: Mapping[str, Any]) -> Figure:
     count = len(cost["cases"])
     for i, (case, colour, marker) in enumerate(zip(cost["cases"], COLOURS, MARKERS)):
         label = f"{case['model']}, batch {case['batch']}{', half precision' * case.get('amp', False)}"
-        place = [len(names) - 1 - names.index(name) + 0.18 * ((count - 1) / 2 - i) for name in case["variants"]]
+        place = [
+            len(names) - 1 - names.index(name) + 0.18 * ((count - 1) / 2 - i) for name in case["variants"]
+        ]
         values = list(case["variants"].values())
-        figure.add_trace(go.Scatter(
-            x=[v["ratio"] for v in values], y=place, mode="markers", name=label, showlegend=True,
-            marker={"color": colour, "symbol": marker, "size": 12}, text=list(case["variants"]),
-            error_x={"array": [v["high"] - v["ratio"] for v in values], "arrayminus": [v["ratio"] - v["low"] for v in values],
-                     "color": colour, "thickness": 2, "width": 4},
-            hovertemplate=f"%{{text}}, {label}: %{{x:.2f}}<extra></extra>"))
+        figure.add_trace(
+            go.Scatter(
+                x=[v["ratio"] for v in values],
+                y=place,
+                mode="markers",
+                name=label,
+                showlegend=True,
+                marker={"color": colour, "symbol": marker, "size": 12},
+                text=list(case["variants"]),
+                error_x={
+                    "array": [v["high"] - v["ratio"] for v in values],
+                    "arrayminus": [v["ratio"] - v["low"] for v in values],
+                    "color": colour,
+                    "thickness": 2,
+                    "width": 4,
+                },
+                hovertemplate=f"%{{text}}, {label}: %{{x:.2f}}<extra></extra>",
+            )
+        )
         told += [f"{name} {v['ratio']:.2f} ({label})" for name, v in case["variants"].items()]
     figure.add_vline(1, line={"color": "black", "dash": "dot"})
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names[::-1], range=[-0.6, len(names) - 0.4],
-                        showgrid=False, automargin=True)
+    figure.update_yaxes(
+        tickvals=list(range(len(names))),
+        ticktext=names[::-1],
+        range=[-0.6, len(names) - 0.4],
+        showgrid=False,
+        automargin=True,
+    )
     figure.update_xaxes(title="time of a step / time of PEFT's LoRA step (median, quarter points)")
     where = f"{cost['hardware']['card'] or cost['hardware']['cpu']}, torch {cost['versions']['torch']}"
-    figure.update_layout(title=f"What a protected training step costs<br><span style='font-size:16px'>{where}</span>",
-                         height=200 + 50 * len(names), width=900, margin={"l": 200},
-                         legend={"orientation": "h", "y": -0.3, "x": 0})
-    return Figure(figure, f"Time of a training step as a multiple of PEFT's LoRA ({where}): {', '.join(told)}.")
+    figure.update_layout(
+        title=f"What a protected training step costs<br><span style='font-size:16px'>{where}</span>",
+        height=200 + 50 * len(names),
+        width=900,
+        margin={"l": 200},
+        legend={"orientation": "h", "y": -0.3, "x": 0},
+    )
+    return Figure(
+        figure, f"Time of a training step as a multiple of PEFT's LoRA ({where}): {', '.join(told)}."
+    )
 
 
 def over_tasks(record: Mapping[str, Any]) -> Figure:
@@ -91,17 +156,34 @@ def over_tasks(record: Mapping[str, Any]) -> Figure:
             y = [row[key] / unit for row in rows]
             every = max(1, len(y) // 10)
             sizes = [9 if i % every == 0 else 0 for i in range(len(y))]
-            figure.add_trace(go.Scatter(
-                x=list(range(1, len(y) + 1)), y=y, mode="lines+markers", name=name, showlegend=False, line={"color": colour},
-                marker={"color": colour, "symbol": marker, "opacity": 1, "size": sizes},
-                hovertemplate=f"{name}, task %{{x}}: %{{y:.0f}}<extra></extra>"), 1, column)
+            figure.add_trace(
+                go.Scatter(
+                    x=list(range(1, len(y) + 1)),
+                    y=y,
+                    mode="lines+markers",
+                    name=name,
+                    showlegend=False,
+                    line={"color": colour},
+                    marker={"color": colour, "symbol": marker, "opacity": 1, "size": sizes},
+                    hovertemplate=f"{name}, task %{{x}}: %{{y:.0f}}<extra></extra>",
+                ),
+                1,
+                column,
+            )
             ends.append((y[-1], name, colour))
-            told.append(f"{name} {y[len(y) // 5]:.0f} at task {len(y) // 5 + 1}, {y[-1]:.0f} at task {len(y)}")
+            told.append(
+                f"{name} {y[len(y) // 5]:.0f} at task {len(y) // 5 + 1}, {y[-1]:.0f} at task {len(y)}"
+            )
         top = max(row[key] / unit for rows in record["methods"].values() for row in rows)
         end_labels(figure, ends, len(y) * 1.02, 0.07 * top, row=1, col=column)
         figure.update_xaxes(title="task", range=[0, len(y) * 1.03], row=1, col=column)
         figure.update_yaxes(range=[0, 1.1 * top], row=1, col=column)
     half = len(told) // 2
-    figure.update_layout(title="Does a long stream get slower, or larger?", width=WIDE, height=440, margin={"r": 100, "t": 100})
-    return Figure(figure, f"Milliseconds of a step over the tasks: {'; '.join(told[:half])}. Resident megabytes: "
-                          f"{'; '.join(told[half:])}.")
+    figure.update_layout(
+        title="Does a long stream get slower, or larger?", width=WIDE, height=440, margin={"r": 100, "t": 100}
+    )
+    return Figure(
+        figure,
+        f"Milliseconds of a step over the tasks: {'; '.join(told[:half])}. Resident megabytes: "
+        f"{'; '.join(told[half:])}.",
+    )

@@ -40,12 +40,26 @@ def trajectories(runs: pd.DataFrame, floor: str = FLOOR) -> Figure:
     figure.update_xaxes(title="task that was learned last", row=2, col=1)
     figure.update_yaxes(title="seen classes (%)", row=1, col=1)
     figure.update_yaxes(title=f"above {floor} (points)", range=[low - margin, high + margin], row=2, col=1)
-    figure.add_annotation(text="lines as labelled below; thin: each seed", xref="x domain", yref="y domain", x=1, y=1,
-                          xanchor="right", yanchor="top", showarrow=False)
-    figure.update_layout(title=f"How accuracy falls as classes come, and who stays above {floor}", height=820, width=WIDE,
-                         margin={"r": 145})
+    figure.add_annotation(
+        text="lines as labelled below; thin: each seed",
+        xref="x domain",
+        yref="y domain",
+        x=1,
+        y=1,
+        xanchor="right",
+        yanchor="top",
+        showarrow=False,
+    )
+    figure.update_layout(
+        title=f"How accuracy falls as classes come, and who stays above {floor}",
+        height=820,
+        width=WIDE,
+        margin={"r": 145},
+    )
     told = ", ".join(f"{row} {_end(curves):.1f}" for row, curves in shown.items())
-    return Figure(figure, f"Accuracy over seen classes after each task, by row. After the last task: {told} per cent.")
+    return Figure(
+        figure, f"Accuracy over seen classes after each task, by row. After the last task: {told} per cent."
+    )
 
 
 def capacity(runs: pd.DataFrame, floor: str = FLOOR) -> Figure:
@@ -54,8 +68,15 @@ def capacity(runs: pd.DataFrame, floor: str = FLOOR) -> Figure:
     """
     counts = runs["accuracy"].str.len()
     lengths = sorted(counts.unique())
-    figure = make_subplots(2, len(lengths), vertical_spacing=0.07, horizontal_spacing=0.03, shared_xaxes="columns",
-                           shared_yaxes="rows", subplot_titles=[f"{length} tasks" for length in lengths])
+    figure = make_subplots(
+        2,
+        len(lengths),
+        vertical_spacing=0.07,
+        horizontal_spacing=0.03,
+        shared_xaxes="columns",
+        shared_yaxes="rows",
+        subplot_titles=[f"{length} tasks" for length in lengths],
+    )
     ranks, gains = {}, {}
     for length in lengths:
         same = runs[counts == length]
@@ -67,8 +88,13 @@ def capacity(runs: pd.DataFrame, floor: str = FLOOR) -> Figure:
         for column, length in enumerate(lengths, 1):
             for row, curves in panel[length].items():
                 _with_seeds(figure, row, curves, place, column)
-        values = [v for shown in panel.values() for curves in shown.values() for c in curves.values()  # a seed's first tasks are
-                  for v in [*c[len(c) // 10:], *(fmean(step) for step in zip(*curves.values()))]]  # too few images to set the scale
+        values = [
+            v
+            for shown in panel.values()
+            for curves in shown.values()
+            for c in curves.values()  # a seed's first tasks are
+            for v in [*c[len(c) // 10 :], *(fmean(step) for step in zip(*curves.values()))]
+        ]  # too few images to set the scale
         low, high = min(0.0, *values), max(values)
         margin = 0.06 * (high - low)
         figure.update_yaxes(range=[low - margin, high + margin], row=place)
@@ -81,18 +107,33 @@ def capacity(runs: pd.DataFrame, floor: str = FLOOR) -> Figure:
     figure.update_yaxes(title=f"above {floor} (points)", row=2, col=1)
     figure.add_hline(0, line={"color": "black", "dash": "dot", "width": 1.5}, row=2)
     figure.update_annotations(font_size=16)
-    figure.update_layout(title=f"What is protected in a long stream, and who stays above {floor} (thin: each seed)", height=740,
-                         width=WIDE, margin={"r": 100, "t": 100})
-    told = "; ".join(f"{length} tasks: " + ", ".join(
-        f"{row} rank {_end(curves):.0f}" + (f", {_end(gains[length][row]):+.1f} points" if row in gains[length] else "")
-        for row, curves in panel.items()) for length, panel in ranks.items())
-    return Figure(figure, f"Rank of V and accuracy over seen classes minus {floor}'s, after each task. At the end of {told}.")
+    figure.update_layout(
+        title=f"What is protected in a long stream, and who stays above {floor} (thin: each seed)",
+        height=740,
+        width=WIDE,
+        margin={"r": 100, "t": 100},
+    )
+    told = "; ".join(
+        f"{length} tasks: "
+        + ", ".join(
+            f"{row} rank {_end(curves):.0f}"
+            + (f", {_end(gains[length][row]):+.1f} points" if row in gains[length] else "")
+            for row, curves in panel.items()
+        )
+        for length, panel in ranks.items()
+    )
+    return Figure(
+        figure,
+        f"Rank of V and accuracy over seen classes minus {floor}'s, after each task. At the end of {told}.",
+    )
 
 
 def _by_seed(runs: pd.DataFrame, of: Callable[[Mapping[str, Any]], list[float]]) -> dict[str, Curves]:
     """Row → seed → a number after each task."""
-    return {row: {run["training.seed"]: of(run) for _, run in found.iterrows()}
-            for row, found in by_variant(runs).items()}
+    return {
+        row: {run["training.seed"]: of(run) for _, run in found.iterrows()}
+        for row, found in by_variant(runs).items()
+    }
 
 
 def _mean_ranks(run: Mapping[str, Any]) -> list[float]:
@@ -102,8 +143,14 @@ def _mean_ranks(run: Mapping[str, Any]) -> list[float]:
 def _above(rows: Mapping[str, Curves], floor: str) -> dict[str, Curves]:
     """The same, each seed minus the same seed of the floor; what that has no curve of this length for is left out."""
     base = rows.get(floor, {})
-    gains = {row: {s: [a - b for a, b in zip(c, base[s])] for s, c in curves.items() if len(base.get(s, ())) == len(c)}
-             for row, curves in rows.items()}
+    gains = {
+        row: {
+            s: [a - b for a, b in zip(c, base[s])]
+            for s, c in curves.items()
+            if len(base.get(s, ())) == len(c)
+        }
+        for row, curves in rows.items()
+    }
     return {row: curves for row, curves in gains.items() if curves}
 
 
@@ -117,15 +164,39 @@ def _with_seeds(figure: go.Figure, row: str, curves: Curves, place: int, column:
     colour, marker, dash = style(row)
     steps = list(range(1, len(next(iter(curves.values()))) + 1))
     for seed, values in curves.items() if len(curves) > 1 else ():
-        figure.add_trace(go.Scatter(x=steps, y=values, mode="lines", line={"color": colour, "width": 1, "dash": dash}, opacity=0.35,
-                                    showlegend=False, hoverinfo="skip", name=f"{row}, seed {seed}"), place, column)
-    figure.add_trace(go.Scatter(
-        x=steps, y=[fmean(values) for values in zip(*curves.values())], mode="lines+markers", name=row, showlegend=False,
-        line={"color": colour, "dash": dash}, marker={"symbol": marker, "color": colour, "size": 9, "maxdisplayed": 20},
-        hovertemplate=f"{row}, task %{{x}}: %{{y:.1f}}<extra></extra>"), place, column)
+        figure.add_trace(
+            go.Scatter(
+                x=steps,
+                y=values,
+                mode="lines",
+                line={"color": colour, "width": 1, "dash": dash},
+                opacity=0.35,
+                showlegend=False,
+                hoverinfo="skip",
+                name=f"{row}, seed {seed}",
+            ),
+            place,
+            column,
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=steps,
+            y=[fmean(values) for values in zip(*curves.values())],
+            mode="lines+markers",
+            name=row,
+            showlegend=False,
+            line={"color": colour, "dash": dash},
+            marker={"symbol": marker, "color": colour, "size": 9, "maxdisplayed": 20},
+            hovertemplate=f"{row}, task %{{x}}: %{{y:.1f}}<extra></extra>",
+        ),
+        place,
+        column,
+    )
 
 
-def rates(tune: pd.DataFrame, floor: str = FLOOR, title: str = "How much learning rate does each row bear?") -> Figure:
+def rates(
+    tune: pd.DataFrame, floor: str = FLOOR, title: str = "How much learning rate does each row bear?"
+) -> Figure:
     """Validation accuracy over the factors' learning rate, a curve a row; the floor, which has none, as a line."""
     figure, ends = go.Figure(), []
     tune = tune.assign(rate=tables.rates(tune)).reset_index(drop=True)
@@ -133,10 +204,18 @@ def rates(tune: pd.DataFrame, floor: str = FLOOR, title: str = "How much learnin
     for row, found in by_variant(tune[tune["variant"] != floor]).items():
         found = found.sort_values(["rate", "acc"])
         colour, marker, dash = style(row)
-        figure.add_trace(go.Scatter(
-            x=found["rate"].tolist(), y=found["acc"].tolist(), mode="lines+markers", name=row, showlegend=False,
-            line={"color": colour, "dash": dash}, marker={"symbol": marker, "color": colour},
-            hovertemplate=f"{row}, lr %{{x:g}}: %{{y:.1f}} %<extra></extra>"))
+        figure.add_trace(
+            go.Scatter(
+                x=found["rate"].tolist(),
+                y=found["acc"].tolist(),
+                mode="lines+markers",
+                name=row,
+                showlegend=False,
+                line={"color": colour, "dash": dash},
+                marker={"symbol": marker, "color": colour},
+                hovertemplate=f"{row}, lr %{{x:g}}: %{{y:.1f}} %<extra></extra>",
+            )
+        )
         ends.append((found["acc"].iloc[-1], row, colour))
     peaks = tune.loc[tune.groupby("variant", sort=False)["acc"].idxmax()].set_index("variant")
     if floor in peaks.index:
@@ -145,8 +224,13 @@ def rates(tune: pd.DataFrame, floor: str = FLOOR, title: str = "How much learnin
         ends.append((best, floor, style(floor)[0]))
     right = math.log10(lrs[-1]) + 0.06
     end_labels(figure, ends, right, 0.055 * (tune["acc"].max() - tune["acc"].min()))
-    figure.update_xaxes(title="learning rate of the factors (log)", type="log", tickvals=lrs, ticktext=[f"{lr:g}" for lr in lrs],
-                        range=[math.log10(lrs[0]) - 0.08, right])
+    figure.update_xaxes(
+        title="learning rate of the factors (log)",
+        type="log",
+        tickvals=lrs,
+        ticktext=[f"{lr:g}" for lr in lrs],
+        range=[math.log10(lrs[0]) - 0.08, right],
+    )
     figure.update_yaxes(title="ACC on validation (%)")
     figure.update_layout(title=title, height=580, width=WIDE, margin={"r": 150})
     told = ", ".join(f"{row} {acc:.1f} at {rate:g}" for row, acc, rate in peaks[["acc", "rate"]].itertuples())

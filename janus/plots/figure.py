@@ -23,22 +23,60 @@ except ImportError as error:
     raise JanusError(f"figures need {error.name}: pip install 'janus-lora[plots]'") from None
 
 # Okabe and Ito's colours, told apart by colour-blind readers; a series has its own marker as well.
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#7F7F7F", "#8C6D1F", "#5B3A8C")
-MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "x", "star", "cross", "hexagon", "pentagon")
+COLOURS = (
+    "#D55E00",
+    "#0072B2",
+    "#009E73",
+    "#E69F00",
+    "#CC79A7",
+    "#56B4E9",
+    "#000000",
+    "#7F7F7F",
+    "#8C6D1F",
+    "#5B3A8C",
+)
+MARKERS = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "triangle-down",
+    "x",
+    "star",
+    "cross",
+    "hexagon",
+    "pentagon",
+)
 SEQUENTIAL = "Cividis"  # ordered the same way for every reader
 FONT = 16  # pixels: 12 points
 WIDE = 940  # pixels: what JupyterLab shows beside an open side bar
 NO_CHROME = "PNGs need Chrome or Chromium (install it, or run `plotly_get_chrome`)"
 
-_AXIS = {"title": {"font": {"size": FONT}}, "gridcolor": "#E3E3E3", "linecolor": "#888888", "ticks": "outside", "zeroline": False}
+_AXIS = {
+    "title": {"font": {"size": FONT}},
+    "gridcolor": "#E3E3E3",
+    "linecolor": "#888888",
+    "ticks": "outside",
+    "zeroline": False,
+}
 pio.templates["janus"] = go.layout.Template(
     layout={
         "font": {"size": FONT, "color": "#222222", "family": "DejaVu Sans, Verdana, sans-serif"},
-        "colorway": COLOURS, "paper_bgcolor": "white", "plot_bgcolor": "white", "width": 900, "height": 480,
-        "title": {"x": 0.02, "xanchor": "left", "font": {"size": FONT + 3}}, "margin": {"l": 80, "r": 40, "t": 70, "b": 65},
-        "xaxis": _AXIS, "yaxis": _AXIS, "annotationdefaults": {"font": {"size": FONT}},
+        "colorway": COLOURS,
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "width": 900,
+        "height": 480,
+        "title": {"x": 0.02, "xanchor": "left", "font": {"size": FONT + 3}},
+        "margin": {"l": 80, "r": 40, "t": 70, "b": 65},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+        "annotationdefaults": {"font": {"size": FONT}},
     },
-    data={"scatter": [{"line": {"width": 2.5}, "marker": {"size": 10}}], "heatmap": [{"colorscale": SEQUENTIAL}]},
+    data={
+        "scatter": [{"line": {"width": 2.5}, "marker": {"size": 10}}],
+        "heatmap": [{"colorscale": SEQUENTIAL}],
+    },
 )
 
 
@@ -68,8 +106,12 @@ class Figure:
         """The PNG, drawn once by kaleido, in 256 colours (a third of the bytes); None where there is no Chrome."""
         if (kaleido := _kaleido()) is None:
             return None
-        full = Image.open(io.BytesIO(kaleido.calc_fig_sync(self.static, opts={"format": "png", "scale": 1.25})))
-        full.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small := io.BytesIO(), "PNG", optimize=True)
+        full = Image.open(
+            io.BytesIO(kaleido.calc_fig_sync(self.static, opts={"format": "png", "scale": 1.25}))
+        )
+        full.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+            small := io.BytesIO(), "PNG", optimize=True
+        )
         return small.getvalue()
 
     def live(self, html: bool = False) -> dict[str, Any]:
@@ -77,9 +119,14 @@ class Figure:
         data: dict[str, Any] = {"text/plain": self.alt}
         if html or "google.colab" in sys.modules:  # Colab does not know plotly's own type
             data["text/html"] = self.plotly.to_html(full_html=False, include_plotlyjs="cdn")
-        return data | {"application/vnd.plotly.v1+json": json.loads(self.plotly.to_json()) | {"config": {"displaylogo": False}}}
+        return data | {
+            "application/vnd.plotly.v1+json": json.loads(self.plotly.to_json())
+            | {"config": {"displaylogo": False}}
+        }
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _repr_mimebundle_(
+        self, include: Any = None, exclude: Any = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         data = self.live(html=self.png is None)
         if self.png is not None:
             data["image/png"] = base64.b64encode(self.png).decode()
@@ -112,7 +159,9 @@ def can_draw() -> bool:
 @cache
 def _kaleido() -> Any | None:
     """kaleido with one Chrome that stays up; None where either is missing, or JANUS_PNG=0 wants none (`janus bench`)."""
-    if os.environ.get("JANUS_PNG") == "0" or not can_draw():  # asked first: kaleido's server would wait for a Chrome without end
+    if (
+        os.environ.get("JANUS_PNG") == "0" or not can_draw()
+    ):  # asked first: kaleido's server would wait for a Chrome without end
         return None
     import kaleido
 

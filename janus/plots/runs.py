@@ -24,9 +24,20 @@ def violation(rows: Mapping[str, Scores]) -> Figure:
     rows: label → scores of each task (`Result.violation["tasks"]`; several seeds one after the other). A layer's point is the
     mean over tasks.
     """
-    tiny = {label for label, tasks in rows.items() if all(max(per_layer(tasks, kind), default=0) < 1e-3 for kind in KINDS)}
-    figure = make_subplots(2, 2, row_heights=[0.68, 0.32], vertical_spacing=0.1, horizontal_spacing=0.22, shared_xaxes=True,
-                           subplot_titles=list(KINDS.values()))
+    tiny = {
+        label
+        for label, tasks in rows.items()
+        if all(max(per_layer(tasks, kind), default=0) < 1e-3 for kind in KINDS)
+    }
+    figure = make_subplots(
+        2,
+        2,
+        row_heights=[0.68, 0.32],
+        vertical_spacing=0.1,
+        horizontal_spacing=0.22,
+        shared_xaxes=True,
+        subplot_titles=list(KINDS.values()),
+    )
     for column, kind in enumerate(KINDS, 1):
         _layers(figure, rows, kind, 1, column)
         for (label, tasks), colour, marker in zip(rows.items(), COLOURS, MARKERS):
@@ -35,12 +46,18 @@ def violation(rows: Mapping[str, Scores]) -> Figure:
                 _line(figure, label, [max(v, FLOOR) for v in shown], shown, colour, marker, 2, column)
         figure.update_xaxes(title=None, row=1, col=column)
         figure.update_xaxes(title="layer", dtick=1, range=figure.layout.xaxis.range, row=2, col=column)
-        figure.update_yaxes(type="log", exponentformat="power", dtick=1, range=[-9.2, -4.5], row=2, col=column)
+        figure.update_yaxes(
+            type="log", exponentformat="power", dtick=1, range=[-9.2, -4.5], row=2, col=column
+        )
     figure.update_yaxes(title="violation (0 to 1)", row=1, col=1)
     figure.update_yaxes(range=_both(rows), row=1)  # one scale: K and V are compared
     figure.update_yaxes(title="near zero (log)", row=2, col=1)
-    figure.update_layout(title="How much of a task's weight change acts on the inputs of past tasks", height=640, width=WIDE,
-                         margin={"l": 100, "r": _room(rows)})
+    figure.update_layout(
+        title="How much of a task's weight change acts on the inputs of past tasks",
+        height=640,
+        width=WIDE,
+        margin={"l": 100, "r": _room(rows)},
+    )
     return Figure(figure, f"Violation per layer for keys and values. {_means(rows)}")
 
 
@@ -54,8 +71,12 @@ def absolute_score(rows: Mapping[str, Scores]) -> Figure:
         _layers(figure, rows, kind, 1, column)
     figure.update_yaxes(range=_both(rows))  # one scale: K and V are compared
     figure.update_yaxes(title="‖ΔW·X<sub>past</sub>‖ (units of the output)", row=1, col=1)
-    figure.update_layout(title="The paper's absolute score: how far a task moves past outputs", height=460, width=WIDE,
-                         margin={"r": _room(rows), "t": 100})
+    figure.update_layout(
+        title="The paper's absolute score: how far a task moves past outputs",
+        height=460,
+        width=WIDE,
+        margin={"r": _room(rows), "t": 100},
+    )
     return Figure(figure, f"The absolute score per layer for keys and values. {_means(rows)}")
 
 
@@ -72,22 +93,47 @@ def _layers(figure: go.Figure, rows: Mapping[str, Scores], kind: str, row: int, 
     count = max((len(v) for v in series.values()), default=1)
     for (label, values), colour, marker in zip(series.items(), COLOURS, MARKERS):
         _line(figure, label, values, values, colour, marker, row, column)
-    ends = [(values[-1] if values else 0.0, label, colour) for (label, values), colour in zip(series.items(), COLOURS)]
+    ends = [
+        (values[-1] if values else 0.0, label, colour)
+        for (label, values), colour in zip(series.items(), COLOURS)
+    ]
     end_labels(figure, ends, count + 0.2, 0.08 * (high - low), row=row, col=column)
     figure.update_xaxes(title="layer", dtick=1, range=[0.7, count + 0.3], row=row, col=column)
 
 
-def _line(figure: go.Figure, label: str, y: Sequence[float], told: Sequence[float], colour: str, marker: str, row: int,
-          column: int) -> None:
-    figure.add_trace(go.Scatter(
-        x=list(range(1, len(y) + 1)), y=list(y), mode="lines+markers", name=label, line={"color": colour}, showlegend=False,
-        marker={"symbol": marker, "color": colour}, customdata=list(told),
-        hovertemplate=f"{label}, layer %{{x}}: %{{customdata:.3g}}<extra></extra>"), row, column)
+def _line(
+    figure: go.Figure,
+    label: str,
+    y: Sequence[float],
+    told: Sequence[float],
+    colour: str,
+    marker: str,
+    row: int,
+    column: int,
+) -> None:
+    figure.add_trace(
+        go.Scatter(
+            x=list(range(1, len(y) + 1)),
+            y=list(y),
+            mode="lines+markers",
+            name=label,
+            line={"color": colour},
+            showlegend=False,
+            marker={"symbol": marker, "color": colour},
+            customdata=list(told),
+            hovertemplate=f"{label}, layer %{{x}}: %{{customdata:.3g}}<extra></extra>",
+        ),
+        row,
+        column,
+    )
 
 
 def _both(rows: Mapping[str, Scores]) -> list[float]:
     """The range of an axis that K and V share."""
-    top = max((v for tasks in rows.values() for kind in KINDS for v in per_layer(tasks, kind)), default=0) or 1.0
+    top = (
+        max((v for tasks in rows.values() for kind in KINDS for v in per_layer(tasks, kind)), default=0)
+        or 1.0
+    )
     return [-0.04 * top, 1.1 * top]
 
 
@@ -97,8 +143,11 @@ def _room(rows: Mapping[str, Scores]) -> int:
 
 
 def _means(rows: Mapping[str, Scores]) -> str:
-    means = ", ".join(f"{label} {fmean(both):.2g}" for label, tasks in rows.items()
-                      if (both := per_layer(tasks, "k") + per_layer(tasks, "v")))
+    means = ", ".join(
+        f"{label} {fmean(both):.2g}"
+        for label, tasks in rows.items()
+        if (both := per_layer(tasks, "k") + per_layer(tasks, "v"))
+    )
     return f"Mean over layers and tasks: {means}."
 
 
@@ -108,25 +157,63 @@ def predictors(names: Sequence[str], scores: Mapping[str, Values], outcomes: Map
     names: each run's row; the colour and the marker tell how that row is protected. scores, outcomes: axis title → a value a run.
     Runs that lack one of them are left out.
     """
-    whole = [i for i in range(len(names)) if None not in [values[i] for values in (*scores.values(), *outcomes.values())]]
-    groups = {label: found for label in PROTECTIONS if (found := [i for i in whole if protection(names[i]) == label])}
-    figure = make_subplots(len(outcomes), len(scores), horizontal_spacing=0.05, vertical_spacing=0.06, shared_xaxes=True,
-                           shared_yaxes=True)
+    whole = [
+        i
+        for i in range(len(names))
+        if None not in [values[i] for values in (*scores.values(), *outcomes.values())]
+    ]
+    groups = {
+        label: found
+        for label in PROTECTIONS
+        if (found := [i for i in whole if protection(names[i]) == label])
+    }
+    figure = make_subplots(
+        len(outcomes),
+        len(scores),
+        horizontal_spacing=0.05,
+        vertical_spacing=0.06,
+        shared_xaxes=True,
+        shared_yaxes=True,
+    )
     for row, (y_name, y) in enumerate(outcomes.items(), 1):
         for column, (x_name, x) in enumerate(scores.items(), 1):
             for (label, members), colour, marker in zip(groups.items(), COLOURS, MARKERS):
-                figure.add_trace(go.Scatter(
-                    x=[x[i] for i in members], y=[y[i] for i in members], mode="markers", name=label, legendgroup=label,
-                    showlegend=row == column == 1, marker={"color": colour, "symbol": marker, "size": 11},
-                    text=[names[i] for i in members], hovertemplate="%{text}: %{x:.3g}, %{y:.3g}<extra></extra>"), row, column)
+                figure.add_trace(
+                    go.Scatter(
+                        x=[x[i] for i in members],
+                        y=[y[i] for i in members],
+                        mode="markers",
+                        name=label,
+                        legendgroup=label,
+                        showlegend=row == column == 1,
+                        marker={"color": colour, "symbol": marker, "size": 11},
+                        text=[names[i] for i in members],
+                        hovertemplate="%{text}: %{x:.3g}, %{y:.3g}<extra></extra>",
+                    ),
+                    row,
+                    column,
+                )
             figure.update_xaxes(title=x_name if row == len(outcomes) else None, row=row, col=column)
         figure.update_yaxes(title=y_name, row=row, col=1)
     height = 200 + 280 * len(outcomes)
-    figure.update_layout(title=f"Does a score predict what happens to the past? {len(whole)} runs, by what protects them",
-                         height=height, width=WIDE, margin={"b": 125},
-                         legend={"orientation": "h", "y": -85 / (height - 195), "yanchor": "top", "x": 0.5, "xanchor": "center"})
-    return Figure(figure, f"Scatter plots of {len(whole)} runs, coloured by protection ({', '.join(groups)}): "
-                          f"{' and '.join(outcomes)}, each over {' and over '.join(scores)}.")
+    figure.update_layout(
+        title=f"Does a score predict what happens to the past? {len(whole)} runs, by what protects them",
+        height=height,
+        width=WIDE,
+        margin={"b": 125},
+        legend={
+            "orientation": "h",
+            "y": -85 / (height - 195),
+            "yanchor": "top",
+            "x": 0.5,
+            "xanchor": "center",
+        },
+    )
+    return Figure(
+        figure,
+        f"Scatter plots of {len(whole)} runs, coloured by protection ({', '.join(groups)}): "
+        f"{' and '.join(outcomes)}, each over {' and over '.join(scores)}.",
+    )
 
 
 PROTECTIONS = ("nothing", "GPM", "OE + GR", "exact", "GR", "OE")  # in the order of COLOURS, as in `violation`
@@ -167,8 +254,9 @@ def task_step(tasks: int) -> int:
     return max(1, tasks // 20)
 
 
-def end_labels(figure: go.Figure, ends: Sequence[tuple[float, str, str]], x: float, gap: float,
-               **where: Any) -> list[float]:
+def end_labels(
+    figure: go.Figure, ends: Sequence[tuple[float, str, str]], x: float, gap: float, **where: Any
+) -> list[float]:
     """Names beside line ends (y, name, colour), kept `gap` apart; returns where they stand, ascending.
 
     On a logarithmic axis x and y are powers of ten. where: the subplot (`row`, `col`), or a shift in pixels (`xshift`).
@@ -176,5 +264,13 @@ def end_labels(figure: go.Figure, ends: Sequence[tuple[float, str, str]], x: flo
     ends = sorted(ends)
     placed = apart([end[0] for end in ends], gap)
     for y, (_, label, colour) in zip(placed, ends):
-        figure.add_annotation(text=label, x=x, y=y, xanchor="left", showarrow=False, font={"color": colour, "size": FONT}, **where)
+        figure.add_annotation(
+            text=label,
+            x=x,
+            y=y,
+            xanchor="left",
+            showarrow=False,
+            font={"color": colour, "size": FONT},
+            **where,
+        )
     return placed

@@ -50,8 +50,14 @@ def curve(run: Mapping[str, Any]) -> list[float]:
 
 
 # What must be equal in the rows of one table, whatever their methods and hyper-parameters are, beside the data
-PROTOCOL = ("backbone.model", "backbone.weights", "backbone.normalise",
-            "backbone.image_size", "training.epochs", "training.batch_size")
+PROTOCOL = (
+    "backbone.model",
+    "backbone.weights",
+    "backbone.normalise",
+    "backbone.image_size",
+    "training.epochs",
+    "training.batch_size",
+)
 
 
 def by_protocol(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -135,8 +141,12 @@ def values(runs: pd.DataFrame, variant: str, key: str = "acc") -> list[float]:
 def paired(runs: pd.DataFrame, first: str, second: str, key: str = "acc") -> pd.Series:
     """`second` minus `first`, where both variants have runs, by seed and class order's seed: what those do to
     both of them cancels."""
-    a, b = (runs.loc[runs["variant"] == variant, [*SEEDS, key]].drop_duplicates(SEEDS, keep="last")
-            .set_index(SEEDS)[key] for variant in (first, second))
+    a, b = (
+        runs.loc[runs["variant"] == variant, [*SEEDS, key]]
+        .drop_duplicates(SEEDS, keep="last")
+        .set_index(SEEDS)[key]
+        for variant in (first, second)
+    )
     return (b - a).dropna().sort_index()
 
 
@@ -147,7 +157,9 @@ def interval(differences: Collection[float], level: float = 0.95) -> float:
     except ImportError:
         raise JanusError("Student's intervals need scipy: pip install 'janus-lora[plots]'") from None
     n = len(differences)
-    return float(stats.t.ppf((1 + level) / 2, n - 1)) * stdev(differences) / math.sqrt(n) if n > 1 else math.nan
+    return (
+        float(stats.t.ppf((1 + level) / 2, n - 1)) * stdev(differences) / math.sqrt(n) if n > 1 else math.nan
+    )
 
 
 def order(runs: pd.DataFrame, key: str) -> tuple[list[str], list[float], list[float]]:

@@ -43,8 +43,10 @@ class Confusion:
     def line(self) -> str:
         """The result in one line."""
         counts = self.matrix.sum(1)
-        return (f"{self.run} on {self.data}: accuracy {self.accuracy:.2f} % ({int(self.matrix.trace())} of {int(counts.sum())} "
-                f"images, {int((counts > 0).sum())} of {len(self.classes)} classes)")
+        return (
+            f"{self.run} on {self.data}: accuracy {self.accuracy:.2f} % ({int(self.matrix.trace())} of {int(counts.sum())} "
+            f"images, {int((counts > 0).sum())} of {len(self.classes)} classes)"
+        )
 
     def rows(self) -> list[tuple[str, int, int, float | None, str, int]]:
         """Of each class: its name, images, how many of them were named rightly, that in per cent (None: no images), the other
@@ -54,13 +56,17 @@ class Confusion:
             others = [0 if j == i else count for j, count in enumerate(row)]
             most = max(others)
             right = 100 * row[i] / sum(row) if sum(row) else None
-            found.append((name, sum(row), row[i], right, self.classes[others.index(most)] if most else "", most))
+            found.append(
+                (name, sum(row), row[i], right, self.classes[others.index(most)] if most else "", most)
+            )
         return found
 
     def table(self) -> Table:
         """`rows` as a table."""
-        cells = [(name, images, right, "" if share is None else f"{share:.1f}", other, times or "")
-                 for name, images, right, share, other, times in self.rows()]
+        cells = [
+            (name, images, right, "" if share is None else f"{share:.1f}", other, times or "")
+            for name, images, right, share, other, times in self.rows()
+        ]
         return Table(HEADER, cells)
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -87,8 +93,14 @@ class Confusion:
         return written + confusion_matrix(self.matrix.tolist(), self.classes).save(folder / "confusion")
 
 
-def evaluate(run: str | Path, data: str | Path | None = None, *, root: str | Path | None = None, skip_unknown: bool = False,
-             device: str = "auto") -> Confusion:
+def evaluate(
+    run: str | Path,
+    data: str | Path | None = None,
+    *,
+    root: str | Path | None = None,
+    skip_unknown: bool = False,
+    device: str = "auto",
+) -> Confusion:
     """What a finished run takes labelled images for.
 
     Args:
@@ -114,7 +126,9 @@ def evaluate(run: str | Path, data: str | Path | None = None, *, root: str | Pat
         stream = build_stream(config, learner.preprocess.size, state)
         parts = [task.evaluation for task in stream.tasks if not isinstance(task.evaluation, MissingImages)]
         if not parts:
-            raise JanusError(f"{folder}: the images it was judged on are not there any more ({stream.note}); give others by --data")
+            raise JanusError(
+                f"{folder}: the images it was judged on are not there any more ({stream.note}); give others by --data"
+            )
         lost = len(stream.tasks) - len(parts)
         notes = (f"{lost} of {len(stream.tasks)} tasks are left out: {stream.note}",) if lost else ()
         what = f"its own {config.data.evaluate} images"
@@ -136,7 +150,9 @@ def named(learner: Learner, images: Images) -> Tensor:
     return learner.method.scores(learner.features(images).to(learner.device)).cpu().argmax(1)
 
 
-def labelled(data: str | Path, size: int, side: int, root: str | Path | None = None) -> tuple[str, Images, list[str]]:
+def labelled(
+    data: str | Path, size: int, side: int, root: str | Path | None = None
+) -> tuple[str, Images, list[str]]:
     """(what they are, the images, the names of their labels), see `evaluate`. size: input side of the backbone. side: at which the
     run holds its images."""
     place, name = Path(data).expanduser(), str(data)
@@ -147,22 +163,29 @@ def labelled(data: str | Path, size: int, side: int, root: str | Path | None = N
     source = folders.folder(place)
     split = next((split for split in ("test", "val", "train") if split in source.splits), "")
     rows = [i for i, part in enumerate(source.splits) if part == split]
-    images = from_paths([source.fetch(i) for i in rows], torch.tensor([source.labels[i] for i in rows]), side=side)
+    images = from_paths(
+        [source.fetch(i) for i in rows], torch.tensor([source.labels[i] for i in rows]), side=side
+    )
     return (f"the {split} images of {name}" if split else name), images, source.classes
 
 
-def known(what: str, images: Images, names: Sequence[str], classes: Sequence[str],
-          skip: bool) -> tuple[list[Images], tuple[str, ...]]:
+def known(
+    what: str, images: Images, names: Sequence[str], classes: Sequence[str], skip: bool
+) -> tuple[list[Images], tuple[str, ...]]:
     """The images under the run's own labels, in one part; those of other classes left out with a note. UsageError: there are such
     and they are not to be skipped, or there are no others."""
     position = {name: i for i, name in enumerate(classes)}
     there = [names[label] for label in images.labels.unique().tolist()]
     foreign = [name for name in there if name not in position]
-    listed = (f"{len(foreign)} of the {len(there)} classes of {what} {'is' if len(foreign) == 1 else 'are'} unknown to this run "
-              f"({first_few(foreign)})")
+    listed = (
+        f"{len(foreign)} of the {len(there)} classes of {what} {'is' if len(foreign) == 1 else 'are'} unknown to this run "
+        f"({first_few(foreign)})"
+    )
     if foreign and (not skip or len(foreign) == len(there)):
         choice = "" if len(foreign) == len(there) else ", or leave them out by --skip-unknown"
-        raise UsageError(f"{listed}; name the class folders as the run does (it knows {first_few(list(classes))}){choice}")
+        raise UsageError(
+            f"{listed}; name the class folders as the run does (it knows {first_few(list(classes))}){choice}"
+        )
     labels = torch.tensor([position.get(name, -1) for name in names])[images.labels]  # (N,)
     rows = (labels >= 0).nonzero().flatten()
     return [images.subset(rows, labels[rows])], ((f"left out: {listed}",) if foreign else ())

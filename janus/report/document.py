@@ -62,14 +62,18 @@ def sections(folders: Sequence[str | Path]) -> list[Section]:
         UsageError: a folder that is not there or holds no results. JanusError: a damaged file.
     """
     out: list[tuple[str, Path, pd.DataFrame]] = []
-    for folder in {Path(folder).resolve(): Path(folder) for folder in folders}.values():  # what is given twice is read once
+    for folder in {
+        Path(folder).resolve(): Path(folder) for folder in folders
+    }.values():  # what is given twice is read once
         for group, runs in store.read(folder).groupby("group"):
             place = folder.resolve().name if len(folders) > 1 or group == "." else ""
             name = " · ".join(part for part in (place, group) if part not in ("", "."))
             for title, table in compare.by_protocol(runs).items():
                 out.append((f"{name}: {title}" if title else name, folder / group, table))
     times = Counter(title for title, _, _ in out)
-    return [Section(title if times[title] == 1 else f"{title} ({folder})", table) for title, folder, table in out]
+    return [
+        Section(title if times[title] == 1 else f"{title} ({folder})", table) for title, folder, table in out
+    ]
 
 
 def write(folders: Sequence[str | Path], kind: str = "md") -> str:
@@ -98,7 +102,9 @@ def _markdown(found: Sequence[Section]) -> str:
 def _tex(found: Sequence[Section]) -> str:
     lines = ["% needs \\usepackage{booktabs}"]
     for section in found:
-        lines += [f"% {section.title}. {caption}\n{table.tex()}" for caption, table in section.parts().items()]
+        lines += [
+            f"% {section.title}. {caption}\n{table.tex()}" for caption, table in section.parts().items()
+        ]
     return "\n\n".join(lines) + "\n"
 
 

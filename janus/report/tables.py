@@ -30,7 +30,9 @@ class Table:
 
     def __str__(self) -> str:
         lines = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return "\n".join(
+            "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+        )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": str(self), "text/markdown": str(self)}
@@ -39,7 +41,9 @@ class Table:
         """Aligned columns for a terminal; the last one is as wide as it is."""
         lines = [[str(cell) for cell in line] for line in (self.header, *self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines)]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines
+        )
 
     def html(self) -> str:
         def line(cells: Sequence[Any], tag: str) -> str:
@@ -51,17 +55,36 @@ class Table:
 
     def tex(self) -> str:
         """A tabular in the style of booktabs."""
+
         def line(cells: Sequence[Any]) -> str:
-            return " & ".join(_BOLD.sub(r"\\textbf{\1}", "".join(_TEX.get(c, c) for c in str(cell))) for cell in cells) + r" \\"
+            return (
+                " & ".join(
+                    _BOLD.sub(r"\\textbf{\1}", "".join(_TEX.get(c, c) for c in str(cell))) for cell in cells
+                )
+                + r" \\"
+            )
 
         body = "\n".join(map(line, self.rows))
-        return (f"\\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}\n\\toprule\n{line(self.header)}\n\\midrule\n{body}\n"
-                "\\bottomrule\n\\end{tabular}")
+        return (
+            f"\\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}\n\\toprule\n{line(self.header)}\n\\midrule\n{body}\n"
+            "\\bottomrule\n\\end{tabular}"
+        )
 
 
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
-_TEX = {**{c: "\\" + c for c in "&%$#_{}"}, "±": r"$\pm$", "→": r"$\to$", "−": "$-$", "—": "---", "…": r"\ldots{}",
-        "×": r"$\times$", "ε": r"$\varepsilon$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+_TEX = {
+    **{c: "\\" + c for c in "&%$#_{}"},
+    "±": r"$\pm$",
+    "→": r"$\to$",
+    "−": "$-$",
+    "—": "---",
+    "…": r"\ldots{}",
+    "×": r"$\times$",
+    "ε": r"$\varepsilon$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+}
 
 
 # ── one run ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -74,29 +97,51 @@ def scores(result: Result) -> Table:
         ("MAA", result.maa, "mean of that accuracy over the tasks"),
         ("BWT", result.bwt, "mean change of an old task's accuracy since it was learned"),
         ("forgetting", result.forgetting, "mean loss of an old task since its best"),
-        ("learning accuracy", result.learning_acc, "mean accuracy of a task right after it was learned, all seen classes in play"),
+        (
+            "learning accuracy",
+            result.learning_acc,
+            "mean accuracy of a task right after it was learned, all seen classes in play",
+        ),
         ("task-aware accuracy", result.task_aware_acc, "accuracy at the end if the right task were known"),
     ]
-    return Table(["score", "value", "meaning"], [(name, number(value), meaning) for name, value, meaning in values])
+    return Table(
+        ["score", "value", "meaning"], [(name, number(value), meaning) for name, value, meaning in values]
+    )
 
 
 def parts(result: Result) -> Table:
     """Seconds of one run by part; `train` has those of `gr` and `data` in it, and of `oe` what happens inside a step."""
-    meanings = {"train": "training steps", "eval": "evaluation after each task", "oe": "estimating the past's inputs",
-                "gr": "the optimiser's step of the factors (within train)", "data": "waiting for a batch of images (within train)"}
-    return Table(["part", "seconds", "what"], [(k, f"{v:.1f}", meanings.get(k, "")) for k, v in result.seconds.items()])
+    meanings = {
+        "train": "training steps",
+        "eval": "evaluation after each task",
+        "oe": "estimating the past's inputs",
+        "gr": "the optimiser's step of the factors (within train)",
+        "data": "waiting for a batch of images (within train)",
+    }
+    return Table(
+        ["part", "seconds", "what"], [(k, f"{v:.1f}", meanings.get(k, "")) for k, v in result.seconds.items()]
+    )
 
 
 # ── tables over rows ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-KINDS = {"ACC": "acc", "MAA": "maa", "BWT": "bwt", "learning acc.": "learning_acc", "task-aware acc.": "task_aware_acc",
-         "violation": "violation", "drift": "drift", "danger": "danger"}  # a table's column → the runs'
+KINDS = {
+    "ACC": "acc",
+    "MAA": "maa",
+    "BWT": "bwt",
+    "learning acc.": "learning_acc",
+    "task-aware acc.": "task_aware_acc",
+    "violation": "violation",
+    "drift": "drift",
+    "danger": "danger",
+}  # a table's column → the runs'
 SHARES = ("violation", "drift", "danger")  # no per cent: two digits
 
 
-def overview(runs: pd.DataFrame, kinds: Sequence[str] = tuple(KINDS),
-             cite: bool | tuple[str, paper.Scores] = True) -> Table:
+def overview(
+    runs: pd.DataFrame, kinds: Sequence[str] = tuple(KINDS), cite: bool | tuple[str, paper.Scores] = True
+) -> Table:
     """mean ± standard deviation over seeds, how many seeds, and (`cite`) the paper's values, labelled so, where
     it has the row.
 
@@ -109,19 +154,30 @@ def overview(runs: pd.DataFrame, kinds: Sequence[str] = tuple(KINDS),
     if cite is True:
         label, theirs = paper.beside(settings_of(runs.iloc[0]), rows)
     cited = any(row in theirs for row in rows)
-    numbers = {kind: {row: found[KINDS[kind]].dropna().tolist() for row, found in rows.items()} for kind in kinds}
-    best = {kind: max((fmean(v) for row, v in numbers[kind].items() if v and row not in AT_ONCE), default=None)
-            for kind in ("ACC", "MAA", "BWT") if kind in kinds and len(rows) > 1}
+    numbers = {
+        kind: {row: found[KINDS[kind]].dropna().tolist() for row, found in rows.items()} for kind in kinds
+    }
+    best = {
+        kind: max((fmean(v) for row, v in numbers[kind].items() if v and row not in AT_ONCE), default=None)
+        for kind in ("ACC", "MAA", "BWT")
+        if kind in kinds and len(rows) > 1
+    }
     lines = []
     for row, found in rows.items():
         cells = []
         for kind in kinds:
             v = numbers[kind][row]
             cell = spread(v, 2 if kind in SHARES else 1)
-            cells.append(f"**{cell}**" if v and kind in best and row not in AT_ONCE and fmean(v) == best[kind] else cell)
+            cells.append(
+                f"**{cell}**"
+                if v and kind in best and row not in AT_ONCE and fmean(v) == best[kind]
+                else cell
+            )
         beside = " / ".join(f"{v:.2f}" for v in theirs[row]) if row in theirs else ""
         lines.append([row, len(found), *cells, *([beside] if cited else [])])
-    return Table(["row", "seeds", *kinds, *([f"the paper's, {label}: ACC / MAA / BWT"] if cited else [])], lines)
+    return Table(
+        ["row", "seeds", *kinds, *([f"the paper's, {label}: ACC / MAA / BWT"] if cited else [])], lines
+    )
 
 
 def difference_table(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], key: str = "acc") -> Table:
@@ -141,8 +197,9 @@ def rate_table(tune: pd.DataFrame) -> Table:
     lines = []
     for row, cells in accs.sort_index(axis=1).iterrows():
         best = cells.max()
-        written = [NONE if pd.isna(acc) else f"**{acc:.1f}**" if acc == best else f"{acc:.1f}"
-                   for acc in cells]
+        written = [
+            NONE if pd.isna(acc) else f"**{acc:.1f}**" if acc == best else f"{acc:.1f}" for acc in cells
+        ]
         lines.append([f"{row} (heads' rate)" if row == "frozen" else row, *written])
     return Table(["row", *(f"{rate:g}" for rate in sorted(accs.columns))], lines)
 
@@ -151,32 +208,58 @@ def form_table(forms: pd.DataFrame) -> Table:
     """Forms of the margin loss by falling ACC, below the same row without it (`none`)."""
     best = forms.groupby("variant", sort=False)["acc"].first()
     order = sorted(best.index, key=lambda form: (form != "none", -best[form]))
-    return Table(["form", "ACC", "MAA", "BWT", "danger"], [
-        ["no margin loss" if form == "none" else form,
-         *(spread(values(forms, form, KINDS[kind]), 2 if kind in SHARES else 1)
-           for kind in ("ACC", "MAA", "BWT", "danger"))]
-        for form in order])
+    return Table(
+        ["form", "ACC", "MAA", "BWT", "danger"],
+        [
+            [
+                "no margin loss" if form == "none" else form,
+                *(
+                    spread(values(forms, form, KINDS[kind]), 2 if kind in SHARES else 1)
+                    for kind in ("ACC", "MAA", "BWT", "danger")
+                ),
+            ]
+            for form in order
+        ],
+    )
 
 
 def seconds_table(runs: pd.DataFrame) -> Table:
     """Seconds a run by part, mean ± standard deviation over seeds. Waiting for data where the runs are not
     older than its clock."""
-    named = {"seconds.train": "training", "seconds.gr": "of it GR", "seconds.data": "of it waiting for data",
-             "seconds.oe": "OE", "seconds.eval": "evaluation", "seconds": "together"}
+    named = {
+        "seconds.train": "training",
+        "seconds.gr": "of it GR",
+        "seconds.data": "of it waiting for data",
+        "seconds.oe": "OE",
+        "seconds.eval": "evaluation",
+        "seconds": "together",
+    }
     if "seconds.data" not in runs or runs["seconds.data"].isna().any():
         del named["seconds.data"]
-    return Table(["row", *named.values()], [
-        [row, *(spread(found[key]) for key in named)] for row, found in by_variant(runs).items()])
+    return Table(
+        ["row", *named.values()],
+        [[row, *(spread(found[key]) for key in named)] for row, found in by_variant(runs).items()],
+    )
 
 
 def step_table(cost: Mapping[str, Any]) -> Table:
     """A training step as a multiple of PEFT's LoRA, median (quarter points), from `step_cost.json`."""
     names = list(dict.fromkeys(name for case in cost["cases"] for name in case["variants"]))
-    return Table(["model, batch, threads", *names], [
-        [f"{case['model']}, {case['batch']}, {case['threads']}{', half precision' * case.get('amp', False)}",
-         *(f"{v['ratio']:.2f} ({v['low']:.2f} … {v['high']:.2f})" if (v := case["variants"].get(name)) else NONE
-           for name in names)]
-        for case in cost["cases"]])
+    return Table(
+        ["model, batch, threads", *names],
+        [
+            [
+                f"{case['model']}, {case['batch']}, {case['threads']}{', half precision' * case.get('amp', False)}",
+                *(
+                    f"{v['ratio']:.2f} ({v['low']:.2f} … {v['high']:.2f})"
+                    if (v := case["variants"].get(name))
+                    else NONE
+                    for name in names
+                ),
+            ]
+            for case in cost["cases"]
+        ],
+    )
 
 
 def provenance(runs: pd.DataFrame, by: str = "group") -> Table:
@@ -184,14 +267,19 @@ def provenance(runs: pd.DataFrame, by: str = "group") -> Table:
     processor = runs["hardware.cpu"].fillna("unknown processor")
     machine = runs["hardware.card"].fillna(processor) if "hardware.card" in runs else processor
     told = runs.assign(
-        data=[f"{data}, T={tasks}, {split}" for data, tasks, split in
-              zip(runs["data.dataset"], runs["data.tasks"], runs["data.evaluate"])],
+        data=[
+            f"{data}, T={tasks}, {split}"
+            for data, tasks, split in zip(runs["data.dataset"], runs["data.tasks"], runs["data.evaluate"])
+        ],
         machine=machine + ", " + runs["hardware.threads"].astype(str) + " thread(s)",
-        day=runs["date"].str[:10])
+        day=runs["date"].str[:10],
+    )
     lines = []
     for group, found in told.groupby(by, sort=False):
-        listed = ("; ".join(map(str, sorted(found[key].unique()))) for key in
-                  ("data", "training.seed", "machine", "versions.torch", "versions.timm"))
+        listed = (
+            "; ".join(map(str, sorted(found[key].unique())))
+            for key in ("data", "training.seed", "machine", "versions.torch", "versions.timm")
+        )
         days = sorted(found["day"])
         span = days[0] if days[0] == days[-1] else f"{days[0]} … {days[-1]}"
         lines.append([group, len(found), *listed, span])

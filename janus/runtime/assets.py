@@ -40,10 +40,16 @@ def home() -> Path | None:
 def photographs(name: str) -> str:
     """What a message about a missing file adds if it is one of those that the project's scripts make of Tiny-ImageNet."""
     parts = "build_tin100.py tiny-imagenet-200 --out photographs"
-    weights = "pretrain_photos.py photographs --epochs 12 --threads 1 --out photographs/photos-vit.safetensors"
+    weights = (
+        "pretrain_photos.py photographs --epochs 12 --threads 1 --out photographs/photos-vit.safetensors"
+    )
     scripts = {"tin100-": parts, "tinpre-": parts, "photos-vit": weights}
     script = next((script for start, script in scripts.items() if Path(name).name.startswith(start)), None)
-    return f"; `python data/scripts/{script}` makes it, `export JANUS_DATA=photographs` says where it is" if script else ""
+    return (
+        f"; `python data/scripts/{script}` makes it, `export JANUS_DATA=photographs` says where it is"
+        if script
+        else ""
+    )
 
 
 NO_PHOTOS = f"photos-vit comes without weights: set weights=photos-vit.safetensors{photographs('photos-vit')}"
@@ -65,7 +71,9 @@ def measurement(name: str) -> Any:
     Raises:
         JanusError: neither the installed package nor a checkout holds it.
     """
-    file = _first([root / "measurements" / f"{name}.json" for root in RESULTS], f"the measurement {name!r} is")
+    file = _first(
+        [root / "measurements" / f"{name}.json" for root in RESULTS], f"the measurement {name!r} is"
+    )
     return json.loads(file.read_text())
 
 

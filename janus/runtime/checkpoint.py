@@ -45,11 +45,15 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise JanusError(f"{path}: no checkpoint there") from None
     except (SafetensorError, OSError) as error:
-        raise JanusError(f"{path}: the checkpoint is damaged ({error}); delete it to start this run again") from None
+        raise JanusError(
+            f"{path}: the checkpoint is damaged ({error}); delete it to start this run again"
+        ) from None
     tree = metadata.get("janus", "")
     if metadata.get("sha256") != digest(tensors, tree):
-        raise JanusError(f"{path}: the checkpoint was changed after it was written (its digest does not match); "
-                         "delete it to start this run again")
+        raise JanusError(
+            f"{path}: the checkpoint was changed after it was written (its digest does not match); "
+            "delete it to start this run again"
+        )
     return _join(json.loads(tree), tensors)
 
 
@@ -57,7 +61,7 @@ def header(path: Path) -> dict[str, Any]:
     """What `save` wrote, without tensors and unchecked: the file is not read beyond its header. Empty if it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
-            tree = (file.metadata() or {}).get("janus", "{\"$dict\": []}")
+            tree = (file.metadata() or {}).get("janus", '{"$dict": []}')
         return _join(json.loads(tree), None)
     except (SafetensorError, OSError, ValueError):
         return {}
@@ -68,22 +72,28 @@ def write_json(path: Path, value: Any) -> None:
     try:
         text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     except ValueError:
-        raise JanusError(f"cannot write {path}: a value in it is not a number (NaN or infinite), so training has diverged; "
-                         "try a smaller lr") from None
+        raise JanusError(
+            f"cannot write {path}: a value in it is not a number (NaN or infinite), so training has diverged; "
+            "try a smaller lr"
+        ) from None
     write_atomic(path, lambda temporary: Path(temporary).write_text(text))
 
 
 def write_atomic(path: Path, write: Callable[[str], None]) -> None:
     """Call `write(temporary name)`, then put the result in place of `path` in one step."""
-    temporary = str(path.with_name(f".{path.name}-{uuid.uuid4().hex}.part"))  # made by `write`, so the umask sets its mode
+    temporary = str(
+        path.with_name(f".{path.name}-{uuid.uuid4().hex}.part")
+    )  # made by `write`, so the umask sets its mode
     try:
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise JanusError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out, then run "
-                         "the same command again") from None
+        raise JanusError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another --out, then run "
+            "the same command again"
+        ) from None
     finally:
         Path(temporary).unlink(missing_ok=True)
 

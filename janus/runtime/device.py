@@ -20,7 +20,9 @@ def pick_device(name: str) -> torch.device:
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use device=cpu") from None
+        raise UsageError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use device=cpu"
+        ) from None
 
 
 def resolve(amp: str, device: torch.device) -> str:

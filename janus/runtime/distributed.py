@@ -21,7 +21,9 @@ if TYPE_CHECKING:  # the command asks for its rank before anything slow is impor
     from torch import Tensor
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=2)  # for one that downloads; who waits for a process that died is ended by the launcher
+PATIENCE = timedelta(
+    hours=2
+)  # for one that downloads; who waits for a process that died is ended by the launcher
 
 
 class Processes:
@@ -30,7 +32,9 @@ class Processes:
     count: of processes. rank: of this one; the main process is 0. device: this one's, None: not yet chosen.
     """
 
-    def __init__(self, count: int = 1, rank: int = 0, device: torch.device | None = None, group: Any = None) -> None:
+    def __init__(
+        self, count: int = 1, rank: int = 0, device: torch.device | None = None, group: Any = None
+    ) -> None:
         self.count, self.rank, self.main, self.device = count, rank, rank == 0, device
         self._group = group  # for what lies on the CPU
 
@@ -133,25 +137,35 @@ def start(device: str = "auto") -> Processes:
     count = launched()[0]
     if count == 1:
         if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in os.environ:
-            raise UsageError("accelerate launch --cpu starts one process, not several (they would need MPI); "
-                             "start them with torchrun --nproc-per-node N -m janus run …")
+            raise UsageError(
+                "accelerate launch --cpu starts one process, not several (they would need MPI); "
+                "start them with torchrun --nproc-per-node N -m janus run …"
+            )
         return ALONE
     if _started is not ALONE:
         return _started
     try:
         from accelerate import PartialState
     except ImportError:
-        raise UsageError("several processes need accelerate, which is not installed: pip install 'janus-lora[parallel]'") from None
+        raise UsageError(
+            "several processes need accelerate, which is not installed: pip install 'janus-lora[parallel]'"
+        ) from None
     import torch
 
-    if multiprocessing.parent_process():  # forked by a notebook: OpenMP's threads did not come along, and waiting for them hangs
+    if (
+        multiprocessing.parent_process()
+    ):  # forked by a notebook: OpenMP's threads did not come along, and waiting for them hangs
         torch.set_num_threads(1)
     state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
     if state.num_processes != count:
-        raise JanusError(f"the launcher started {count} processes, but Accelerate was set up here before as {state.num_processes}; "
-                         "make its Accelerator or PartialState only in what is launched")
+        raise JanusError(
+            f"the launcher started {count} processes, but Accelerate was set up here before as {state.num_processes}; "
+            "make its Accelerator or PartialState only in what is launched"
+        )
     if device not in ("auto", state.device.type):
-        raise UsageError(f"device={device} does not go with several processes on {state.device.type}; leave it out")
+        raise UsageError(
+            f"device={device} does not go with several processes on {state.device.type}; leave it out"
+        )
     group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
     _started = Processes(state.num_processes, state.process_index, state.device, group)
     return _started

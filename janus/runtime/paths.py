@@ -27,8 +27,14 @@ def with_folder(config: Config, before: Mapping[str, Any]) -> Config:
     the run's words stand.
     """
     folder, now = before.get("runtime.folder"), flat(config)
-    words = {key: before[key] for key in NAMED if before.get(key) and now[key]
-             and before[key] != now[key] and _place(before[key], folder) == _place(now[key], None)}
+    words = {
+        key: before[key]
+        for key in NAMED
+        if before.get(key)
+        and now[key]
+        and before[key] != now[key]
+        and _place(before[key], folder) == _place(now[key], None)
+    }
     folder = config.runtime.folder or folder
     if folder is None and any(_is_there(Path(_bare(path))) for _, path in _relative(config)):
         folder = str(Path.cwd())
@@ -62,8 +68,14 @@ def _relative(config: Config) -> Iterator[tuple[str, str]]:
     """Full path of a setting, and a relative path that it holds. A name of a data set is none, whatever the folder holds."""
     data, options, root = config.data.dataset, config.data.options, config.runtime.root
     lists = [options["class_list"]] if options.get("class_list") not in (None, "own") else []
-    is_name = data in registry.DATASETS or data.startswith("hf:") or root is not None  # with a root, it is below that
-    found = [("data.dataset", [] if is_name else [data]), ("runtime.root", [root] if root else []), ("data.class_list", lists)]
+    is_name = (
+        data in registry.DATASETS or data.startswith("hf:") or root is not None
+    )  # with a root, it is below that
+    found = [
+        ("data.dataset", [] if is_name else [data]),
+        ("runtime.root", [root] if root else []),
+        ("data.class_list", lists),
+    ]
     found += [("data.split_files", list(options.get("split_files") or ()))]
     found += [("backbone.weights", [w] if (w := config.backbone.weights) not in (None, "random") else [])]
     found += [("backbone.model", [m] if (m := config.backbone.model).startswith(LOCAL) else [])]

@@ -78,7 +78,9 @@ class Result:
         found = values.get("format") if isinstance(values, dict) else None
         if found != FORMAT:
             older = "made by an older janus, in " if found == 1 else ""
-            raise JanusError(f"{path}: {older}result format {found!r}, and this version reads {FORMAT}; run it again")
+            raise JanusError(
+                f"{path}: {older}result format {found!r}, and this version reads {FORMAT}; run it again"
+            )
         try:
             result = cls(**values)
         except TypeError as error:
@@ -91,8 +93,9 @@ class Result:
             raise JanusError(f"{path}: not a complete result (its acc or seconds); delete it and run again")
         names = (result.hash, result.variant, result.backbone or "")
         if not all(isinstance(name, str) for name in names):
-            raise JanusError(f"{path}: not a complete result (its hash, variant or backbone); delete it and run "
-                             "again")
+            raise JanusError(
+                f"{path}: not a complete result (its hash, variant or backbone); delete it and run again"
+            )
         return result
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,7 +124,13 @@ def hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Processor or GPU, how many threads, and how many processes if there were several."""
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     several = {"processes": processes} if processes > 1 else {}
-    return {"device": device.type, "card": card, "cpu": _cpu_name(), "threads": torch.get_num_threads(), **several}
+    return {
+        "device": device.type,
+        "card": card,
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        **several,
+    }
 
 
 def _cpu_name() -> str:

@@ -63,11 +63,20 @@ def total(parts: Mapping[str, float]) -> float:
 def clock(seconds: float) -> str:
     """3725 → "1:02:05", 125 → "2:05"."""
     whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
+    return (
+        f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+        if whole >= 3600
+        else f"{whole // 60}:{whole % 60:02d}"
+    )
 
 
-def interleaved(work: Mapping[str, Callable[[], float]], rounds: int, warm_up: int, seconds: float | None = None,
-                progress: Callable[[str], None] | None = print) -> dict[str, list[float]]:
+def interleaved(
+    work: Mapping[str, Callable[[], float]],
+    rounds: int,
+    warm_up: int,
+    seconds: float | None = None,
+    progress: Callable[[str], None] | None = print,
+) -> dict[str, list[float]]:
     """Time several things in turns in one process, so that what else the machine does meets them all.
 
     Args:
@@ -83,7 +92,7 @@ def interleaved(work: Mapping[str, Callable[[], float]], rounds: int, warm_up: i
     for r in range(warm_up + rounds):
         if seconds is not None and r >= warm_up + 2 and time.monotonic() - begun > seconds:
             break
-        for name in names[r % len(names):] + names[: r % len(names)]:
+        for name in names[r % len(names) :] + names[: r % len(names)]:
             taken[name].append(work[name]())
         if progress:
             progress(f"round {r + 1} of {warm_up + rounds}")
@@ -94,6 +103,8 @@ def ratios(seconds: Mapping[str, list[float]], base: str) -> dict[str, dict[str,
     """Name → ratio to `base` in the same round: median, and the quarter points of the rounds (two at least)."""
     report = {}
     for name, found in seconds.items():
-        low, middle, high = statistics.quantiles((t / reference for t, reference in zip(found, seconds[base])), n=4)
+        low, middle, high = statistics.quantiles(
+            (t / reference for t, reference in zip(found, seconds[base])), n=4
+        )
         report[name] = {"ratio": middle, "low": low, "high": high}
     return report

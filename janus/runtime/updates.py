@@ -51,7 +51,10 @@ class Updates:
         loss, mean = processes.share(loss, self.part, self.whole)
         if not torch.isfinite(mean):
             raise Diverged(str(mean.item()))
-        for part, watch in (("oe", self.learner.moments.watch), ("gr", self.watch)):  # isfinite has waited for the device
+        for part, watch in (
+            ("oe", self.learner.moments.watch),
+            ("gr", self.watch),
+        ):  # isfinite has waited for the device
             self.seconds[part] += watch.take()
         self.scaler.scale(loss).backward()
         processes.sum_gradients(self.head, self.factors)

@@ -175,7 +175,12 @@ class _Reading:
 
     def dataset(self) -> str | None:
         """The data set's name; None: there is none of that name, and nothing follows for its options."""
-        usual = {"data.dataset": "icons-r", "runtime.root": None, "runtime.folder": None, "backbone.model": ""}
+        usual = {
+            "data.dataset": "icons-r",
+            "runtime.root": None,
+            "runtime.folder": None,
+            "backbone.model": "",
+        }
         name, root, folder, model = (
             self.given.get(path, self.given.get(path.partition(".")[2], self.base.get(path, value)))
             for path, value in usual.items()

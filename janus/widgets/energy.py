@@ -30,8 +30,13 @@ def explore_energy(moments: Mapping[str, Tensor], rank: int, energy: float = 0.9
     held = {key: shares(C) for key, C in moments.items()}
     widths = {key: len(C) for key, C in moments.items()}
     choices = sorted({*CHOICES, energy})
-    knob = ipywidgets.SelectionSlider(options=[(f"{e:g}", e) for e in choices], value=energy, description="energy ε",
-                                      continuous_update=True, layout={"width": "600px"})
+    knob = ipywidgets.SelectionSlider(
+        options=[(f"{e:g}", e) for e in choices],
+        value=energy,
+        description="energy ε",
+        continuous_update=True,
+        layout={"width": "600px"},
+    )
     view = ipywidgets.HTML()
 
     def show(change: Any = None) -> None:
@@ -49,9 +54,13 @@ def table(rows: list[dict]) -> str:
     body = []
     for row in rows:
         taken, left = (100 * row[part] / row["n"] for part in ("rank", "left"))
-        bar = (f"<div style='width:420px;height:18px;display:flex;border:1px solid #888888'>"
-               f"<div style='width:{taken:.2f}%;background:{COLOURS[0]}'></div><div style='width:{left:.2f}%;background:#BBD7EA'>"
-               "</div></div>")
+        bar = (
+            f"<div style='width:420px;height:18px;display:flex;border:1px solid #888888'>"
+            f"<div style='width:{taken:.2f}%;background:{COLOURS[0]}'></div><div style='width:{left:.2f}%;background:#BBD7EA'>"
+            "</div></div>"
+        )
         cells = (row["layer"], f"{row['rank']} of {row['n']}", bar, f"{100 * row['share_left']:.0f} %")
-        body.append("<tr>" + "".join(f"<td style='padding-right:14px'>{cell}</td>" for cell in cells) + "</tr>")
+        body.append(
+            "<tr>" + "".join(f"<td style='padding-right:14px'>{cell}</td>" for cell in cells) + "</tr>"
+        )
     return f"<table style='font-size:16px'><tr>{head}</tr>{''.join(body)}</table>"

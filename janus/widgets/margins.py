@@ -18,8 +18,15 @@ def explore_margins(points: Points | None = None) -> ipywidgets.VBox:
     import ipywidgets
 
     def slider(value: float, text: str) -> ipywidgets.FloatSlider:
-        return ipywidgets.FloatSlider(value=value, min=0.0, max=1.0, step=0.05, description=text,
-                                      style={"description_width": "6em"}, layout={"width": "30em"})
+        return ipywidgets.FloatSlider(
+            value=value,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            description=text,
+            style={"description_width": "6em"},
+            layout={"width": "30em"},
+        )
 
     knobs = [slider(0.3, "push margin"), slider(0.7, "pull margin"), slider(0.5, "weight")]
     screen = ipywidgets.Output()

@@ -32,7 +32,9 @@ CPU = torch.device("cpu")
 def place(tmp_path, monkeypatch) -> Path:
     """Where caches go, and every set too large for memory."""
     monkeypatch.setenv("JANUS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(images.Encoded.__init__, "__defaults__", _no_memory(images.Encoded.__init__.__defaults__))
+    monkeypatch.setattr(
+        images.Encoded.__init__, "__defaults__", _no_memory(images.Encoded.__init__.__defaults__)
+    )
     return tmp_path / "cache"
 
 
@@ -92,8 +94,9 @@ def test_images_that_change_get_another_file(tmp_path, place):
     write(root / "a" / "001.png", encoded(251))
     after = every(datasets.load(root).train)
     assert len(files(place)) == 2 and not torch.equal(before, after)
-    assert {250, 251} <= set(every(datasets.load(root, test_fraction=0.1, val_fraction=0.0).train)[:, 0, 0, 0].tolist()) | \
-        set(every(datasets.load(root, test_fraction=0.1, val_fraction=0.0).test)[:, 0, 0, 0].tolist())
+    assert {250, 251} <= set(
+        every(datasets.load(root, test_fraction=0.1, val_fraction=0.0).train)[:, 0, 0, 0].tolist()
+    ) | set(every(datasets.load(root, test_fraction=0.1, val_fraction=0.0).test)[:, 0, 0, 0].tolist())
     assert len(files(place)) == 2  # another cut of the same images shares the file
 
 
@@ -234,7 +237,11 @@ def batches(count: int = 10, size: int = 3) -> list[torch.Tensor]:
 
 def test_batches_come_in_order_and_as_they_are(tmp_path):
     paths = [write(tmp_path / f"{i}.png", encoded(10 * i)) for i in range(12)]
-    for kept in (from_paths(paths), from_paths(paths, cache_bytes=0), TensorImages(every(from_paths(paths)), torch.arange(12))):
+    for kept in (
+        from_paths(paths),
+        from_paths(paths, cache_bytes=0),
+        TensorImages(every(from_paths(paths)), torch.arange(12)),
+    ):
         with Prefetcher(of(kept, batches()), CPU) as loader:
             seen = list(loader)
             assert list(loader) == []  # ended, and stays so
@@ -269,7 +276,9 @@ class Stored:
 
 
 def slow() -> Stored:
-    return Stored(Slow(torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2), torch.arange(12)))
+    return Stored(
+        Slow(torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2), torch.arange(12))
+    )
 
 
 def test_an_error_comes_where_its_batch_would_have_come():
@@ -289,7 +298,9 @@ def test_the_thread_reads_ahead_and_ends_with_the_loop():
         next(loader), next(loader)
         time.sleep(0.2)
         assert 2 < len(images.inner.threads) <= 6  # what the queue holds, no more
-        assert images.inner.threads[0] == threading.current_thread().name and set(images.inner.threads[1:]) == {"prefetch"}
+        assert images.inner.threads[0] == threading.current_thread().name and set(
+            images.inner.threads[1:]
+        ) == {"prefetch"}
     assert threading.active_count() == before
     with pytest.raises(ZeroDivisionError), Prefetcher(of(images, [torch.tensor([0])] * 50), CPU) as loader:
         for _ in loader:
@@ -307,7 +318,9 @@ class Plain(Prefetcher):
 
 def test_a_run_has_the_same_numbers_to_the_last_bit_with_and_without(image_folder, place, monkeypatch):
     monkeypatch.setattr(backbones, "create", toy_backbone)
-    settings = dict(dataset=str(image_folder), tasks=3, epochs=2, rank=2, device="cpu", threads=1, method="janus")
+    settings = dict(
+        dataset=str(image_folder), tasks=3, epochs=2, rank=2, device="cpu", threads=1, method="janus"
+    )
 
     def numbers(**data) -> dict:
         result = train.run(**settings, data=data).to_dict()
@@ -315,7 +328,9 @@ def test_a_run_has_the_same_numbers_to_the_last_bit_with_and_without(image_folde
 
     ahead_from_disk = numbers()
     assert len(files(place)) == 1
-    assert numbers(cache="none") == ahead_from_disk  # the same hash too: where pixels are kept is not what they are
+    assert (
+        numbers(cache="none") == ahead_from_disk
+    )  # the same hash too: where pixels are kept is not what they are
     monkeypatch.setattr(train, "Prefetcher", Plain)
     monkeypatch.setattr(learner, "Prefetcher", Plain)
     assert numbers(cache="none") == ahead_from_disk

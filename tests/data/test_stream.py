@@ -28,7 +28,14 @@ def images(per_class: list[int], styles: int | None = None, seed: int = 0) -> Te
     return TensorImages(pixels, labels, style)
 
 
-def image_set(classes: int, train: int = 6, val: int | None = 2, test: int = 3, styles: int | None = None, name: str = "toy"):
+def image_set(
+    classes: int,
+    train: int = 6,
+    val: int | None = 2,
+    test: int = 3,
+    styles: int | None = None,
+    name: str = "toy",
+):
     return ImageSet(
         name,
         [f"{name}-{c}" for c in range(classes)],
@@ -60,10 +67,14 @@ def test_tasks_are_disjoint_complete_contiguous_and_balanced(cut, seed):
     built = stream.class_incremental(data, tasks, seed)
     assert len(built) == tasks and built.num_classes == classes
     met = [c for task in built.tasks for c in task.classes]
-    assert sorted(met) == list(range(classes)) and tuple(met) == built.classes  # each class once, in stream order
+    assert (
+        sorted(met) == list(range(classes)) and tuple(met) == built.classes
+    )  # each class once, in stream order
     assert [p for task in built.tasks for p in task.positions] == list(range(classes))
     sizes = [len(task.classes) for task in built.tasks]
-    assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)  # the first tasks are the larger ones
+    assert max(sizes) - min(sizes) <= 1 and sizes == sorted(
+        sizes, reverse=True
+    )  # the first tasks are the larger ones
     assert ("uneven" in built.note) == (classes % tasks != 0)
     for split in ("train", "val", "test"):
         parts = [getattr(task, split) for task in built.tasks]
@@ -154,7 +165,9 @@ def test_an_impossible_cap_is_refused(cap):
 def test_take_keeps_the_first_tasks_and_their_classes():
     whole = stream.class_incremental(image_set(11), 3, 0)  # 4 + 4 + 3
     short = whole.take(2)
-    assert short.tasks == whole.tasks[:2] and short.classes == whole.classes[:8] and len(short.class_names) == 8
+    assert (
+        short.tasks == whole.tasks[:2] and short.classes == whole.classes[:8] and len(short.class_names) == 8
+    )
     assert "first 2 of 3" in short.note and whole.take(3).note == whole.note
     for count in (0, 4):
         with pytest.raises(UsageError, match="3 tasks"):

@@ -28,8 +28,16 @@ class FakeCudaTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> FakeCudaTensor:
-        t = torch.Tensor._make_wrapper_subclass(cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(),
-                                                dtype=inner.dtype, layout=inner.layout, device="meta", requires_grad=False)
+        t = torch.Tensor._make_wrapper_subclass(
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            layout=inner.layout,
+            device="meta",
+            requires_grad=False,
+        )
         t.inner = inner
         return t
 
@@ -50,7 +58,9 @@ class FakeCudaTensor(torch.Tensor):
         return self.inner.tolist()
 
     def numpy(self, **kwargs: Any) -> Any:
-        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy it to host memory first.")
+        raise TypeError(
+            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy it to host memory first."
+        )
 
     def __repr__(self, **_: Any) -> str:
         return f"FakeCudaTensor({self.inner!r})"
@@ -82,18 +92,27 @@ def compute(op: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     else:
         there = bool(inputs)
     if inputs and op not in (aten.copy_.default, aten._to_copy.default):
-        here = [x for x in tensors if not isinstance(x, FakeCudaTensor) and x.dim()]  # numbers may come from the CPU
+        here = [
+            x for x in tensors if not isinstance(x, FakeCudaTensor) and x.dim()
+        ]  # numbers may come from the CPU
         if here and op is aten.index.Tensor and isinstance(args[0], FakeCudaTensor):  # and indices
             here = []
         if here:
-            raise RuntimeError(f"Expected all tensors to be on the same device, but {op} got {[tuple(x.shape) for x in here]} on "
-                               "the CPU and others on cuda:0")
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but {op} got {[tuple(x.shape) for x in here]} on "
+                "the CPU and others on cuda:0"
+            )
     if there and any(isinstance(x, torch.Generator) and x.device.type == "cpu" for x in given):
         raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
     args, kwargs = tree_map(_inner, (args, kwargs))
     kwargs.pop("pin_memory", None)
     own = {id(x.inner): x for x in inputs}  # what an in-place operation changes is given back as it is
-    wrap = lambda x: own[id(x)] if id(x) in own else FakeCudaTensor(x) if there and isinstance(x, torch.Tensor) else x  # noqa: E731
+
+    def wrap(x):
+        return (
+            own[id(x)] if id(x) in own else FakeCudaTensor(x) if there and isinstance(x, torch.Tensor) else x
+        )
+
     return tree_map(wrap, op(*args, **kwargs))
 
 
@@ -132,17 +151,26 @@ def fake_cuda() -> Iterator[None]:
     """Within it, device="cuda" means the simulated device. A test that needs it is skipped with an older PyTorch."""
     if not hasattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check"):
         pytest.skip("the simulated CUDA device stands in for a newer PyTorch's insides")
-    fakes = {"Event": Event, "current_stream": lambda device=None: None, "is_available": lambda: True,
-             "_lazy_init": lambda: None, "is_bf16_supported": lambda including_emulation=True: True,
-             "get_device_name": lambda device=None: "a simulated CUDA device"}
+    fakes = {
+        "Event": Event,
+        "current_stream": lambda device=None: None,
+        "is_available": lambda: True,
+        "_lazy_init": lambda: None,
+        "is_bf16_supported": lambda including_emulation=True: True,
+        "get_device_name": lambda device=None: "a simulated CUDA device",
+    }
     with pytest.MonkeyPatch.context() as patch, FakeCuda():
         for name, fake in fakes.items():
             patch.setattr(torch.cuda, name, fake)
         patch.setattr(torch.Tensor, "pin_memory", lambda self, device=None: self)
         patch.setattr(torch.backends.cudnn, "enabled", False)
         patch.setattr(torch.nn.functional, "one_hot", one_hot)
-        patch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None)  # asks the driver
-        torch.__future__.set_overwrite_module_params_on_conversion(True)  # `module.to("cuda")` cannot change a parameter's class
+        patch.setattr(
+            torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None
+        )  # asks the driver
+        torch.__future__.set_overwrite_module_params_on_conversion(
+            True
+        )  # `module.to("cuda")` cannot change a parameter's class
         try:
             yield
         finally:

@@ -21,8 +21,13 @@ def make_tiny_vit(seed: int = 0) -> VisionTransformer:
     """A plain ViT, not yet adapted: 8 px, 2 blocks of width 16, 2 heads, 5 tokens, no classifier."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = VisionTransformer(img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=0)
-        for name, p in model.named_parameters():  # timm starts at 0.02: too small for anything to depend on anything
+        model = VisionTransformer(
+            img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=0
+        )
+        for (
+            name,
+            p,
+        ) in model.named_parameters():  # timm starts at 0.02: too small for anything to depend on anything
             torch.nn.init.normal_(p, std=0.4 if p.ndim > 1 else 0.1)
             if "norm" in name and name.endswith("weight"):
                 p.data.add_(1.0)
@@ -49,8 +54,16 @@ def toy_backbone(
     """Stands in for `backbones.create`: 32 px, 17 tokens, 2 blocks of width 32, a stem with BatchNorm; always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, mlp_ratio=2, num_classes=0,
-                                  embed_layer=ConvStem)
+        model = VisionTransformer(
+            img_size=32,
+            patch_size=8,
+            embed_dim=32,
+            depth=2,
+            num_heads=2,
+            mlp_ratio=2,
+            num_classes=0,
+            embed_layer=ConvStem,
+        )
         for block in model.blocks:
             for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
                 torch.nn.init.normal_(linear.weight, std=0.2)

@@ -36,7 +36,18 @@ def test_the_conda_environment_has_what_notebooks_and_their_tests_need():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (pip,) = [entry["pip"] for entry in environment if isinstance(entry, dict)]
     names = named(pip) | {entry.partition(">")[0] for entry in environment if isinstance(entry, str)}
-    assert names >= {"torch", "timm", "jupyterlab", "ipywidgets", "plotly", "scikit-learn", "nbval", "papermill", "python", "pip"}
+    assert names >= {
+        "torch",
+        "timm",
+        "jupyterlab",
+        "ipywidgets",
+        "plotly",
+        "scikit-learn",
+        "nbval",
+        "papermill",
+        "python",
+        "pip",
+    }
 
 
 def test_every_dependency_has_a_lowest_version_that_is_tested():

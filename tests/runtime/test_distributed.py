@@ -36,8 +36,17 @@ pytest.importorskip("accelerate")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 
 # 13 images a batch are 6 and 7; the tasks of 40 images end with a batch of one, where the main process has none
-COMMON: dict[str, Any] = {"tasks": 3, "epochs": 2, "batch_size": 13, "rank": 2, "energy": 0.99, "lr": 3e-3, "head_lr": 1e-2,
-                          "step_score_every": 2, "device": "cpu"}
+COMMON: dict[str, Any] = {
+    "tasks": 3,
+    "epochs": 2,
+    "batch_size": 13,
+    "rank": 2,
+    "energy": 0.99,
+    "lr": 3e-3,
+    "head_lr": 1e-2,
+    "step_score_every": 2,
+    "device": "cpu",
+}
 TANGENT = {"gr": "tangent", "adapter": "shared", "init": "free", "lr": 3e-4}
 CONFIGS: dict[str, dict[str, Any]] = {
     "exact": {"augment": "photo", "oe_epochs": "all"},
@@ -47,7 +56,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "sdlora": {"method": "sdlora", "augment": "icons"},
     "olora": {"method": "olora", "augment": "icons"},
     "bilora": {"method": "bilora", "augment": "icons", "coefficients": 40},
-    "drs": {"method": "drs", "augment": "icons", "penalty": 0.0},  # each process looks for triplets in its own part
+    "drs": {
+        "method": "drs",
+        "augment": "icons",
+        "penalty": 0.0,
+    },  # each process looks for triplets in its own part
     "finetune": {"method": "finetune", "augment": "none"},
     "fresh": {"dataset": "icons-r", "renditions": "fresh", "per_class": 4, "augment": "icons"},
     "ncm": {"method": "ncm", "augment": "none"},
@@ -108,7 +121,10 @@ def alone(folder: Path, out: Path, name: str) -> Path:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_two_processes_find_what_one_finds(name, two, image_folder, tmp_path):
     same_run(alone(image_folder, tmp_path, name), two / name)
-    assert Result.load(two / name).hardware["processes"] == 2 and "processes" not in Result.load(tmp_path).hardware
+    assert (
+        Result.load(two / name).hardware["processes"] == 2
+        and "processes" not in Result.load(tmp_path).hardware
+    )
     assert sorted(path.name for path in (two / name).iterdir()) == [".lock", CHECKPOINT, RESULT]
 
 
@@ -129,7 +145,9 @@ def test_parts_are_everything_once_and_in_order(count):
 @pytest.mark.parametrize("kind", ["icons", "photo", "none"])
 @pytest.mark.parametrize("part", [slice(0, 3), slice(3, 7), slice(2, 2)])
 def test_a_part_of_a_batch_is_augmented_as_it_is_in_the_batch(kind, part):
-    images = torch.randint(0, 256, (7, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        0, 256, (7, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     augment = transforms.train_transform(kind, PreprocessConfig(16, (0.5,) * 3, (0.25,) * 3, "bilinear"))
     whole = augment(images, torch.Generator().manual_seed(1))
     assert torch.equal(augment(images[part], torch.Generator().manual_seed(1), 7, part), whole[part])
@@ -142,7 +160,10 @@ def test_a_part_of_a_batch_is_augmented_as_it_is_in_the_batch(kind, part):
 def killed(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`exact` by two processes, the second of which is killed without warning in the middle of task 2."""
     out = tmp_path_factory.mktemp("killed") / "run"
-    assert two_processes(runs, image_folder, {out: CONFIGS["exact"] | {"save_every": 0}}, "killed") == [1, -signal.SIGKILL]
+    assert two_processes(runs, image_folder, {out: CONFIGS["exact"] | {"save_every": 0}}, "killed") == [
+        1,
+        -signal.SIGKILL,
+    ]
     state = checkpoint.load(out / CHECKPOINT)
     assert (state["task"], state["step"]) == (1, 2) and not (out / RESULT).exists()
     return out
@@ -164,14 +185,19 @@ def test_nan_in_one_process_stops_both_with_one_line(name, image_folder, tmp_pat
     codes = two_processes(runs, image_folder, {tmp_path: CONFIGS[name]}, "nan")
     said = capfd.readouterr().err.splitlines()
     assert codes == [1, 1]
-    assert len(said) == 1 and said[0].startswith("janus: the loss became nan in task 2, step 3; try a smaller lr"), said
+    assert len(said) == 1 and said[0].startswith(
+        "janus: the loss became nan in task 2, step 3; try a smaller lr"
+    ), said
     state = checkpoint.load(tmp_path / CHECKPOINT)
     assert (state["task"], state["step"]) == (1, 0) and not (tmp_path / RESULT).exists()
 
 
 @pytest.mark.parametrize("name", ["exact", "tangent", "bilora"])
 def test_fp16_gradients_that_overflow_in_one_process_leave_out_the_step_of_both(name, image_folder, tmp_path):
-    assert two_processes(runs, image_folder, {tmp_path: CONFIGS[name] | {"amp": "fp16"}}, "overflow") == [0, 0]
+    assert two_processes(runs, image_folder, {tmp_path: CONFIGS[name] | {"amp": "fp16"}}, "overflow") == [
+        0,
+        0,
+    ]
     assert all(tensor.isfinite().all() for tensor in checkpoint.load(tmp_path / CHECKPOINT)["model"].values())
 
 
@@ -189,7 +215,9 @@ def replicas(folder: Path, gr: str, average: bool) -> None:
             torch.distributed.all_reduce(gradient)
             gradient /= 2
         optimizer.step()
-    torch.save([p.detach() for pair in janus.lora.pairs(model) for p in (pair.A, pair.B)], folder / f"{rank}.pt")
+    torch.save(
+        [p.detach() for pair in janus.lora.pairs(model) for p in (pair.A, pair.B)], folder / f"{rank}.pt"
+    )
 
 
 @pytest.mark.parametrize("gr, average", [("exact", False), ("tangent", True)])
@@ -210,7 +238,9 @@ def test_what_only_the_main_process_sees_stops_both_with_one_line(image_folder, 
     (tmp_path / "file").touch()
     assert two_processes(runs, image_folder, {tmp_path / "file" / "run": CONFIGS["ncm"]}) == [1, 1]
     said = capfd.readouterr().err.splitlines()
-    assert len(said) == 2 and "in use by another janus process" in said[0] and "cannot write to" in said[1], said
+    assert len(said) == 2 and "in use by another janus process" in said[0] and "cannot write to" in said[1], (
+        said
+    )
 
 
 def test_alone_nothing_asks_for_accelerate(image_folder, tmp_path, monkeypatch):
@@ -240,18 +270,52 @@ def python(*words: object, **environment: str) -> subprocess.CompletedProcess:
     """`python WORDS…` to its end; one that hangs is an error."""
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": "", **environment}
-    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=root, timeout=120,
-                          env=environment)
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        timeout=120,
+        env=environment,
+    )
 
 
 @pytest.mark.slow
 def test_accelerate_launch_runs_the_command(image_folder, tmp_path):
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", free_port()]
-    ended = python(*launch, "-m", "janus", "run", "--dataset", image_folder, "--tasks", 1, "--out", tmp_path / "run",
-                   "--set", "weights=random", "augment=icons", "epochs=1", ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        2,
+        "--main_process_port",
+        free_port(),
+    ]
+    ended = python(
+        *launch,
+        "-m",
+        "janus",
+        "run",
+        "--dataset",
+        image_folder,
+        "--tasks",
+        1,
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "weights=random",
+        "augment=icons",
+        "epochs=1",
+        ACCELERATE_USE_CPU="true",
+        OMP_NUM_THREADS="1",
+    )
     assert ended.returncode == 0, ended.stderr
     result = Result.load(tmp_path / "run")
-    assert ended.stdout.count(result.line()) == 1 and ended.stderr.count("task 1/1") == 1 and result.hardware["processes"] == 2
+    assert (
+        ended.stdout.count(result.line()) == 1
+        and ended.stderr.count("task 1/1") == 1
+        and result.hardware["processes"] == 2
+    )
 
 
 def test_two_processes_extend_a_run(two, image_folder, tmp_path, capfd):

@@ -86,4 +86,6 @@ def test_things_are_timed_in_turns_and_compared_round_by_round() -> None:
 
 
 def test_timing_stops_in_time_but_not_before_there_is_something_to_compare() -> None:
-    assert len(timing.interleaved({"a": lambda: 1.0}, 50, 1, seconds=0.0, progress=lambda line: None)["a"]) == 2
+    assert (
+        len(timing.interleaved({"a": lambda: 1.0}, 50, 1, seconds=0.0, progress=lambda line: None)["a"]) == 2
+    )
