@@ -1,8 +1,10 @@
-"""A training step on the CPU in bf16: torch's fused attention against attention as two products, paired in one process.
+"""A training step on the CPU in bf16: torch's fused attention against attention as two products, paired in
+one process.
 
     python benchmarks/attention.py      # the embedded ViT, ViT-S/14 at 70 px and ViT-B/16, one thread
 
-Each round takes one step (forward and backward through LoRA on K and V) of each kind in turn; the ratio is taken round by round.
+Each round takes one step (forward and backward through LoRA on K and V) of each kind in turn; the ratio is
+taken round by round.
 """
 
 from __future__ import annotations
@@ -23,17 +25,21 @@ from janus.runtime.checkpoint import write_json
 from janus.runtime.device import choose_attention
 from janus.runtime.result import hardware, versions
 
-CASES = {
+CASES = {  # batch, pixels
     "icons-vit-wide": (64, 32),
     "vit_small_patch14_dinov2": (32, 70),
     "vit_base_patch16_224": (8, 224),
-}  # batch, pixels
+}
+
+
+OUT = Path(__file__).parent / "results" / "measurements" / "attention.json"
 
 
 def build(name: str, side: int) -> nn.Module:
-    model = (
-        backbones.create(name)[0] if name in WIDTHS else timm.create_model(name, num_classes=0, img_size=side)
-    )
+    if name in WIDTHS:
+        model = backbones.create(name)[0]
+    else:
+        model = timm.create_model(name, num_classes=0, img_size=side)
     lora.adapt(model, 8, ("k", "v"))
     return model.eval()
 
@@ -74,9 +80,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results" / "measurements" / "attention.json"
-    )
+    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     torch.set_num_threads(1)
     cases = [measure(name, args.rounds) for name in CASES]

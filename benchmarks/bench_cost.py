@@ -2,10 +2,11 @@
 
     python benchmarks/bench_cost.py
 
-The same eight small runs on Icons-R, one thread each: as eight commands `janus run` one after another and two at a time, as a grid
-on one worker and on two. Wall time from the start of a command to its end, so that imports, kernels, papermill and the cluster
-count. Two commands at a time say what the machine itself gives: memory and caches are shared, and a run's second thread, which
-decodes ahead, uses a core that is free otherwise.
+The same eight small runs on Icons-R, one thread each: as eight commands `janus run` one after another and two
+at a time, as a grid on one worker and on two. Wall time from the start of a command to its end, so that
+imports, kernels, papermill and the cluster count. Two commands at a time say what the machine itself gives:
+memory and caches are shared, and a run's second thread, which decodes ahead, uses a core that is free
+otherwise.
 """
 
 from __future__ import annotations
@@ -64,9 +65,8 @@ def main() -> None:
         runs = grids.load(file).runs
 
         def run_alone(run: grids.PlannedRun, out: str) -> float:
-            return seconds(
-                "run", "--quiet", "--out", str(root / out / run.name), "--set", *as_text(run.config)
-            )
+            place = str(root / out / run.name)
+            return seconds("run", "--quiet", "--out", place, "--set", *as_text(run.config))
 
         alone = []
         for run in runs:
@@ -79,29 +79,25 @@ def main() -> None:
         print(f"janus run, two at a time: {pairs:.1f} s", flush=True)
         bench = {}
         for workers in (1, 2):
-            bench[workers] = seconds(
-                "bench", str(file), "--out", str(root / f"workers-{workers}"), "--workers", str(workers)
-            )
+            place = str(root / f"workers-{workers}")
+            bench[workers] = seconds("bench", str(file), "--out", place, "--workers", str(workers))
             print(f"janus bench, {workers} workers: {bench[workers]:.1f} s", flush=True)
-    overhead = (bench[1] - sum(alone)) / len(alone)
+    record = {
+        "grid": GRID,
+        "run_seconds": alone,
+        "bench_seconds": bench,
+        "overhead_seconds": (bench[1] - sum(alone)) / len(alone),
+        "speed_up": bench[1] / bench[2],
+        "pairs_seconds": pairs,
+        "pairs_speed_up": sum(alone) / pairs,
+        "hardware": hardware(torch.device("cpu")),
+        "versions": versions(),
+    }
     print(
-        f"{overhead:+.1f} s a run over janus run ({mean(alone):.1f} s); two workers {bench[1] / bench[2]:.2f} x one, "
-        f"two commands {sum(alone) / pairs:.2f} x one"
+        f"{record['overhead_seconds']:+.1f} s a run over janus run ({mean(alone):.1f} s); two workers "
+        f"{record['speed_up']:.2f} x one, two commands {record['pairs_speed_up']:.2f} x one"
     )
-    write_json(
-        args.out,
-        {
-            "grid": GRID,
-            "run_seconds": alone,
-            "bench_seconds": bench,
-            "overhead_seconds": overhead,
-            "speed_up": bench[1] / bench[2],
-            "pairs_seconds": pairs,
-            "pairs_speed_up": sum(alone) / pairs,
-            "hardware": hardware(torch.device("cpu")),
-            "versions": versions(),
-        },
-    )
+    write_json(args.out, record)
 
 
 if __name__ == "__main__":

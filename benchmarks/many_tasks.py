@@ -1,10 +1,13 @@
-"""Does a long stream get slower or larger? A hundred tiny tasks: seconds of a training step and memory, task by task.
+"""Does a long stream get slower or larger? A hundred tiny tasks: seconds of a training step and memory, task
+by task.
 
-    python benchmarks/many_tasks.py --out benchmarks/results/measurements/many_tasks.json      # writes figures/many_tasks, too
+    python benchmarks/many_tasks.py --out benchmarks/results/measurements/many_tasks.json
 
-The images are coloured noise: what is measured is time and memory, and no accuracy. Each method has a run of its own process, one
-after the other. What must grow with the tasks is listed apart: heads, basis, prototypes, and the test features of each task that
-the drift is measured with.
+With --out it writes figures/many_tasks, too.
+
+The images are coloured noise: what is measured is time and memory, and no accuracy. Each method has a run of
+its own process, one after the other. What must grow with the tasks is listed apart: heads, basis, prototypes,
+and the test features of each task that the drift is measured with.
 """
 
 from __future__ import annotations
@@ -69,20 +72,18 @@ class Watched(Run):
             "prototypes": [self.learner.prototypes.old],
             "test features": self.evaluation.learned,
         }
-        self.rows.append(
-            {
-                "ms": 1e3 * (spent - self.spent) / steps,
-                "resident": psutil.Process().memory_info().rss,
-                **{
-                    name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in kept.items()
-                },
-            }
-        )
+        row = {
+            "ms": 1e3 * (spent - self.spent) / steps,
+            "resident": psutil.Process().memory_info().rss,
+        }
+        for name, tensors in kept.items():
+            row[name] = sum(t.numel() * t.element_size() for t in tensors)
+        self.rows.append(row)
         self.spent = spent
 
 
 def give_back() -> None:
-    """What was freed goes back to the system, where the C library can be asked for that; else it counts as resident."""
+    """What was freed goes back to the system, if the C library can be asked; else it counts as resident."""
     if sys.platform == "linux":
         getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)(0)
 
@@ -101,9 +102,8 @@ def one(name: str, folder: Path, tasks: int, threads: int) -> list[dict[str, flo
     )
     run = Watched(config, None)
     run.rows = []
-    for task in (
-        run.stream.tasks
-    ):  # decoded images are kept: all of them from the beginning, or the process would grow by them
+    # decoded images are kept: all of them from the beginning, or the process would grow by them
+    for task in run.stream.tasks:
         for images in (task.train, task.evaluation):
             images.batch(torch.arange(len(images)))
     run.finish()
@@ -117,9 +117,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
-    parser.add_argument(
-        "--one", nargs=2, metavar=("METHOD", "FOLDER"), help="a single method, as JSON (used by itself)"
-    )
+    what = "a single method, as JSON (used by itself)"
+    parser.add_argument("--one", nargs=2, metavar=("METHOD", "FOLDER"), help=what)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(one(args.one[0], Path(args.one[1]), args.tasks, args.threads)))
@@ -128,28 +127,18 @@ def main() -> None:
         write_images(Path(folder), classes=2 * args.tasks, train=16)
         rows = {}
         for name in METHODS:
-            command = [
-                sys.executable,
-                __file__,
-                "--tasks",
-                str(args.tasks),
-                "--threads",
-                str(args.threads),
-                "--one",
-                name,
-                folder,
-            ]
-            rows[name] = json.loads(
-                subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
-            )
+            words = ["--tasks", str(args.tasks), "--threads", str(args.threads), "--one", name, folder]
+            command = [sys.executable, __file__, *words]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            rows[name] = json.loads(done.stdout.splitlines()[-1])
             fifth = max(1, len(rows[name]) // 5)
             first, last = rows[name][fifth : 2 * fifth], rows[name][-fifth:]
             ratio = statistics.median(r["ms"] for r in last) / statistics.median(r["ms"] for r in first)
-            grown, kept = (
-                sum(last[-1][k] - first[0][k] for k in keys) / 1e6 for keys in (("resident",), KEPT)
-            )
+            grown = (last[-1]["resident"] - first[0]["resident"]) / 1e6
+            kept = sum(last[-1][k] - first[0][k] for k in KEPT) / 1e6
             print(
-                f"{name}: a step {ratio:.2f} x at the end; resident {grown:+.0f} MB, of it told apart {kept:+.1f} MB",
+                f"{name}: a step {ratio:.2f} x at the end; resident {grown:+.0f} MB, "
+                f"of it told apart {kept:+.1f} MB",
                 flush=True,
             )
     result = {

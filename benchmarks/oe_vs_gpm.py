@@ -1,9 +1,11 @@
-"""Online Estimation's basis against GPM's, at the same ε, on the same run: ranks and principal angles, layer by layer.
+"""Online Estimation's basis against GPM's, at the same ε, on the same run: ranks and principal angles, layer
+by layer.
 
     python benchmarks/oe_vs_gpm.py --out benchmarks/results/measurements/oe_vs_gpm.json
 
-One LoRA-GPM run on Icons-R. GPM's second moments come from its own pass after each task (test transform, final weights);
-Online Estimation's from the last training epoch (augmented images, weights still moving). After every task both bases exist.
+One LoRA-GPM run on Icons-R. GPM's second moments come from its own pass after each task (test transform,
+final weights); Online Estimation's from the last training epoch (augmented images, weights still moving).
+After every task both bases exist.
 """
 
 from __future__ import annotations
@@ -66,16 +68,14 @@ def main() -> None:
             f"largest {row['largest_angle']:.1f}°; shared {100 * row['shared']:.1f} %"
         )
     if args.out:
-        write_json(
-            args.out,
-            {
-                "config": result.config,
-                "acc": result.acc,
-                "tasks": run.compared,
-                "versions": versions(),
-                "hardware": hardware(torch.device("cpu")),
-            },
-        )
+        record = {
+            "config": result.config,
+            "acc": result.acc,
+            "tasks": run.compared,
+            "versions": versions(),
+            "hardware": hardware(torch.device("cpu")),
+        }
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""janus: Janus-LoRA, LoRA-based continual learning that protects what old tasks use, to run and to understand."""
+"""janus: Janus-LoRA, continual learning by LoRA that protects what old tasks use, to run and understand."""
 
 from __future__ import annotations
 
@@ -47,19 +47,7 @@ _HOME = {  # name → module; imported when first used, so that `janus --help` d
     "Result": "runtime.result",
     "run": "train",
 }
-_MODULES = (
-    "config",
-    "configure",
-    "history",
-    "lessons",
-    "lora",
-    "metrics",
-    "plots",
-    "protect",
-    "rectify",
-    "separation",
-    "train",
-)
+_MODULES = "config configure history lessons lora metrics plots protect rectify separation train".split()
 __all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605
 
 

@@ -16,16 +16,10 @@ from .runtime.result import Result
 from .train import run
 
 REPOSITORY = Path(__file__).parents[1]
-STREAM: dict[str, Any] = {
-    "data.tasks": 5,
-    "data.per_class": 30,
-    "training.lr": 1e-3,
-}  # half the benchmark's data, in five tasks
-TINY: dict[str, Any] = {
-    "data.tasks": 4,
-    "data.per_class": 2,
-    "training.epochs": 1,
-}  # for the tests: does it run?
+# half the benchmark's data, in five tasks
+STREAM: dict[str, Any] = {"data.tasks": 5, "data.per_class": 30, "training.lr": 1e-3}
+# for the tests: does it run?
+TINY: dict[str, Any] = {"data.tasks": 4, "data.per_class": 2, "training.epochs": 1}
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class Lesson:
     runs: Path
 
     def config(self, row: str, **settings: Any) -> Config:
-        """What a row of the ablation ("LoRA", "GPM", "OE+GR", "exact", "frozen", …) is set to in the lessons."""
+        """What a row of the ablation ("LoRA", "GPM", "OE+GR", "exact", "frozen", …) is in the lessons."""
         if row not in KNOWN:
             raise UsageError(f"no row {row!r}; rows are {', '.join(KNOWN)}")
         common = PROTOCOL | STREAM
@@ -52,7 +46,10 @@ class Lesson:
         return self.runs / f"{slug(row)}-{config_hash(self.config(row, **settings))[:8]}"
 
     def run(self, row: str, **settings: Any) -> Result:
-        """Train a row on the lessons' stream, saying how far it is, or read the run if it is there; a stopped one resumes."""
+        """Train a row on the lessons' stream, saying how far it is, or read the run if it is there.
+
+        A stopped one resumes.
+        """
         return run(
             self.folder(row, **settings),
             progress=lambda line: print_progress(f"{row}: {line}"),
@@ -62,8 +59,9 @@ class Lesson:
 
 
 def check_texts(**parameters: Any) -> None:
-    """Refuse a notebook's parameters that are texts but were not given as texts: papermill's `-p OUT 2024_01` is the number
-    202401 when it arrives here, and what was written is lost.
+    """Refuse a notebook's parameters that are texts but were not given as texts.
+
+    papermill's `-p OUT 2024_01` is the number 202401 when it arrives here, and what was written is lost.
 
     Raises:
         UsageError: one that is not a text, with what to write instead.
@@ -72,15 +70,16 @@ def check_texts(**parameters: Any) -> None:
         if not isinstance(value, str):
             raise UsageError(
                 f"{name} is a text, got {value!r}: papermill's -p reads what looks like a number as one; "
-                f"give it by -r {name} …, which keeps what is written (or OUT with a slash: -p OUT runs/2024_01)"
+                f"give it by -r {name} …, which keeps what is written (or OUT with a slash: "
+                "-p OUT runs/2024_01)"
             )
 
 
 def setup(fast: bool | str = False) -> Lesson:
     """Take a notebook's FAST parameter (papermill may give it as text) or JANUS_FAST=1 from the environment.
 
-    Runs are kept in JANUS_RUNS, or in `runs/lessons` of the repository, or, where janus is installed without one, in the
-    user's cache folder.
+    Runs are kept in JANUS_RUNS, or in `runs/lessons` of the repository, or, where janus is installed without
+    one, in the user's cache folder.
 
     Raises:
         UsageError: `fast` is neither true nor false.

@@ -30,7 +30,10 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def results_folder(tmp_path: Path) -> Path:
-    """rows: OE+GR with three seeds, frozen with two, one that no table knows; tune: two learning rates; files that are no runs."""
+    """rows: OE+GR with three seeds, frozen with two, one that no table knows; tune: two learning rates.
+
+    And files that are no runs.
+    """
     files = {
         f"rows/a{seed}": result_values(seed, last, variant="OE+GR")
         for seed, last in ((1, 30.0), (0, 20.0), (2, 10.0))
@@ -42,10 +45,8 @@ def results_folder(tmp_path: Path) -> Path:
         for lr, last in ((1e-3, 25.0), (1e-4, 5.0))
     }
     files |= {"tune/d": result_values(7, 12.0, "frozen", head_lr=0.01, evaluate="val")}
-    files = {f"{name}/result": content for name, content in files.items()} | {
-        "step_cost": {"cases": []},
-        "probe": [1, 2],
-    }
+    files = {f"{name}/result": content for name, content in files.items()}
+    files |= {"step_cost": {"cases": []}, "probe": [1, 2]}
     for name, content in files.items():
         path = tmp_path / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,19 +65,9 @@ def settings(image_folder: Path):
     """`settings("exact", lr=…)`: a run of three uneven tasks (3, 2, 2 classes) and 20 steps."""
 
     def make(name: str = "exact", **more: Any) -> dict[str, Any]:
-        common = {
-            "dataset": str(image_folder),
-            "tasks": 3,
-            "epochs": 2,
-            "batch_size": 16,
-            "rank": 2,
-            "energy": 0.8,
-            "lr": 3e-3,
-            "head_lr": 1e-2,
-            "augment": "icons",
-            "step_score_every": 2,
-            "device": "cpu",
-        }
+        common = {"dataset": str(image_folder), "tasks": 3, "epochs": 2, "batch_size": 16, "rank": 2}
+        common |= {"energy": 0.8, "lr": 3e-3, "head_lr": 1e-2, "augment": "icons"}
+        common |= {"step_score_every": 2, "device": "cpu"}
         return {**common, **(CONFIGS | REPARAMETRISED)[name], **more}
 
     return make

@@ -1,7 +1,7 @@
 """Does every cell of every lesson run? Tiny streams under nbval, then one lesson through papermill.
 
-One temporary folder of runs for all, so that lessons use each other's. nbval does not say which cells it left out, and papermill
-needs its parameter, not the environment, to be in fast mode: both are looked at here.
+One temporary folder of runs for all, so that lessons use each other's. nbval does not say which cells it left
+out, and papermill needs its parameter, not the environment, to be in fast mode: both are looked at here.
 """
 
 from __future__ import annotations
@@ -34,24 +34,10 @@ def main() -> str | int:
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"JANUS_RUNS": f"{folder}/runs"}
         report = Path(folder, "report.xml")
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pytest",
-                "--nbval-lax",
-                f"--nbval-cell-timeout={CELL_SECONDS}",
-                "-p",
-                "no:cacheprovider",
-                f"--junitxml={report}",
-                "-o",
-                "junit_family=xunit1",
-                "--durations=5",
-                *map(str, paths),
-            ],
-            env=environment | {"JANUS_FAST": "1"},
-            cwd=ROOT,
-        )
+        options = f"--nbval-lax --nbval-cell-timeout={CELL_SECONDS} -p no:cacheprovider --durations=5"
+        command = [sys.executable, "-m", "pytest", *options.split(), "-o", "junit_family=xunit1"]
+        command += [f"--junitxml={report}", *map(str, paths)]
+        done = subprocess.run(command, env=environment | {"JANUS_FAST": "1"}, cwd=ROOT)
         if done.returncode:
             return done.returncode
         passed = passed_cells(report)
@@ -60,23 +46,9 @@ def main() -> str | int:
             if passed[path.name] != cells:
                 return f"{path.name}: {passed[path.name]} of {cells} code cells were run"
         for path in (path for path in paths if path.name == PAPERMILL):
-            done = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "papermill",
-                    "--no-progress-bar",
-                    "--log-level",
-                    "WARNING",
-                    "-p",
-                    "FAST",
-                    "true",
-                    str(path),
-                    f"{folder}/out.ipynb",
-                ],
-                env=environment,
-                cwd=ROOT,
-            )
+            options = "--no-progress-bar --log-level WARNING -p FAST true".split()
+            command = [sys.executable, "-m", "papermill", *options, str(path), f"{folder}/out.ipynb"]
+            done = subprocess.run(command, env=environment, cwd=ROOT)
             if done.returncode:
                 return f"{path.name}: papermill could not run it"
     return "fast mode wrote to figures/, whose numbers are those of full runs" if stamps() != figures else 0

@@ -20,8 +20,10 @@ EVERYTHING = ("q", "k", "v", "proj", "fc1", "fc2")
 
 
 def gpm(V: np.ndarray, X: np.ndarray, energy: float) -> np.ndarray:
-    """Gradient Projection Memory's rule on explicit samples X (n, N): singular vectors of what V does not hold, until
-    ‖VVᵀX‖² + Σσ² ≥ ε‖X‖². Written from the paper, not from the code."""
+    """Gradient Projection Memory's rule on explicit samples X (n, N), from the paper, not from the code.
+
+    Singular vectors of what V does not hold, until ‖VVᵀX‖² + Σσ² ≥ ε‖X‖².
+    """
     total, held = (X**2).sum(), ((V.T @ X) ** 2).sum()
     if held >= energy * total:
         return V
@@ -99,7 +101,10 @@ def test_orthonormal_after_fifty_tasks():
 
 
 def test_orthonormal_where_the_new_is_tiny_beside_the_old():
-    """Weak directions at ε = 1: the eigenvectors of P C P alone would mix them with the past they were projected off."""
+    """Weak directions at ε = 1, which were projected off the past.
+
+    The eigenvectors of P C P alone would mix them with it.
+    """
     rng = np.random.default_rng(5)
     Q = np.linalg.qr(rng.normal(size=(40, 40)))[0]
     C = Q * np.concatenate([np.full(20, 1.0), np.geomspace(1e-6, 1e-9, 20)]) @ Q.T
@@ -161,11 +166,14 @@ def test_project_out():
     assert project_out(M, None) is M
 
 
-# ── second moments, taken by hooks ─────────────────────────────────────────────────────────────────────────────────────
+# ── second moments, taken by hooks ──────────────────────────────────────────────────────────────────────────
 
 
 class Recorder:
-    """Keeps the inputs of the adapted layers, taken where they leave the layer before: the reference of SecondMoments."""
+    """Keeps the inputs of the adapted layers: the reference of SecondMoments.
+
+    They are taken where they leave the layer before.
+    """
 
     def __init__(self, model) -> None:
         self.inputs: dict[str, list[Tensor]] = {}
@@ -193,9 +201,8 @@ def batches(*sizes: int) -> list[Tensor]:
 def test_second_moments_are_those_of_the_inputs(amp):
     model = lora.adapt(make_tiny_vit(), 2, EVERYTHING)
     recorder, moments = Recorder(model), SecondMoments(lora.pairs(model))
-    assert sorted(moments.sum) == sorted(
-        f"blocks.{i}.{part}" for i in range(2) for part in ("attn", "attn.proj", "mlp.fc1", "mlp.fc2")
-    )  # q, k, v: once
+    parts = ("attn", "attn.proj", "mlp.fc1", "mlp.fc2")  # q, k, v: once
+    assert sorted(moments.sum) == sorted(f"blocks.{i}.{part}" for i in range(2) for part in parts)
     moments.active = True
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
         for images in batches(4, 7, 1):
@@ -251,19 +258,16 @@ def test_sums_add_over_batches_and_devices():
         else:
             parts.append(moments.state_dict())
     for key in whole["sum"]:
-        assert torch.allclose(
-            whole["sum"][key], parts[0]["sum"][key] + parts[1]["sum"][key], rtol=1e-5, atol=1e-5
-        )
+        both = parts[0]["sum"][key] + parts[1]["sum"][key]
+        assert torch.allclose(whole["sum"][key], both, rtol=1e-5, atol=1e-5)
         assert whole["count"][key] == parts[0]["count"][key] + parts[1]["count"][key]
     again = SecondMoments(lora.pairs(model))
     again.load_state_dict(whole)
-    assert (
-        all(torch.equal(again.sum[key], whole["sum"][key]) for key in whole["sum"])
-        and again.count == whole["count"]
-    )
+    assert all(torch.equal(again.sum[key], whole["sum"][key]) for key in whole["sum"])
+    assert again.count == whole["count"]
 
 
-# ── the history of a stream ────────────────────────────────────────────────────────────────────────────────────────────
+# ── the history of a stream ─────────────────────────────────────────────────────────────────────────────────
 
 
 def watched(model, seed: int) -> SecondMoments:

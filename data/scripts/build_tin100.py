@@ -1,11 +1,11 @@
-"""Cut the photographs' benchmark out of the public Tiny-ImageNet: 100 classes to learn in a stream, 50 others to pre-train on.
+"""Cut the photographs' benchmark out of Tiny-ImageNet: 100 classes for a stream, 50 others to pre-train on.
 
     wget http://cs231n.stanford.edu/tiny-imagenet-200.zip && unzip -q tiny-imagenet-200.zip
     python data/scripts/build_tin100.py tiny-imagenet-200 --out photographs
 
-Writes tin100-{train,test}.parquet (120 and 50 images a class) and tinpre-{train,test}.parquet (500 and 50) in the Hugging Face
-image layout, the JPEG bytes as they are. Which classes, `tin100.json` says; test images are Tiny-ImageNet's validation images,
-whose labels are public.
+Writes tin100-{train,test}.parquet (120 and 50 images a class) and tinpre-{train,test}.parquet (500 and 50) in
+the Hugging Face image layout, the JPEG bytes as they are. Which classes, `tin100.json` says; test images are
+Tiny-ImageNet's validation images, whose labels are public.
 """
 
 from __future__ import annotations
@@ -22,34 +22,21 @@ from janus.data import splits
 from janus.errors import UsageError
 
 CLASSES = json.loads(Path(__file__).with_name("tin100.json").read_text())  # part → {wnid: name}
-KEPT = {
-    0,
-    1,
-    2,
-    *range(10, 27),
-    *range(100, 200),
-}  # numbers of the stream's training images: the first 120 names below 200
+# numbers of the stream's training images: the first 120 names below 200
+KEPT = {*range(3), *range(10, 27), *range(100, 200)}
 
 
 def write(path: Path, files: Sequence[Path], labels: Sequence[int], classes: dict[str, str]) -> None:
     """One parquet file of encoded images, by class and name."""
     rows = sorted(zip(labels, files), key=lambda row: (row[0], row[1].name))
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    info = {
-        "features": {
-            "image": {"_type": "Image"},
-            "label": {"names": list(classes.values()), "_type": "ClassLabel"},
-        }
-    }
-    schema = pa.schema(
-        [("image", kind), ("label", pa.int64())],
-        metadata={"huggingface": json.dumps({"info": info, "wnids": list(classes)})},
-    )
+    label = {"names": list(classes.values()), "_type": "ClassLabel"}
+    info = {"features": {"image": {"_type": "Image"}, "label": label}}
+    metadata = {"huggingface": json.dumps({"info": info, "wnids": list(classes)})}
+    schema = pa.schema([("image", kind), ("label", pa.int64())], metadata=metadata)
     images = [{"bytes": file.read_bytes(), "path": file.name} for _, file in rows]
-    pq.write_table(
-        pa.Table.from_arrays([pa.array(images, kind), pa.array([label for label, _ in rows])], schema=schema),
-        path,
-    )
+    columns = [pa.array(images, kind), pa.array([number for number, _ in rows])]
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path)
     print(f"{path}: {len(rows)} images of {len(classes)} classes")
 
 
@@ -65,7 +52,8 @@ def build(root: Path, out: Path) -> None:
         classes = CLASSES[part]
         if missing := [wnid for wnid in classes if wnid not in source.classes]:
             raise UsageError(
-                f"{root} has no class {missing[0]} ({classes[missing[0]]}); unpack tiny-imagenet-200.zip again"
+                f"{root} has no class {missing[0]} ({classes[missing[0]]}); "
+                "unpack tiny-imagenet-200.zip again"
             )
         number = {wnid: i for i, wnid in enumerate(classes)}
         for split in ("train", "test"):

@@ -1,6 +1,7 @@
-"""The paper's numbers, to stand beside ours and labelled as the paper's: ACC, MAA (%) and BWT (points), means of its five runs.
+"""The paper's numbers, to stand beside ours, labelled as its own: ACC, MAA (%), BWT (points), of five runs.
 
-Chen et al., Janus-LoRA, ICML 2026: its tables 1 to 3 and 5, and figure 6, ViT-B/16. Row names are ours where we have the row.
+Chen et al., Janus-LoRA, ICML 2026: its tables 1 to 3 and 5, and figure 6, ViT-B/16. Row names are ours where
+we have the row.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ PAPER: Scores = {
     "OE+GR+DML": (75.78, 81.64, -6.05),
     "GPM": (71.56, 79.34, -10.95),
 }
-# (data set, tasks) → its rows. For ImageNet-100 and DomainNet the published table states no T: we take the field's 10 and 5
+# (data set, tasks) → its rows. For ImageNet-100 and DomainNet the published table states no T: we take the
+# field's 10 and 5
 TABLES: dict[tuple[str, int], Scores] = {
     ("ImageNet-R", 5): {
         "LoRA": (69.75, 78.93, -17.65),
@@ -100,21 +102,23 @@ PLUG_IN: Scores = {
     "LoRA-DRS": (71.72, 77.71, -3.38),
     "LoRA-DRS+GR": (73.52, 79.25, -2.69),
 }
+# our data set → the paper's that it is set beside; Icons-R is *not* ImageNet-R
 OURS = {
     "icons-r": "ImageNet-R",
     "imagenet-r": "ImageNet-R",
     "cifar-100": "CIFAR-100",
     "imagenet-100": "ImageNet-100",
     "domainnet": "DomainNet",
-}  # our data set → the paper's that it is set beside; Icons-R is *not* ImageNet-R
+}
 
 
 def beside(settings: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Scores]:
-    """What the paper has to set beside a table of ours: the name of its data set, and its rows; ("", {}) if it
-    has nothing, as for accuracy on validation, fewer images, and icons in other renditions or with more concepts.
+    """What the paper has to set beside a table of ours: the name of its data set, and its rows; ("", {}) if
+    it has nothing, as for accuracy on validation, fewer images, and icons in other renditions or with more
+    concepts.
 
-    settings: of one of the table's runs, by full path. ours: the table's rows; those of figure 6 alone are set
-    beside figure 6.
+    settings: of one of the table's runs, by full path. ours: the table's rows; those of figure 6 alone are
+    set beside figure 6.
     """
     theirs, tasks = OURS.get(settings["data.dataset"], ""), settings["data.tasks"]
     other = {"data.per_class", "data.strength", "data.vocabulary"} & settings.keys()

@@ -42,9 +42,10 @@ PAPER_ROWS: dict[str, dict[str, Any]] = {  # adapter=shared, init=free, as in th
     "OE+DML": _row(True, "none", True),
     "OE+GR+DML": _row(True, "tangent", True),
 }
+_EXACT = _row(True, "exact", False, "merged", "nullspace")
 OTHER_ROWS: dict[str, dict[str, Any]] = {
     "GPM": {"method.name": "gpm"},
-    "exact": _row(True, "exact", False, "merged", "nullspace"),
+    "exact": _EXACT,
     "exact+DML": _row(True, "exact", True, "merged", "nullspace"),
     "frozen": {"method.name": "frozen"},
     "ncm": {"method.name": "ncm"},
@@ -61,24 +62,15 @@ CROSS: dict[str, dict[str, Any]] = {
     if oe or init == "free"
 }
 
+_DRS = {"method.name": "drs", "method.energy": 0.99, "method.energy_end": None}
 
-# Published baselines, and the strongest head on our features and on theirs. ε is what a method's authors state (for
-# ImageNet-R; a protocol may say what they state for its data), not the protocol's own
+# Published baselines, and the strongest head on our features and on theirs. ε is what a method's authors
+# state (for ImageNet-R; a protocol may say what they state for its data), not the protocol's own
 PUBLISHED: dict[str, dict[str, Any]] = {
     "InfLoRA": {"method.name": "inflora", "method.energy": 0.98, "method.energy_end": 0.998},
-    "LoRA-DRS": {"method.name": "drs", "method.energy": 0.99, "method.energy_end": None},
-    "LoRA-DRS+GR": {
-        "method.name": "drs",
-        "method.energy": 0.99,
-        "method.energy_end": None,
-        "method.gr": "tangent",
-    },
-    "LoRA-DRS, class means": {
-        "method.name": "drs",
-        "method.energy": 0.99,
-        "method.energy_end": None,
-        "classifier.name": "ncm",
-    },
+    "LoRA-DRS": _DRS,
+    "LoRA-DRS+GR": _DRS | {"method.gr": "tangent"},
+    "LoRA-DRS, class means": _DRS | {"classifier.name": "ncm"},
     "BiLoRA": {"method.name": "bilora"},
     "SD-LoRA": {"method.name": "sdlora"},
     "O-LoRA": {"method.name": "olora"},
@@ -90,7 +82,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "SLCA": {"method.name": "slca"},
     "RanPAC": {"method.name": "ranpac"},
     "LoRA, RanPAC head": _row(False, "none", False) | {"classifier.name": "ranpac"},
-    "exact, RanPAC head": _row(True, "exact", False, "merged", "nullspace") | {"classifier.name": "ranpac"},
+    "exact, RanPAC head": _EXACT | {"classifier.name": "ranpac"},
     "OE+GR, RanPAC head": _row(True, "tangent", False) | {"classifier.name": "ranpac"},
 }
 # What only the second benchmark has, so far: see benchmarks/protocols/icons_r2.yaml
@@ -100,16 +92,12 @@ REFERENCES: dict[str, dict[str, Any]] = {
     "frozen, aligned heads": {"method.name": "frozen", "classifier.name": "aligned"},
     "LoRA, aligned heads": _row(False, "none", False) | {"classifier.name": "aligned"},
     "OE+GR, aligned heads": _row(True, "tangent", False) | {"classifier.name": "aligned"},
-    "exact, aligned heads": _row(True, "exact", False, "merged", "nullspace")
-    | {"classifier.name": "aligned"},
+    "exact, aligned heads": _EXACT | {"classifier.name": "aligned"},
 }
 KNOWN = ROWS | CROSS | PUBLISHED | REFERENCES  # by these names in grids
 UNTRAINED = ("ncm", "RanPAC")  # no learning rate, so nothing to choose
-HEADS_ONLY = (
-    "frozen",
-    "probe",
-    "frozen, aligned heads",
-)  # they may go without a choice: a protocol states the heads' rate
+# they may go without a choice: a protocol states the heads' rate
+HEADS_ONLY = ("frozen", "probe", "frozen, aligned heads")
 
 
 def slug(row: str) -> str:

@@ -24,7 +24,10 @@ def values(column, where: str, name: str) -> list:
 
 
 def encoded(column, where: str, name: str) -> Callable[[int, Path], Path | bytes]:
-    """get(row, base) -> an image's bytes, or its path below `base`; from struct{bytes, path}, binary or string columns."""
+    """get(row, base) -> an image's bytes, or its path below `base`; of a struct, binary or string column.
+
+    The fields of a struct are bytes and path.
+    """
     import pyarrow as pa
 
     kind = column.type

@@ -102,8 +102,8 @@ def examine(
     """Look at everything, or at the `parts` (of `PARTS`) that are named.
 
     Args:
-        device: auto, cpu, cuda, mps. quick: less of it, in 45 s on two CPU cores. progress: gets a line before
-            each check.
+        device: auto, cpu, cuda, mps. quick: less of it, in 45 s on two CPU cores. progress: gets a line
+            before each check.
         methods: whose training step is compared (names in `checks.STEPS`; None: all).
 
     Raises:

@@ -28,8 +28,7 @@ def photograph(rng: np.random.Generator, width: int = WIDTH, height: int = HEIGH
 def write_photographs(
     root: Path, count: int, classes: int = CLASSES, width: int = WIDTH, height: int = HEIGHT
 ) -> int:
-    """`count` files `root/train/<class>/<n>.jpg`, and one image a class to test; returns the bytes of those
-    in train."""
+    """`count` files `root/train/<class>/<n>.jpg`, and a test image a class; returns the bytes in train."""
     rng = np.random.default_rng(0)
     for i in range(count + classes):
         file = root / ("train" if i < count else "test") / f"class{i % classes}" / f"{i:05}.jpg"

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 class ReparametrizedAdamW(torch.optim.AdamW):
     """AdamW on `values`, of which the `factors` (parameters of the adapted layers) are a function.
 
-    Forward and backward passes see the factors only. Their gradients are taken back to the values through `compute`, the values
-    make the step, and the factors become what `compute` makes of them. Scores and merging thus need to know of factors only.
+    Forward and backward passes see the factors only. Their gradients are taken back to the values through
+    `compute`, the values make the step, and the factors become what `compute` makes of them. Scores and
+    merging thus need to know of factors only.
 
     Args:
-        values: what is trained. factors: what the layers use. compute: () → a tensor for each factor, differentiable by the values.
+        values: what is trained. factors: what the layers use. compute: () → a tensor for each factor,
+            differentiable by the values.
     """
 
     def __init__(

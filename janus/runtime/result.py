@@ -19,13 +19,16 @@ FORMAT = 2  # 1: settings had other names
 
 @dataclass(frozen=True)
 class Result:
-    """One run. variant: what tables call it. Accuracies in per cent; `accuracy[t][i]` is the accuracy on task i after
+    """One run.
+
+    variant: what tables call it. Accuracies in per cent; `accuracy[t][i]` is the accuracy on task i after
     task t (None: the images of task i were not there any more; means are over what could be evaluated).
 
     violation, past_output_norm: per layer and task (`tasks`), and means over both, K and V apart (`mean`).
     drift: mean relative change of old test features from the end of their task to the end of the stream.
     danger: mean largest cosine of a task's test features to an old prototype, per task (2…T) and mean.
-    own_similarity: mean cosine of the same features to the prototype of their own class; None: the run is older than that.
+    own_similarity: mean cosine of the same features to the prototype of their own class; None: the run is
+    older than that.
     """
 
     variant: str
@@ -74,7 +77,7 @@ class Result:
 
     @classmethod
     def from_values(cls, values: Any, path: Path) -> Result:
-        """The result that was read from `path`. JanusError: of another format, or not complete; the file is named."""
+        """The result read from `path`. JanusError: of another format, or not complete; the file is named."""
         found = values.get("format") if isinstance(values, dict) else None
         if found != FORMAT:
             older = "made by an older janus, in " if found == 1 else ""

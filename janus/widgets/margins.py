@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
 
 def explore_margins(points: Points | None = None) -> ipywidgets.VBox:
-    """Sliders for the push margin, the pull margin and the weight; the figure is `janus.plots.separation.margins`.
+    """Sliders for the push margin, the pull margin and the weight; the figure is
+    `janus.plots.separation.margins`.
 
-    points: real features as `janus.plots.separation.cosines` returns them; the shares that each term acts on are of them.
+    points: real features as `janus.plots.separation.cosines` returns them; the shares that each term acts on
+    are of them.
     """
     import ipywidgets
 

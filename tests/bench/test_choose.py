@@ -1,4 +1,4 @@
-"""What validation chose: benchmarks/choose.py, and the parquet files that data/scripts/build_tin100.py cuts out."""
+"""What validation chose: benchmarks/choose.py, and the parquet files of data/scripts/build_tin100.py."""
 
 from __future__ import annotations
 
@@ -29,10 +29,8 @@ def runs(tmp_path: Path):
         for row, rate, acc in found:
             folder = tmp_path / "runs" / f"{slug(row)}__lr={rate}"
             folder.mkdir(parents=True)
-            write_json(
-                folder / "result.json",
-                result_values(100, variant=row, lr=rate, evaluate=evaluate) | {"acc": acc},
-            )
+            values = result_values(100, variant=row, lr=rate, evaluate=evaluate) | {"acc": acc}
+            write_json(folder / "result.json", values)
         return tmp_path / "runs"
 
     return write
@@ -77,10 +75,9 @@ def test_a_choice_on_test_or_with_unequal_budgets_is_refused(runs) -> None:
 
 @pytest.fixture
 def tiny_imagenet(tmp_path: Path) -> Path:
-    """Tiny-ImageNet as its zip unpacks, with two of the numbers that are kept, one that is not, and a test image a class."""
-    classes = [
-        wnid for part in json.loads((ROOT / "data/scripts/tin100.json").read_text()).values() for wnid in part
-    ]
+    """Tiny-ImageNet as its zip unpacks: two numbers that are kept, one that is not, a test image a class."""
+    parts = json.loads((ROOT / "data/scripts/tin100.json").read_text()).values()
+    classes = [wnid for part in parts for wnid in part]
     root, lines = tmp_path / "tiny-imagenet-200", []
     for i, wnid in enumerate([*classes, "n99999999"]):  # one class that belongs to neither part
         folder = root / "train" / wnid / "images"
@@ -103,9 +100,8 @@ def test_the_photographs_are_cut_out_of_tiny_imagenet_as_it_unpacks(
     assert (len(stream.train), len(stream.test), len(pre.train), len(pre.test)) == (200, 100, 150, 50)
     assert not set(stream.classes) & set(pre.classes)
     assert stream.train.labels.tolist() == [i for i in range(100) for _ in range(2)]
-    red = (
-        stream.train.batch(stream.train.labels.argsort(stable=True))[:, 0].float().mean((1, 2))
-    )  # the class's number
+    ordered = stream.train.batch(stream.train.labels.argsort(stable=True))
+    red = ordered[:, 0].float().mean((1, 2))  # the class's number
     assert abs(red[::2] - red.new_tensor(range(100))).max() < 6
 
 

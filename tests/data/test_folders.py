@@ -1,4 +1,4 @@
-"""Folders as people have them: accents, what systems leave there, a folder too many, no labels, strange names."""
+"""Folders as people have them: accents, what systems leave, a folder too many, no labels, strange names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from janus.errors import JanusError, UsageError
 pytestmark = pytest.mark.usefixtures("without_home")
 
 
-# ---- names ----------------------------------------------------------------------------------------------------------
+# ---- names -------------------------------------------------------------------------------------------------
 
 COMPOSED, APART = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
@@ -40,10 +40,8 @@ def test_a_class_has_one_name_however_its_accents_are_stored(tmp_path):
     data = datasets.load(tmp_path / "two")
     assert data.classes == [COMPOSED, "tea"] and len(all_shades(data)) == 16 and noted(data, "one class")
     for split, name, start in (("train", COMPOSED, 0), ("test", APART, 20)):
-        save(
-            tmp_path / "texts" / f"{split}.parquet",
-            table([(encoded(start), name), (encoded(start + 1), "tea")]),
-        )
+        cells = table([(encoded(start), name), (encoded(start + 1), "tea")])
+        save(tmp_path / "texts" / f"{split}.parquet", cells)
         save(tmp_path / "names" / f"{split}.parquet", table(rows({0: 2, 1: 2}, start), [name, "tea"]))
     for kind in ("texts", "names"):
         assert datasets.load(tmp_path / kind).classes == [COMPOSED, "tea"]
@@ -51,17 +49,14 @@ def test_a_class_has_one_name_however_its_accents_are_stored(tmp_path):
 
 def test_a_class_list_and_split_lists_find_names_however_stored(tmp_path):
     root = class_folder(tmp_path / "set", {APART: 4, "tea": 4, "milk": 4})
-    listed = write(
-        tmp_path / "list.txt", b"\xef\xbb\xbf" + f"{COMPOSED}\ntea\n".encode()
-    )  # with Windows's mark
+    # with Windows's mark
+    listed = write(tmp_path / "list.txt", b"\xef\xbb\xbf" + f"{COMPOSED}\ntea\n".encode())
     assert datasets.load(root, class_list=str(listed)).classes == [COMPOSED, "tea"]
     listed.write_bytes(COMPOSED.encode("latin-1"))
     assert "save it as UTF-8" in said(JanusError, lambda: datasets.load(root, class_list=str(listed)))
     for part, i in (("train", 0), ("test", 1)):
-        write(
-            tmp_path / f"{part}.yaml",
-            f"data: ['{COMPOSED}/00{i}.png', 'tea/00{i}.png']\ntargets: [0, 1]\n".encode(),
-        )
+        text = f"data: ['{COMPOSED}/00{i}.png', 'tea/00{i}.png']\ntargets: [0, 1]\n"
+        write(tmp_path / f"{part}.yaml", text.encode())
     files = [str(tmp_path / f"{part}.yaml") for part in ("train", "test")]
     data = datasets.load("imagenet-r", root=root, split_files=files)
     assert data.classes == [COMPOSED, "tea"] and len(data.test) == 2
@@ -110,7 +105,7 @@ def test_what_is_not_read_is_counted_with_an_example(tmp_path, caplog):
     assert any("2 files without an image extension" in line for line in caplog.messages)
 
 
-# ---- what systems leave, and layouts --------------------------------------------------------------------------------
+# ---- what systems leave, and layouts -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -139,11 +134,8 @@ def test_a_folder_too_many_is_seen_through(tmp_path, splits):
     else:
         class_folder(inner, {"a": 4, "b": 4})
     data = datasets.load(tmp_path / "set")
-    assert (
-        data.classes == ["a", "b"]
-        and noted(data, "archive/set")
-        and (shades(data.test) == [50, 51]) == splits
-    )
+    assert data.classes == ["a", "b"] and noted(data, "archive/set")
+    assert (shades(data.test) == [50, 51]) == splits
 
 
 def test_one_class_stays_one_class(tmp_path):
@@ -181,11 +173,8 @@ def test_a_stray_table_does_not_change_how_an_image_folder_is_read(tmp_path, pla
     file = save(tmp_path / place, pa.table({"file": ["a/0.png"], "width": [12]}))
     data = datasets.load(tmp_path)
     assert shades(data.train) == [*range(6)] and shades(data.test) == [50, 51]
-    assert (
-        noted(data, "parquet", "not used")
-        or place.startswith("data/")
-        and noted(data, "not data beside them")
-    )
+    beside = place.startswith("data/") and noted(data, "not data beside them")
+    assert beside or noted(data, "parquet", "not used")
     save(file, table(rows({0: 5}, 70), ["a"]))  # fewer images than the folders hold
     assert datasets.load(tmp_path).classes == ["a", "b"]
     assert all_shades(datasets.load(file)) == [*range(70, 75)]
@@ -197,9 +186,8 @@ def test_a_stray_table_does_not_change_how_an_image_folder_is_read(tmp_path, pla
 
 def test_pictures_beside_tables_do_not_change_how_they_are_read(tmp_path):
     for split, start in (("train", 0), ("test", 50)):
-        save(
-            tmp_path / "data" / f"{split}.parquet", table(rows({0: 2, 1: 2}, start), ["a", "b"], label="kind")
-        )
+        cells = table(rows({0: 2, 1: 2}, start), ["a", "b"], label="kind")
+        save(tmp_path / "data" / f"{split}.parquet", cells)
     class_folder(tmp_path, {"assets": 1, "docs": 1}, 90)
     assert datasets.load(tmp_path, label_column="kind").classes == ["a", "b"]
     for split, start in (("train", 0), ("test", 50)):
@@ -213,8 +201,7 @@ def test_a_file_that_is_no_data_set_says_what_is(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for given in (tmp_path / name, name):
         message = said(UsageError, lambda g=given: datasets.load(g))
-        assert (
-            "no data set" in message and "one folder of images per class" in message and ".parquet" in message
-        )
+        assert "no data set" in message and "one folder of images per class" in message
+        assert ".parquet" in message
     message = said(UsageError, lambda: datasets.load("tiny-imagenet", root=tmp_path / name))
     assert "is a file: unpack" in message

@@ -164,9 +164,8 @@ def test_a_file_that_tables_name_is_in_one_split(tmp_path, stored):
         put("test", "a/001", image)
         assert "it cannot be in both" in said(UsageError, lambda: datasets.load("parquet", root=tmp_path))
     (tmp_path / "test.parquet").unlink()
-    assert "without splits lists every image once" in said(
-        UsageError, lambda: datasets.load(put("all", "a/000", "a/001", "a/000", "b/000", "b/001", "b/002"))
-    )
+    file = put("all", "a/000", "a/001", "a/000", "b/000", "b/001", "b/002")
+    assert "without splits lists every image once" in said(UsageError, lambda: datasets.load(file))
 
 
 def test_links_under_split_lists(tmp_path):

@@ -1,4 +1,4 @@
-"""Batched transforms against torch's own antialiased resize, image by image, and against the rules they follow."""
+"""Batched transforms against torch's own antialiased resize, image by image, and the rules they follow."""
 
 from __future__ import annotations
 
@@ -52,18 +52,14 @@ def test_resample_equals_torchs_antialiased_resize_of_each_crop(data, height, wi
     for _ in range(3):
         h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
         boxes.append([data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w)), h, w])
-    whole = by_matrices(
-        images, torch.tensor(boxes), size, interpolation, levels=True
-    )  # what an accelerator does
-    assert (
-        resample(images, torch.tensor(boxes), size, interpolation) - whole
-    ).abs().max() <= 2  # what a CPU does
+    # what an accelerator does, and what a CPU does
+    whole = by_matrices(images, torch.tensor(boxes), size, interpolation, levels=True)
+    assert (resample(images, torch.tensor(boxes), size, interpolation) - whole).abs().max() <= 2
     exact = by_matrices(images, torch.tensor(boxes), size, interpolation)
     for i, (top, left, h, w) in enumerate(boxes):
         crop = images[i : i + 1, :, top : top + h, left : left + w].float()
-        reference = F.interpolate(crop, size=(size, size), mode=interpolation, antialias=True).clamp(0, 255)[
-            0
-        ]
+        scaled = F.interpolate(crop, size=(size, size), mode=interpolation, antialias=True)
+        reference = scaled.clamp(0, 255)[0]
         assert (exact[i] - reference).abs().max() < 0.01
         if interpolation == "bilinear":  # bicubic rings, and is cut off after each direction
             assert (whole[i] - reference).abs().max() <= 1.01
@@ -76,10 +72,8 @@ def test_resample_gives_the_levels_that_pillow_gives(interpolation):
         ours = resample(images, torch.tensor([[top, left, h, w]]), size, interpolation)[0].permute(1, 2, 0)
         crop = Image.fromarray(images[0].permute(1, 2, 0).numpy()).crop((left, top, left + w, top + h))
         pillow = crop.resize((size, size), getattr(Image.Resampling, interpolation.upper()))
-        assert (
-            ours.dtype == torch.uint8
-            and (ours.int() - torch.from_numpy(np.array(pillow)).int()).abs().max() <= 1
-        )
+        error = ours.int() - torch.from_numpy(np.array(pillow)).int()
+        assert ours.dtype == torch.uint8 and error.abs().max() <= 1
 
 
 @pytest.mark.parametrize("resample", [resample, by_matrices])
@@ -101,9 +95,8 @@ def test_random_boxes_lie_inside_and_keep_area_and_ratio(height, width, seed):
     assert (top + h <= height).all() and (left + w <= width).all()
     # whole pixels: each side is off by at most half a pixel
     assert ((w + 0.5) / (h - 0.5) >= 3 / 4).all() and ((w - 0.5) / (h + 0.5) <= 4 / 3).all()
-    fits_always = (
-        0.6 * height * width * 4 / 3 <= min(height, width) ** 2
-    )  # no proposal can be too large: no fallback
+    # no proposal can be too large: no fallback
+    fits_always = 0.6 * height * width * 4 / 3 <= min(height, width) ** 2
     if fits_always:
         assert ((w + 0.5) * (h + 0.5) >= 0.2 * height * width).all()
         assert ((w - 0.5) * (h - 0.5) <= 0.6 * height * width).all()
@@ -119,9 +112,8 @@ def test_random_boxes_reach_every_corner_and_the_whole_range_of_areas():
 
 
 def test_random_boxes_fall_back_to_the_centre_when_nothing_fits():
-    boxes = random_boxes(
-        5, 40, 40, (1.0, 1.0), (2.0, 2.0), seeded(0)
-    )  # the whole area at ratio 2 never fits a square
+    # the whole area at ratio 2 never fits a square
+    boxes = random_boxes(5, 40, 40, (1.0, 1.0), (2.0, 2.0), seeded(0))
     assert boxes.tolist() == [[10, 0, 20, 40]] * 5
     boxes = random_boxes(2, 10, 100, (1.0, 1.0), (1.0, 1.0), seeded(0))
     assert boxes.tolist() == [[0, 45, 10, 10]] * 2
@@ -146,9 +138,8 @@ def test_icons_shift_by_whole_pixels_with_repeated_edges_and_never_flip():
 
 def test_icons_without_shift_is_the_test_transform():
     images = pixels(4, 32, 32)
-    assert torch.equal(
-        train_transform("icons", config(), shift=0)(images, seeded(0)), plain("icons", config())(images)
-    )
+    unshifted = train_transform("icons", config(), shift=0)
+    assert torch.equal(unshifted(images, seeded(0)), plain("icons", config())(images))
 
 
 @pytest.mark.parametrize("kind", ["icons", "photo"])
@@ -192,9 +183,8 @@ def test_normalisation_comes_last_and_per_channel():
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_how_pixels_lie_in_memory_changes_no_bit(kind, interpolation):
     images, cfg = pixels(4, 120, 120), config(48, interpolation)
-    other = (
-        images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    )  # colours last, as the disk cache has them
+    # colours last, as the disk cache has them
+    other = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     assert not other.is_contiguous()
     for make in (lambda x: train_transform(kind, cfg)(x, seeded(0)), plain(kind, cfg)):
         assert torch.equal(make(images), make(other)) and make(other).is_contiguous()
@@ -228,11 +218,8 @@ def test_the_run_prepares_its_inputs_as_its_config_says(monkeypatch):
 def test_where_pixels_are_kept_and_what_holds_anyway_are_not_hashed():
     usual = config_hash(configure.make())
     assert config_hash(configure.make(normalise="none")) != usual
-    assert (
-        config_hash(configure.make(data={"cache": "disk"}))
-        == usual
-        != config_hash(configure.make(data={"strength": 0.5}))
-    )
+    assert config_hash(configure.make(data={"cache": "disk"})) == usual
+    assert config_hash(configure.make(data={"strength": 0.5})) != usual
     assert config_hash(configure.make(data={"strength": 1, "vocabulary": False})) == usual
     assert config_hash(configure.make(data={"vocabulary": True})) != usual
     with pytest.raises(UsageError, match="did you mean 'none'"):
@@ -266,9 +253,8 @@ def test_a_gpu_batch_sees_the_same_augmentation(kind):
     images, transform = pixels(8, 40, 40), train_transform(kind, config())
     on_gpu = transform(images.cuda(), seeded(2))
     assert on_gpu.is_cuda
-    assert (on_gpu.cpu() - transform(images, seeded(2))).abs().max() < (
-        2.01 / 255 if kind == "photo" else 1e-4
-    )  # levels
+    most = 2.01 / 255 if kind == "photo" else 1e-4  # levels
+    assert (on_gpu.cpu() - transform(images, seeded(2))).abs().max() < most
 
 
 @pytest.mark.parametrize(

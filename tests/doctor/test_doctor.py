@@ -60,12 +60,8 @@ def test_a_sound_machine(tmp_path: Path) -> None:
     skipped = {name for name, check in found.items() if check.verdict == "skipped"}
     assert skipped - {PEFT} == {"step: ncm", "autocast fp16", "A V = 0, TF32 allowed"}
     assert found["step: coda"].value.keys() == {"loss", "heads", "own", "bounds"}
-    assert found["resume"].value == {
-        "factors": 0,
-        "heads": 0,
-        "accuracy": 0,
-        "bounds": dict.fromkeys(("factors", "heads", "accuracy"), 0),
-    }
+    zeros = {"factors": 0, "heads": 0, "accuracy": 0}
+    assert found["resume"].value == zeros | {"bounds": zeros}
     row = found["cost: exact + DML, batch 4, float32"].value
     assert row["images_per_second"] == pytest.approx(4e3 / row["ms"])
     assert row["megabytes"] > 11  # the backbone alone
@@ -240,27 +236,10 @@ report = doctor.examine("cpu", True, parts=["machine", "steps", "autocast"], met
 assert code == 0 and not report.failed, report.table()
 print(speed._no_peft())
 """
-ABSENT = [
-    "papermill",
-    "distributed",
-    "dask",
-    "plotly",
-    "kaleido",
-    "sklearn",
-    "scipy",
-    "pandas",
-    "jupyterlab",
-    "notebook",
-    "nbformat",
-    "nbclient",
-    "IPython",
-    "ipykernel",
-    "ipywidgets",
-    "datasets",
-    "psutil",
-    "peft",
-    "accelerate",
-]
+ABSENT = (
+    "papermill distributed dask plotly kaleido sklearn scipy pandas jupyterlab notebook nbformat nbclient "
+    "IPython ipykernel ipywidgets datasets psutil peft accelerate"
+).split()
 
 
 def test_run_and_doctor_need_only_what_a_bare_gpu_machine_has(image_folder: Path, tmp_path: Path) -> None:

@@ -89,9 +89,8 @@ def fake_hub(monkeypatch, load_dataset) -> None:
         def __init__(self, names):
             self.names = names
 
-    monkeypatch.setitem(
-        sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, ClassLabel=ClassLabel)
-    )
+    hub = SimpleNamespace(load_dataset=load_dataset, ClassLabel=ClassLabel)
+    monkeypatch.setitem(sys.modules, "datasets", hub)
 
 
 def idx(values: np.ndarray) -> bytes:

@@ -50,13 +50,11 @@ def result_values(
 
 
 def results(accs: Mapping[str, Mapping[int, float]], **config: Any) -> pd.DataFrame:
-    """variant → seed → ACC, as runs: of two tasks, both learned at ACC + 10, MAA 5 above it; `joint` has one task."""
-    return frame(
-        {
-            row: [result_values(seed, **config) | _numbers(row, acc) for seed, acc in seeds.items()]
-            for row, seeds in accs.items()
-        }
-    )
+    """variant → seed → ACC, as runs: two tasks, both learned at ACC + 10, MAA 5 above it; `joint` has one."""
+    found = {}
+    for row, seeds in accs.items():
+        found[row] = [result_values(seed, **config) | _numbers(row, acc) for seed, acc in seeds.items()]
+    return frame(found)
 
 
 def frame(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
@@ -66,11 +64,7 @@ def frame(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
 
 
 def _numbers(row: str, acc: float) -> dict[str, Any]:
-    return {
-        "acc": acc,
-        "maa": acc + 5,
-        "learning_acc": acc + 10,
-        "bwt": None if row == "joint" else -20.0,
-        "accuracy": [[1.0]] if row == "joint" else [[1.0], [1.0, 1.0]],
-        "task_aware": [[1.0]] if row == "joint" else [[1.0], [1.0, 1.0]],
-    }
+    one = row == "joint"
+    matrix = [[1.0]] if one else [[1.0], [1.0, 1.0]]
+    scores = {"acc": acc, "maa": acc + 5, "learning_acc": acc + 10, "bwt": None if one else -20.0}
+    return scores | {"accuracy": matrix, "task_aware": matrix}

@@ -43,9 +43,8 @@ def test_saving_without_chrome_says_what_is_missing(
     no_chrome: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = line().save(tmp_path / "new" / "rise")
-    assert [path.name for path in written] == ["rise.html", "rise.json"] and all(
-        path.exists() for path in written
-    )
+    assert [path.name for path in written] == ["rise.html", "rise.json"]
+    assert all(path.exists() for path in written)
     assert "rise.png was not written" in capsys.readouterr().err
 
 

@@ -1,4 +1,7 @@
-"""The setup cell of a lesson, as Colab runs it: a bare environment, this checkout standing in for GitHub. `make test-colab`."""
+"""The setup cell of a lesson as Colab runs it, in a bare environment: `make test-colab`.
+
+This checkout stands in for GitHub.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +54,7 @@ def test_the_setup_cell_installs_what_the_lessons_need(tmp_path: Path) -> None:
         "GIT_CONFIG_KEY_1": "safe.directory",
         "GIT_CONFIG_VALUE_1": "*",
     }
-    environment = (
-        {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        | git
-        | {"JANUS_RUNS": str(tmp_path / "runs")}
-    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= git | {"JANUS_RUNS": str(tmp_path / "runs")}
     printed = call(python, "-m", "IPython", "cell.ipy", env=environment)
     assert "runs: 835" in printed and "frozen on icons-r, T=4" in printed, printed[-2000:]

@@ -1,4 +1,7 @@
-"""The photographs' backbone: an encoder's tensors by their own names become timm's, with the positions of smaller images."""
+"""The photographs' backbone: an encoder's tensors by their own names become timm's.
+
+With the positions of smaller images.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +41,8 @@ def encoder() -> dict[str, torch.Tensor]:
                 f"backbone.encoder.layer.{i}.{name}.weight": shape,
                 f"backbone.encoder.layer.{i}.{name}.bias": shape[:1],
             }
-        for name in (
-            "norm1.weight",
-            "norm1.bias",
-            "norm2.weight",
-            "norm2.bias",
-            "layer_scale1.lambda1",
-            "layer_scale2.lambda1",
-        ):
+        layers = "norm1.weight norm1.bias norm2.weight norm2.bias layer_scale1.lambda1 layer_scale2.lambda1"
+        for name in layers.split():
             shapes[f"backbone.encoder.layer.{i}.{name}"] = (d,)
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
@@ -54,15 +51,8 @@ def encoder() -> dict[str, torch.Tensor]:
 def test_it_loads_strictly_into_timms_vit(script: ModuleType, side: int) -> None:
     tensors = encoder()
     found = script.converted(tensors, side)
-    model = VisionTransformer(
-        img_size=side,
-        patch_size=14,
-        embed_dim=WIDTH,
-        depth=DEPTH,
-        num_heads=3,
-        num_classes=0,
-        init_values=1.0,
-    )
+    sizes = dict(img_size=side, patch_size=14, embed_dim=WIDTH, depth=DEPTH, num_heads=3)
+    model = VisionTransformer(**sizes, num_classes=0, init_values=1.0)
     model.load_state_dict(found)
     layer = "backbone.encoder.layer.1.attention.attention"
     Q, K, V = model.blocks[1].attn.qkv.weight.split(WIDTH)

@@ -164,11 +164,8 @@ def test_what_is_missing_is_named_without_wheels_and_installed_from_them(copy: P
 
 
 def test_the_list_that_comes_with_it_is_the_readmes_rows() -> None:
-    lines = [
-        line.split()
-        for line in (ROOT / "benchmarks/device_runs.txt").read_text().splitlines()
-        if line.startswith("janus")
-    ]
+    text = (ROOT / "benchmarks/device_runs.txt").read_text()
+    lines = [line.split() for line in text.splitlines() if line.startswith("janus")]
     rows = [words[3] for words in lines]
     assert len(lines) == 39 and rows[:13] == rows[13:26] == rows[26:] and set(rows) == set(ROWS)
     for i, words in enumerate(lines):

@@ -1,4 +1,4 @@
-"""What the documents promise: their links lead somewhere, the README stays short and names files that exist."""
+"""What the documents promise: their links lead somewhere, the README is short and names files that exist."""
 
 from __future__ import annotations
 

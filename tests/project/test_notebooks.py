@@ -1,4 +1,7 @@
-"""The lessons are fit to be read without being run, and their tools notice when one is not; bad parameters stop before training."""
+"""The lessons are fit to be read without being run, and their tools notice when one is not.
+
+Bad parameters stop before training.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ def lesson(tmp_path: Path) -> Path:
     return paths[0]
 
 
-# ── the committed lessons ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── the committed lessons ───────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("path", build.lessons(), ids=lambda path: path.stem)
@@ -70,15 +73,12 @@ def test_a_committed_lesson_is_fit_to_be_read(path: Path) -> None:
 
 @pytest.mark.skipif(not build.lessons(), reason="there are no lessons yet")
 def test_badges_links_and_setup_cells_are_in_step_with_the_address() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "notebooks" / "build.py", "headers", "--check"],
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, ROOT / "notebooks" / "build.py", "headers", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-# ── their tools ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── their tools ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_headers_are_made_from_the_one_address_and_stay_when_made_again(
@@ -86,18 +86,12 @@ def test_headers_are_made_from_the_one_address_and_stay_when_made_again(
 ) -> None:
     notebook = build.read(lesson)
     first, last = notebook.cells[0].source, notebook.cells[-1].source
-    place = (
-        build.repository().removeprefix("https://github.com/") + f"/blob/{build.REF}/notebooks/00_first.ipynb"
-    )
-    assert (
-        f"https://colab.research.google.com/github/{place}" in first
-        and f"https://nbviewer.org/github/{place}" in first
-    )
-    assert (
-        "next: [01 · second](01_second.ipynb)" in first
-        and "previous" not in first
-        and "\n\nAfter this lesson" in first
-    )
+    repository = build.repository().removeprefix("https://github.com/")
+    place = f"{repository}/blob/{build.REF}/notebooks/00_first.ipynb"
+    assert f"https://colab.research.google.com/github/{place}" in first
+    assert f"https://nbviewer.org/github/{place}" in first
+    assert "next: [01 · second](01_second.ipynb)" in first and "previous" not in first
+    assert "\n\nAfter this lesson" in first
     assert last.endswith("<!-- next -->\n**Next:** [01 · second](01_second.ipynb)")
     assert f"git+{build.repository()}@{build.REF}" in notebook.cells[1].source
     assert not build.add_headers(notebook, lesson)
@@ -182,7 +176,7 @@ def test_cleaning_does_not_hide_that_a_cell_was_not_run(lesson: Path) -> None:
     assert list(build.problems(lesson)) == ["not executed top to bottom"]
 
 
-# ── parameters through papermill ────────────────────────────────────────────────────────────────────────────────────────
+# ── parameters through papermill ────────────────────────────────────────────────────────────────────────────
 
 TRAIN = """\
 import janus
@@ -215,22 +209,15 @@ def test_bad_parameters_are_refused_before_anything_is_executed(
 def test_missing_data_stops_before_training_with_its_own_message(tmp_path: Path) -> None:
     notebook, out = write(tmp_path, "07_train", new_code_cell(TRAIN), parameters=PARAMETERS), tmp_path / "run"
     with pytest.raises(JanusError, match="07_train.ipynb stopped at cell .*UsageError: .*nowhere"):
-        papermill.execute(
-            notebook, tmp_path / "out.ipynb", {"DATASET": str(tmp_path / "nowhere"), "OUT": str(out)}
-        )
+        given = {"DATASET": str(tmp_path / "nowhere"), "OUT": str(out)}
+        papermill.execute(notebook, tmp_path / "out.ipynb", given)
     assert not list(out.glob("*.json")) and not list(out.glob("checkpoint*"))
-    assert "nowhere" in json.dumps(
-        build.read(tmp_path / "out.ipynb")
-    )  # the copy that was executed so far is kept
+    # the copy that was executed so far is kept
+    assert "nowhere" in json.dumps(build.read(tmp_path / "out.ipynb"))
 
 
 def test_text_is_read_as_the_type_of_the_parameter() -> None:
-    known = {
-        name: {"inferred_type_name": kind}
-        for name, kind in (("FAST", "bool"), ("LR", "float"), ("ROWS", "list[str]"))
-    }
-    assert papermill.check(known, {"FAST": "true", "LR": "1e-4", "ROWS": "GPM"}) == {
-        "FAST": True,
-        "LR": 1e-4,
-        "ROWS": "GPM",
-    }
+    kinds = {"FAST": "bool", "LR": "float", "ROWS": "list[str]"}
+    known = {name: {"inferred_type_name": kind} for name, kind in kinds.items()}
+    read = papermill.check(known, {"FAST": "true", "LR": "1e-4", "ROWS": "GPM"})
+    assert read == {"FAST": True, "LR": 1e-4, "ROWS": "GPM"}

@@ -1,4 +1,4 @@
-"""Comparing runs: nothing is averaged that does not belong together, and seeds are compared with themselves."""
+"""Comparing runs: what does not belong together is not averaged, and seeds are compared with themselves."""
 
 from __future__ import annotations
 
@@ -48,18 +48,13 @@ def test_one_task_has_neither_bwt_nor_maa() -> None:
     both = results({"joint": {0: 40.0}, "frozen": {0: 15.0}})
     assert compare.values(both, "joint", "maa") == compare.values(both, "joint", "bwt") == []
     assert compare.values(both, "frozen", "maa") == [20.0]
-    assert [compare.values(both, "frozen", key) for key in ("violation", "past_output_norm", "danger")] == [
-        [0.25],
-        [0.1],
-        [0.6],
-    ]
+    keys = ("violation", "past_output_norm", "danger")
+    assert [compare.values(both, "frozen", key) for key in keys] == [[0.25], [0.1], [0.6]]
 
 
 def test_rows_are_compared_at_the_same_seed() -> None:
-    assert compare.paired(ROWS, "frozen", "OE+GR").to_dict() == {
-        (0, 0): 1.0,
-        (1, 1): 3.0,
-    }  # seed 2 has no floor
+    # seed 2 has no floor
+    assert compare.paired(ROWS, "frozen", "OE+GR").to_dict() == {(0, 0): 1.0, (1, 1): 3.0}
     assert compare.paired(ROWS, "OE+GR", "frozen", "maa").to_dict() == {(0, 0): -1.0, (1, 1): -3.0}
     assert compare.paired(ROWS, "frozen", "GPM").empty
 
@@ -80,17 +75,14 @@ def test_the_rank_correlation_gets_gains_over_the_floor() -> None:
 
 def test_the_interval_is_students() -> None:
     pytest.importorskip("scipy")
-    assert compare.interval([1.0, 3.0, 2.0]) == pytest.approx(
-        4.302653 / 3**0.5, rel=1e-5
-    )  # t of two degrees of freedom, s = 1
+    # t of two degrees of freedom, s = 1
+    assert compare.interval([1.0, 3.0, 2.0]) == pytest.approx(4.302653 / 3**0.5, rel=1e-5)
     assert compare.interval([1.0]) != compare.interval([1.0])  # NaN: one seed says nothing
 
 
 def test_runs_of_different_protocols_come_into_different_tables() -> None:
-    five, ten = (
-        results({"LoRA": {0: 20.0}, "frozen": {0: 18.0}}, tasks=5),
-        results({"LoRA": {0: 15.0, 1: 16.0}}, tasks=10),
-    )
+    five = results({"LoRA": {0: 20.0}, "frozen": {0: 18.0}}, tasks=5)
+    ten = results({"LoRA": {0: 15.0, 1: 16.0}}, tasks=10)
     assert counts(compare.by_protocol(pd.concat([five, ten]))) == {
         "tasks=5": {"LoRA": 1, "frozen": 1},
         "tasks=10": {"LoRA": 2},
@@ -107,13 +99,10 @@ def test_options_of_the_data_tell_tables_apart() -> None:
 
 def test_weights_of_one_name_that_differ_come_into_different_tables() -> None:
     photos = {"model": "photos-vit", "weights": "photos-vit.safetensors"}
-    assert list(compare.by_protocol(runs({"backbone": "aaaa"}, {"backbone": "bbbb"}, **photos))) == [
-        "backbone=aaaa",
-        "backbone=bbbb",
-    ]
-    known = runs(
-        {"backbone": "aaaa"}, {"backbone": "aaaa"}, {}, **photos
-    )  # the last one is older than fingerprints
+    found = compare.by_protocol(runs({"backbone": "aaaa"}, {"backbone": "bbbb"}, **photos))
+    assert list(found) == ["backbone=aaaa", "backbone=bbbb"]
+    # the last one is older than fingerprints
+    known = runs({"backbone": "aaaa"}, {"backbone": "aaaa"}, {}, **photos)
     assert counts(compare.by_protocol(known)) == {"": {"LoRA": 3}}
 
 
@@ -123,9 +112,8 @@ def test_images_of_one_name_that_differ_come_into_different_tables() -> None:
     same = [{"stream": stream | {"class_names": names}} for names in (["cat", "dog"], ["dog", "cat"])]
     assert len(compare.by_protocol(runs(*same, **data))) == 1  # another order of the same classes
     found = compare.by_protocol(runs(*same, {"stream": stream | {"class_names": ["cat", "cow"]}}, **data))
-    assert [len(table) for table in found.values()] == [2, 1] and all(
-        title.startswith("images=") for title in found
-    )
+    assert [len(table) for table in found.values()] == [2, 1]
+    assert all(title.startswith("images=") for title in found)
     stray = {"stream": stream | {"notes": ["1 files without an image extension ignored"]}}
     assert len(compare.by_protocol(runs({}, stray, **data))) == 1
     split = [{"stream": stream | {"notes": [note]}} for note in ("no split", "a list (sha256 a1b2)")]

@@ -44,17 +44,14 @@ def test_tex_is_in_the_style_of_booktabs(results_folder: Path) -> None:
 
 
 def test_folders_of_one_name_are_told_apart(results_folder: Path, tmp_path: Path) -> None:
-    twice = [
-        shutil.copytree(results_folder / "rows", tmp_path / place / "mine") for place in ("here", "there")
-    ]
+    places = [tmp_path / place / "mine" for place in ("here", "there")]
+    twice = [shutil.copytree(results_folder / "rows", place) for place in places]
     lines = list(csv.DictReader(io.StringIO(document.write(twice, "csv"))))
     assert {line["table"] for line in lines} == {f"mine ({folder})" for folder in twice}
     assert len(document.sections([twice[0], twice[0], twice[1] / ".." / ".." / "here" / "mine"])) == 1
     shutil.copytree(twice[0], twice[1] / "mine")  # a folder in one of its own name
-    assert [section.title for section in document.sections([twice[1]])] == [
-        f"mine ({twice[1]})",
-        f"mine ({twice[1] / 'mine'})",
-    ]
+    titles = [section.title for section in document.sections([twice[1]])]
+    assert titles == [f"mine ({twice[1]})", f"mine ({twice[1] / 'mine'})"]
 
 
 def test_what_cannot_be_reported_is_said_in_a_line(results_folder: Path, tmp_path: Path, capsys) -> None:
