@@ -31,6 +31,7 @@ demo: .venv/.bench
 
 test: .venv/.dev
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 	OMP_NUM_THREADS=2 $(BIN)/python tests/run_notebooks.py
 
@@ -53,6 +54,7 @@ lessons: .venv/.notebooks
 
 lint: .venv/.dev
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 
 same-numbers: .venv/.dev
 	$(BIN)/python tests/compare_commits.py $(BASE)

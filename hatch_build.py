@@ -1,5 +1,5 @@
-"""Build hook: the wheel carries what `janus run` needs from data/ as janus/_data/, the tables of finished runs
-that the lessons read as janus/_results/, and what `janus bench` executes as janus/_benchmarks/ and
+"""Build hook: the wheel carries what `janus run` needs from data/ as janus/_data/, the tables of finished
+runs that the lessons read as janus/_results/, and what `janus bench` executes as janus/_benchmarks/ and
 janus/_notebooks/; an editable install reads all of it where it is."""
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""A training step on the CPU in bf16: torch's fused attention against attention as two products, paired in one process.
+"""A training step on the CPU in bf16: torch's fused attention against attention as two products, paired in
+one process.
 
     python benchmarks/attention.py      # the embedded ViT, ViT-S/14 at 70 px and ViT-B/16, one thread
 
-Each round takes one step (forward and backward through LoRA on K and V) of each kind in turn; the ratio is taken round by round.
+Each round takes one step (forward and backward through LoRA on K and V) of each kind in turn; the ratio is
+taken round by round.
 """
 
 from __future__ import annotations
@@ -23,11 +25,21 @@ from janus.runtime.checkpoint import write_json
 from janus.runtime.device import choose_attention
 from janus.runtime.result import hardware, versions
 
-CASES = {"icons-vit-wide": (64, 32), "vit_small_patch14_dinov2": (32, 70), "vit_base_patch16_224": (8, 224)}  # batch, pixels
+CASES = {  # batch, pixels
+    "icons-vit-wide": (64, 32),
+    "vit_small_patch14_dinov2": (32, 70),
+    "vit_base_patch16_224": (8, 224),
+}
+
+
+OUT = Path(__file__).parent / "results" / "measurements" / "attention.json"
 
 
 def build(name: str, side: int) -> nn.Module:
-    model = backbones.create(name)[0] if name in WIDTHS else timm.create_model(name, num_classes=0, img_size=side)
+    if name in WIDTHS:
+        model = backbones.create(name)[0]
+    else:
+        model = timm.create_model(name, num_classes=0, img_size=side)
     lora.adapt(model, 8, ("k", "v"))
     return model.eval()
 
@@ -50,20 +62,33 @@ def measure(name: str, rounds: int) -> dict[str, float | int | str]:
         step(model, images)
     times = [(step(fused, images), step(products, images)) for _ in range(rounds)]
     low, middle, high = quantiles([a / b for a, b in times], n=4)
-    return {"model": name, "batch": batch, "pixels": side, "rounds": rounds, "fused_ms": min(a for a, _ in times),
-            "products_ms": min(b for _, b in times), "ratio": middle, "low": low, "high": high}
+    return {
+        "model": name,
+        "batch": batch,
+        "pixels": side,
+        "rounds": rounds,
+        "fused_ms": min(a for a, _ in times),
+        "products_ms": min(b for _, b in times),
+        "ratio": middle,
+        "low": low,
+        "high": high,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "measurements" / "attention.json")
+    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     torch.set_num_threads(1)
     cases = [measure(name, args.rounds) for name in CASES]
     for case in cases:
-        print(f"{case['model']:26s} fused {case['fused_ms']:7.1f} ms, products {case['products_ms']:7.1f} ms, "
-              f"ratio {case['ratio']:.2f} ({case['low']:.2f} … {case['high']:.2f})")
+        print(
+            f"{case['model']:26s} fused {case['fused_ms']:7.1f} ms, products {case['products_ms']:7.1f} ms, "
+            f"ratio {case['ratio']:.2f} ({case['low']:.2f} … {case['high']:.2f})"
+        )
     write_json(args.out, {"cases": cases, "hardware": hardware(torch.device("cpu")), "versions": versions()})
 
 

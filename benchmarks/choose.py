@@ -3,11 +3,12 @@
     python benchmarks/choose.py runs/tin100_tune --key lr head_lr --out benchmarks/protocols/tin100.json
     python benchmarks/choose.py benchmarks/results --group icons_r_tune --key lr --out janus/bench/chosen.json
 
-FOLDER holds runs, or their tables; there --group names those that are meant. A key is a setting of the training,
-or any by its full path (`method.loss.push`).
+FOLDER holds runs, or their tables; there --group names those that are meant. A key is a setting of the
+training, or any by its full path (`method.loss.push`).
 
-Refuses runs on test, and rows that were given fewer trials than others. A row with the margin loss for which nothing was
-chosen takes what was chosen for the same row without it; that is said. What a file has for other rows stays in it.
+Refuses runs on test, and rows that were given fewer trials than others. A row with the margin loss for which
+nothing was chosen takes what was chosen for the same row without it; that is said. What a file has for other
+rows stays in it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from janus.report.compare import by_variant
 from janus.runtime.checkpoint import write_json
 
 
-def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | None = None,
-           group: str | None = None) -> dict[str, dict[str, Any]]:
-    """Row → its best setting of `keys`, of those that its runs differ in; for rows that have no runs, what was chosen `before`.
+def choose(
+    folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | None = None, group: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Row → its best setting of `keys`, of those that its runs differ in; for rows that have no runs, what
+    was chosen `before`.
 
     Raises:
-        UsageError: no such group, a run was judged on test, rows have different numbers of trials. See `janus.bench.store.read`.
+        UsageError: no such group, a run was judged on test, rows have different numbers of trials. See
+            `janus.bench.store.read`.
     """
     runs = read(folder, detail=False)
     if group is not None:
@@ -40,14 +44,15 @@ def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | No
     chosen, trials = dict(before or {}), {}
     for row, found in by_variant(runs).items():
         if (found["data.evaluate"] != "val").any():
-            raise UsageError(f"{slug(row)} in {folder} was judged on test: choose on validation (evaluate=val)")
+            judged = f"{slug(row)} in {folder} was judged on test"
+            raise UsageError(f"{judged}: choose on validation (evaluate=val)")
         paths = [key if "." in key else f"training.{key}" for key in keys]
         varied = [path for path in paths if found[path].nunique() > 1]
         settings, accs = [settings_of(run) for _, run in found.iterrows()], found["acc"].tolist()
         best = settings[accs.index(max(accs))]
         chosen[row], trials[row] = {path: best[path] for path in varied}, len(found)
-        print(f"{row:12s} " + ", ".join(f"{' '.join(f'{path}={run[path]:g}' for path in varied)}: {acc:.1f}"
-                                        for run, acc in zip(settings, accs)))
+        tried = [" ".join(f"{path}={run[path]:g}" for path in varied) for run in settings]
+        print(f"{row:12s} " + ", ".join(f"{what}: {acc:.1f}" for what, acc in zip(tried, accs)))
     if len(set(trials.values())) > 1:
         raise UsageError(f"not every row had as many trials: {json.dumps(trials)}")
     for row in ROWS:
@@ -58,7 +63,9 @@ def choose(folder: Path, keys: list[str], before: dict[str, dict[str, Any]] | No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("--group", help="of the runs in FOLDER")
     parser.add_argument("--key", nargs="+", default=["lr", "head_lr"], help="settings to choose")

@@ -1,14 +1,18 @@
-"""Images a second and core that reach the model: decoded cache and batched augmentation, beside a plain DataLoader.
+"""Images a second and core that reach the model: decoded cache and batched augmentation, beside a plain
+DataLoader.
 
-    python benchmarks/input_pipeline.py                  # 500 photographs, one thread; results/measurements/input_pipeline.json
+    python benchmarks/input_pipeline.py     # 500 photographs, one thread;
+                                            # results/measurements/input_pipeline.json
 
-Both read the same JPEG files (made here: 500 x 375 pixels, gradients under noise at several scales, about as large as photographs
-of that size are) and give float32 (B, 3, 224, 224), randomly cropped, flipped and normalised. The plain pipeline is the usual one:
-`torchvision.datasets.ImageFolder`, RandomResizedCrop, RandomHorizontalFlip, ToTensor, Normalize, in a DataLoader of this process.
-Ours is what a run does: `datasets.load` with its disk cache, read ahead, `train_transform("photo")`. One round is one pass
-over all images by each, in changing order, so a machine whose speed drifts does not matter; the ratio is taken round by round. Time
-is the processor time of all threads, so a rate is one core's and other programs do not count. Making the cache is timed apart: it
-is paid once a data set. The files and the cache are in the operating system's memory, so nobody waits for a disk.
+Both read the same JPEG files (made here: 500 x 375 pixels, gradients under noise at several scales, about as
+large as photographs of that size are) and give float32 (B, 3, 224, 224), randomly cropped, flipped and
+normalised. The plain pipeline is the usual one: `torchvision.datasets.ImageFolder`, RandomResizedCrop,
+RandomHorizontalFlip, ToTensor, Normalize, in a DataLoader of this process. Ours is what a run does:
+`datasets.load` with its disk cache, read ahead, `train_transform("photo")`. One round is one pass over all
+images by each, in changing order, so a machine whose speed drifts does not matter; the ratio is taken round
+by round. Time is the processor time of all threads, so a rate is one core's and other programs do not count.
+Making the cache is timed apart: it is paid once a data set. The files and the cache are in the operating
+system's memory, so nobody waits for a disk.
 """
 
 from __future__ import annotations
@@ -37,18 +41,24 @@ from janus.runtime.checkpoint import write_json
 from janus.runtime.result import hardware, versions
 
 SIZE = 224
+OUT = Path(__file__).parent / "results" / "measurements" / "input_pipeline.json"
 
 
 def plain(root: Path, batch: int, preprocess: PreprocessConfig) -> Callable[[], int]:
     """The usual DataLoader."""
-    steps = [vision.RandomResizedCrop(SIZE, interpolation=vision.InterpolationMode(preprocess.interpolation)),
-             vision.RandomHorizontalFlip(), vision.ToTensor(), vision.Normalize(preprocess.mean, preprocess.std)]
-    loader = DataLoader(ImageFolder(str(root / "train"), vision.Compose(steps)), batch_size=batch, shuffle=True)
+    steps = [
+        vision.RandomResizedCrop(SIZE, interpolation=vision.InterpolationMode(preprocess.interpolation)),
+        vision.RandomHorizontalFlip(),
+        vision.ToTensor(),
+        vision.Normalize(preprocess.mean, preprocess.std),
+    ]
+    data = ImageFolder(str(root / "train"), vision.Compose(steps))
+    loader = DataLoader(data, batch_size=batch, shuffle=True)
     return lambda: sum(len(images) for images, _ in loader)
 
 
 def ours(root: Path, batch: int, preprocess: PreprocessConfig) -> tuple[Callable[[], int], float, int]:
-    """One pass over the training images as a run makes it; the seconds it took to make the cache, and its bytes."""
+    """One pass over the training images as a run makes it; the seconds to make the cache, and its bytes."""
     data = datasets.load(root, size=SIZE, cache="disk")
     begun = time.process_time()
     data.train.batch(torch.arange(1))
@@ -79,22 +89,31 @@ def measure(count: int, batch: int, rounds: int, interpolation: str) -> dict:
                 if turn >= 0:
                     rates[name].append(seen / (time.process_time() - begun))
     ratios = [a / b for a, b in zip(rates["cache"], rates["dataloader"])]
+    middle = {name: round(statistics.median(values), 1) for name, values in rates.items()}
+    spread = {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
     return {
-        "images": count, "photograph": [WIDTH, HEIGHT], "jpeg_bytes_each": round(size / count), "size": SIZE, "batch": batch,
-        "interpolation": interpolation, "rounds": rounds, "cache_bytes_each": round(cached / (count + CLASSES)),
+        "images": count,
+        "photograph": [WIDTH, HEIGHT],
+        "jpeg_bytes_each": round(size / count),
+        "size": SIZE,
+        "batch": batch,
+        "interpolation": interpolation,
+        "rounds": rounds,
+        "cache_bytes_each": round(cached / (count + CLASSES)),
         "core_seconds_to_make_the_cache": round(seconds, 2),
-        "images_per_core_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
-        "ratio": {"median": round(statistics.median(ratios), 2), "lowest": round(min(ratios), 2), "highest": round(max(ratios), 2)},
+        "images_per_core_second": middle,
+        "ratio": {name: round(value, 2) for name, value in spread.items()},
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--interpolation", default="bicubic", help="bilinear or bicubic (what ViT-B/16 is used with)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "measurements" / "input_pipeline.json")
+    what = "bilinear or bicubic (what ViT-B/16 is used with)"
+    parser.add_argument("--interpolation", default="bicubic", help=what)
+    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)  # torchvision's transforms and the DataLoader draw from the global generator

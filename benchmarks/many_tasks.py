@@ -1,10 +1,13 @@
-"""Does a long stream get slower or larger? A hundred tiny tasks: seconds of a training step and memory, task by task.
+"""Does a long stream get slower or larger? A hundred tiny tasks: seconds of a training step and memory, task
+by task.
 
-    python benchmarks/many_tasks.py --out benchmarks/results/measurements/many_tasks.json      # writes figures/many_tasks, too
+    python benchmarks/many_tasks.py --out benchmarks/results/measurements/many_tasks.json
 
-The images are coloured noise: what is measured is time and memory, and no accuracy. Each method has a run of its own process, one
-after the other. What must grow with the tasks is listed apart: heads, basis, prototypes, and the test features of each task that
-the drift is measured with.
+With --out it writes figures/many_tasks, too.
+
+The images are coloured noise: what is measured is time and memory, and no accuracy. Each method has a run of
+its own process, one after the other. What must grow with the tasks is listed apart: heads, basis, prototypes,
+and the test features of each task that the drift is measured with.
 """
 
 from __future__ import annotations
@@ -63,25 +66,44 @@ class Watched(Run):
         gc.collect()
         give_back()
         steps, spent = self.step, self.seconds["train"]
-        kept = {"heads": list(self.learner.heads.parameters()), "basis": list(self.learner.history.basis.values()),
-                "prototypes": [self.learner.prototypes.old], "test features": self.evaluation.learned}
-        self.rows.append({"ms": 1e3 * (spent - self.spent) / steps, "resident": psutil.Process().memory_info().rss,
-                          **{name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in kept.items()}})
+        kept = {
+            "heads": list(self.learner.heads.parameters()),
+            "basis": list(self.learner.history.basis.values()),
+            "prototypes": [self.learner.prototypes.old],
+            "test features": self.evaluation.learned,
+        }
+        row = {
+            "ms": 1e3 * (spent - self.spent) / steps,
+            "resident": psutil.Process().memory_info().rss,
+        }
+        for name, tensors in kept.items():
+            row[name] = sum(t.numel() * t.element_size() for t in tensors)
+        self.rows.append(row)
         self.spent = spent
 
 
 def give_back() -> None:
-    """What was freed goes back to the system, where the C library can be asked for that; else it counts as resident."""
+    """What was freed goes back to the system, if the C library can be asked; else it counts as resident."""
     if sys.platform == "linux":
         getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)(0)
 
 
 def one(name: str, folder: Path, tasks: int, threads: int) -> list[dict[str, float]]:
-    config = make(dataset=str(folder), augment="icons", tasks=tasks, epochs=3, batch_size=16, threads=threads, save_every=1e9,
-                  energy=0.9, **METHODS[name])
+    config = make(
+        dataset=str(folder),
+        augment="icons",
+        tasks=tasks,
+        epochs=3,
+        batch_size=16,
+        threads=threads,
+        save_every=1e9,
+        energy=0.9,
+        **METHODS[name],
+    )
     run = Watched(config, None)
     run.rows = []
-    for task in run.stream.tasks:  # decoded images are kept: all of them from the beginning, or the process would grow by them
+    # decoded images are kept: all of them from the beginning, or the process would grow by them
+    for task in run.stream.tasks:
         for images in (task.train, task.evaluation):
             images.batch(torch.arange(len(images)))
     run.finish()
@@ -89,11 +111,14 @@ def one(name: str, folder: Path, tasks: int, threads: int) -> list[dict[str, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--one", nargs=2, metavar=("METHOD", "FOLDER"), help="a single method, as JSON (used by itself)")
+    what = "a single method, as JSON (used by itself)"
+    parser.add_argument("--one", nargs=2, metavar=("METHOD", "FOLDER"), help=what)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(one(args.one[0], Path(args.one[1]), args.tasks, args.threads)))
@@ -102,14 +127,25 @@ def main() -> None:
         write_images(Path(folder), classes=2 * args.tasks, train=16)
         rows = {}
         for name in METHODS:
-            command = [sys.executable, __file__, "--tasks", str(args.tasks), "--threads", str(args.threads), "--one", name, folder]
-            rows[name] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+            words = ["--tasks", str(args.tasks), "--threads", str(args.threads), "--one", name, folder]
+            command = [sys.executable, __file__, *words]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            rows[name] = json.loads(done.stdout.splitlines()[-1])
             fifth = max(1, len(rows[name]) // 5)
             first, last = rows[name][fifth : 2 * fifth], rows[name][-fifth:]
             ratio = statistics.median(r["ms"] for r in last) / statistics.median(r["ms"] for r in first)
-            grown, kept = (sum(last[-1][k] - first[0][k] for k in keys) / 1e6 for keys in (("resident",), KEPT))
-            print(f"{name}: a step {ratio:.2f} x at the end; resident {grown:+.0f} MB, of it told apart {kept:+.1f} MB", flush=True)
-    result = {"methods": rows, "versions": versions(), "hardware": hardware(torch.device("cpu")) | {"threads": args.threads}}
+            grown = (last[-1]["resident"] - first[0]["resident"]) / 1e6
+            kept = sum(last[-1][k] - first[0][k] for k in KEPT) / 1e6
+            print(
+                f"{name}: a step {ratio:.2f} x at the end; resident {grown:+.0f} MB, "
+                f"of it told apart {kept:+.1f} MB",
+                flush=True,
+            )
+    result = {
+        "methods": rows,
+        "versions": versions(),
+        "hardware": hardware(torch.device("cpu")) | {"threads": args.threads},
+    }
     if args.out:
         write_json(args.out, result)
         plots.over_tasks(result).save(Path(__file__).parents[1] / "figures" / "many_tasks")

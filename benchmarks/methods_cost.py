@@ -1,10 +1,11 @@
-"""What learning a task costs with each method, as a multiple of sequential LoRA: the last of ten, with Icons-R's protocol.
+"""What learning a task costs with each method, as a multiple of sequential LoRA: the last of ten, with
+Icons-R's protocol.
 
     python benchmarks/methods_cost.py --out benchmarks/results/measurements/methods_cost.json
 
-Training steps, and what a method does before, between and after them; evaluation is not in it, nor the pass that gives every
-method's class means. A method learns nine tasks, once; its last task is then learned again and again from the same state, in
-turns with the other methods.
+Training steps, and what a method does before, between and after them; evaluation is not in it, nor the pass
+that gives every method's class means. A method learns nine tasks, once; its last task is then learned again
+and again from the same state, in turns with the other methods.
 """
 
 from __future__ import annotations
@@ -61,8 +62,11 @@ def once(config: Config, state: dict[str, Any]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help=f"besides {BASE}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    rows = dict(nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW")
+    parser.add_argument("--rows", **rows, help=f"besides {BASE}")
     parser.add_argument("--per-class", type=int, default=10, help="images of a class (the benchmark has 60)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -73,14 +77,22 @@ def main() -> None:
     for row in dict.fromkeys((BASE, *args.rows)):
         print(f"{row}: nine tasks", flush=True)
         started[row] = learned(row, args.per_class, args.threads)
-    seconds = interleaved({row: partial(once, *before) for row, before in started.items()}, args.rounds, warm_up=1)
+    work = {row: partial(once, *before) for row, before in started.items()}
+    seconds = interleaved(work, args.rounds, warm_up=1)
     rows = ratios(seconds, BASE)
     for row, found in rows.items():
         found["seconds"] = statistics.median(seconds[row])
-        print(f"{row:22s} {found['ratio']:.2f} ({found['low']:.2f} … {found['high']:.2f})  {found['seconds']:.2f} s")
+        quarters = f"({found['low']:.2f} … {found['high']:.2f})"
+        print(f"{row:22s} {found['ratio']:.2f} {quarters}  {found['seconds']:.2f} s")
+    record = {
+        "rows": rows,
+        "per_class": args.per_class,
+        "rounds": args.rounds,
+        "versions": versions(),
+        "hardware": hardware(torch.device("cpu")) | {"threads": args.threads},
+    }
     if args.out:
-        write_json(args.out, {"rows": rows, "per_class": args.per_class, "rounds": args.rounds, "versions": versions(),
-                              "hardware": hardware(torch.device("cpu")) | {"threads": args.threads}})
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What `runtime.micro_batch` saves and costs: peak memory and seconds of a training step on 128 images, whole and in slices.
+"""What `runtime.micro_batch` saves and costs: peak memory and seconds of a training step on 128 images, whole
+and in slices.
 
-    python benchmarks/micro_batch.py      # Janus (exact, margin loss) and plain LoRA with ViT-S/16 at 224 px, on any CPU
+    python benchmarks/micro_batch.py    # Janus (exact, margin loss), plain LoRA; ViT-S/16 at 224 px, any CPU
 
-Each case is a process of its own, which makes one step of task 2 on random images. Memory is its largest resident set
-(`ru_maxrss`) less the one before the step, when the model and the batch are there. Not a measurement on a card; the
-seconds are of that one step, on a machine that may do other things.
+Each case is a process of its own, which makes one step of task 2 on random images. Memory is its largest
+resident set (`ru_maxrss`) less the one before the step, when the model and the batch are there. Not a
+measurement on a card; the seconds are of that one step, on a machine that may do other things.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from janus.train import Run, step
 
 METHODS = {"LoRA": {"method": "finetune"}, "Janus (exact, margin loss)": {"method": "janus"}}
 SLICES = (None, 16)
+OUT = Path(__file__).parent / "results" / "measurements" / "micro_batch.json"
 
 
 def measured(model: str, batch: int, micro_batch: int | None, method: str, threads: int) -> dict[str, float]:
@@ -40,8 +42,18 @@ def measured(model: str, batch: int, micro_batch: int | None, method: str, threa
                 folder = Path(place, split, str(c))
                 folder.mkdir(parents=True)
                 Image.new("RGB", (32, 32), (60 * c, 0, 0)).save(folder / "0.png")
-        config = make(dataset=place, model=model, weights="random", tasks=2, epochs=1, batch_size=batch, threads=threads,
-                      device="cpu", micro_batch=micro_batch, **METHODS[method])
+        config = make(
+            dataset=place,
+            model=model,
+            weights="random",
+            tasks=2,
+            epochs=1,
+            batch_size=batch,
+            threads=threads,
+            device="cpu",
+            micro_batch=micro_batch,
+            **METHODS[method],
+        )
         run = Run(config, None)
         run.learn(run.stream.tasks[0])
         learner, task = run.learner, run.stream.tasks[1]
@@ -62,11 +74,13 @@ def peak() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="vit_small_patch16_224")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "measurements" / "micro_batch.json")
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--case", help=argparse.SUPPRESS)  # one case, in a process of its own
     args = parser.parse_args()
     if args.case:
@@ -75,13 +89,22 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {}
     for method in METHODS:
         for size in SLICES:
-            case = {"micro_batch": size, "method": method}
-            words = ["--model", args.model, "--batch", args.batch, "--threads", args.threads, "--case", json.dumps(case)]
-            done = subprocess.run([sys.executable, __file__, *map(str, words)], stdout=subprocess.PIPE, text=True, check=True)
-            found.setdefault(method, []).append({"micro_batch": size} | json.loads(done.stdout.splitlines()[-1]))
-            print(method, found[method][-1], flush=True)
-    write_json(args.out, {"model": args.model, "batch": args.batch, "steps": found, "threads": args.threads,
-                          "hardware": hardware(torch.device("cpu")), "versions": versions()})
+            case = json.dumps({"micro_batch": size, "method": method})
+            words = ["--model", args.model, "--batch", args.batch, "--threads", args.threads, "--case", case]
+            command = [sys.executable, __file__, *map(str, words)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            took = {"micro_batch": size} | json.loads(done.stdout.splitlines()[-1])
+            found.setdefault(method, []).append(took)
+            print(method, took, flush=True)
+    record = {
+        "model": args.model,
+        "batch": args.batch,
+        "steps": found,
+        "threads": args.threads,
+        "hardware": hardware(torch.device("cpu")),
+        "versions": versions(),
+    }
+    write_json(args.out, record)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ def step_memory(cost: dict[str, Any]) -> str:
         found = {name: v["megabytes"] for name, v in case["variants"].items() if "megabytes" in v}
         if found:
             base, *others = found
-            said.append(f"{case['model']}, batch {case['batch']}: {found[base]:.0f} MB with {base}, " + ", ".join(
-                f"{found[name] / found[base]:.2f} × that with {name}" for name in others))
+            more = ", ".join(f"{found[name] / found[base]:.2f} × that with {name}" for name in others)
+            where = f"{case['model']}, batch {case['batch']}"
+            said.append(f"{where}: {found[base]:.0f} MB with {base}, {more}")
     return f"Peak resident memory, {'; '.join(said)}." if said else ""
 
 
@@ -23,15 +24,18 @@ def against_ours(cost: dict[str, Any]) -> str:
     base, said = "janus LoRA on k, v", []
     for case in cost["cases"]:
         ours = case["variants"][base]
-        found = {name: v for name, v in case["variants"].items() if name.endswith("+ OE + DML")}
-        said.append(f"{case['model']}: " + ", ".join(
-            f"{name} {v['ratio'] / ours['ratio']:.2f} × the time, {v['megabytes'] / ours['megabytes']:.2f} × the memory"
-            for name, v in found.items()))
+        times = []
+        for name, v in case["variants"].items():
+            if name.endswith("+ OE + DML"):
+                time, size = v["ratio"] / ours["ratio"], v["megabytes"] / ours["megabytes"]
+                times.append(f"{name} {time:.2f} × the time, {size:.2f} × the memory")
+        said.append(f"{case['model']}: {', '.join(times)}")
     return f"Against {base}, by the quotients of these medians: {'; '.join(said)}."
 
 
 def memory(record: dict[str, Any]) -> str:
     """What a batch of the paper's protocol needs, counted; plain LoRA, then Janus as a multiple of it."""
+
     def gigabytes(name: str, precision: str) -> float:
         case = record["counted"][name][precision]
         return (case["fixed"] + 128 * case["image"]) / 1e3
@@ -40,20 +44,25 @@ def memory(record: dict[str, Any]) -> str:
     said = []
     for precision in record["counted"][base]:
         least = gigabytes(base, precision)
-        said.append(f"in {precision} {least:.1f} GB with {base}, " + ", ".join(
-            f"{gigabytes(name, precision) / least:.2f} × that with {name}" for name in others))
-    return (f"What a training step of {record['model']} keeps (batch 128, 224 px, rank {record['rank']}, {record['basis']} "
-            f"protected directions a layer), counted tensor by tensor, not measured on a card: {'; '.join(said)}.")
+        more = (f"{gigabytes(name, precision) / least:.2f} × that with {name}" for name in others)
+        said.append(f"in {precision} {least:.1f} GB with {base}, {', '.join(more)}")
+    return (
+        f"What a training step of {record['model']} keeps (batch 128, 224 px, rank {record['rank']}, "
+        f"{record['basis']} protected directions a layer), counted tensor by tensor, not measured on a card: "
+        f"{'; '.join(said)}."
+    )
 
 
 def overhead(record: dict[str, Any]) -> str:
     """`janus bench` beside `janus run`, and two workers beside one."""
     runs = record["run_seconds"]
     workers, plain = f"{record['speed_up']:.2f} ×", f"{record['pairs_speed_up']:.2f} ×"
-    return (f"{len(runs)} small runs of one thread each: {statistics.fmean(runs):.0f} s a run as `janus run`, "
-            f"{record['overhead_seconds']:+.1f} s a run as `janus bench`, whose two workers are {workers} as fast as "
-            f"one ({record['hardware']['cpu']}, imports, kernels and the cluster's start included). Two commands `janus run` side "
-            f"by side are {plain} as fast as one after another: what the machine gives.")
+    return (
+        f"{len(runs)} small runs of one thread each: {statistics.fmean(runs):.0f} s a run as `janus run`, "
+        f"{record['overhead_seconds']:+.1f} s a run as `janus bench`, whose two workers are {workers} as "
+        f"fast as one ({record['hardware']['cpu']}, imports, kernels and the cluster's start included). Two "
+        f"commands `janus run` side by side are {plain} as fast as one after another: what the machine gives."
+    )
 
 
 def many_tasks(record: dict[str, Any]) -> str:
@@ -67,10 +76,13 @@ def many_tasks(record: dict[str, Any]) -> str:
         said.append(f"{name} {ratio:.2f} × and {grown:+.0f} MB")
     count = len(next(iter(record["methods"].values())))
     kept = sum(late[-1][key] for key in ("heads", "basis", "prototypes", "test features")) / 1e6
-    return (f"Over {count} tiny tasks, from the second fifth to the last: time of a step and resident memory of the process "
-            f"{', '.join(said)} ({record['hardware']['cpu']}, {record['hardware']['threads']} thread, one run each). "
-            f"Heads, basis, prototypes and the test features that drift is measured with are {kept:.1f} MB at the end; "
-            "images were decoded before the first task, and freed memory was given back before each look.")
+    return (
+        f"Over {count} tiny tasks, from the second fifth to the last: time of a step and resident memory of "
+        f"the process {', '.join(said)} ({record['hardware']['cpu']}, {record['hardware']['threads']} "
+        "thread, one run each). Heads, basis, prototypes and the test features that drift is measured with "
+        f"are {kept:.1f} MB at the end; images were decoded before the first task, and freed memory was "
+        "given back before each look."
+    )
 
 
 def input_pipeline(record: dict[str, Any]) -> str:
@@ -78,9 +90,11 @@ def input_pipeline(record: dict[str, Any]) -> str:
     case = record["case"]
     speed, ratio = case["images_per_core_second"], case["ratio"]
     width, height = case["photograph"]
-    return (f"{case['images']} photographs of {width} x {height} pixels to {case['size']}, cropped and flipped: "
-            f"{speed['cache']:.0f} images a second and core from the decoded cache, {speed['dataloader']:.0f} from a "
-            f"DataLoader that decodes JPEG with Pillow; round by round {ratio['median']:.1f} × ({ratio['lowest']:.1f} … "
-            f"{ratio['highest']:.1f}; "
-            f"{case['rounds']} rounds, {record['hardware']['cpu']}, {record['hardware']['threads']} thread, a machine shared with "
-            "other work).")
+    return (
+        f"{case['images']} photographs of {width} x {height} pixels to {case['size']}, cropped and flipped: "
+        f"{speed['cache']:.0f} images a second and core from the decoded cache, {speed['dataloader']:.0f} "
+        f"from a DataLoader that decodes JPEG with Pillow; round by round {ratio['median']:.1f} × "
+        f"({ratio['lowest']:.1f} … {ratio['highest']:.1f}; {case['rounds']} rounds, "
+        f"{record['hardware']['cpu']}, {record['hardware']['threads']} thread, a machine shared with other "
+        "work)."
+    )

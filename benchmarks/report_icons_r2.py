@@ -1,4 +1,4 @@
-"""The marked places of docs/results/icons_r2.md, for `report.py`: what the committed results of Icons-R 2 say so far."""
+"""The marked places of docs/results/icons_r2.md, for `report.py`: what Icons-R 2's results say so far."""
 
 from __future__ import annotations
 
@@ -16,17 +16,32 @@ from janus.report.tables import Table, difference_table, overview, rate_table
 FIGURES = Path(__file__).parent.parent / "figures"
 SCORES = ("ACC", "MAA", "BWT", "learning acc.", "task-aware acc.", "violation", "drift")
 LINEAR = ("frozen", "LoRA", "LoRA-FA", "GPM", "OE", "OE+GR", "exact", "probe", "joint")
-OTHER = ("ncm", "RanPAC", "LoRA, RanPAC head", "OE+GR, RanPAC head", "exact, RanPAC head", "frozen, aligned heads",
-         "LoRA, aligned heads", "OE+GR, aligned heads", "exact, aligned heads", "SLCA")
-FIRST = ("frozen", "LoRA", "OE+GR", "exact", "joint", "RanPAC", "LoRA, RanPAC head", "OE+GR, RanPAC head", "exact, RanPAC head")
+RANPAC = ("RanPAC", *(f"{row}, RanPAC head" for row in ("LoRA", "OE+GR", "exact")))
+ALIGNED = tuple(f"{row}, aligned heads" for row in ("frozen", "LoRA", "OE+GR", "exact"))
+OTHER = ("ncm", *RANPAC, *ALIGNED, "SLCA")
+FIRST = ("frozen", "LoRA", "OE+GR", "exact", "joint", *RANPAC)
 DRAWN = ("LoRA", "OE", "GPM", "OE+GR", "exact", "frozen")
-STEPS = [("probe", "joint"), ("frozen", "LoRA"), ("frozen", "GPM"), ("frozen", "OE+GR"), ("frozen", "exact"), ("LoRA", "OE+GR"),
-         ("LoRA", "exact"), ("GPM", "OE+GR"), ("OE", "OE+GR"), ("OE+GR", "exact")]
-HEAD_STEPS = [*(("RanPAC", f"{row}, RanPAC head") for row in ("LoRA", "OE+GR", "exact")),
-              *(("LoRA, RanPAC head", f"{row}, RanPAC head") for row in ("OE+GR", "exact")),
-              *((row, f"{row}, RanPAC head") for row in ("OE+GR", "exact")), ("OE+GR, RanPAC head", "exact, RanPAC head"),
-              *(("frozen, aligned heads", f"{row}, aligned heads") for row in ("LoRA", "OE+GR", "exact")),
-              ("SLCA", "exact, aligned heads"), ("RanPAC", "exact, aligned heads")]
+STEPS = [
+    ("probe", "joint"),
+    ("frozen", "LoRA"),
+    ("frozen", "GPM"),
+    ("frozen", "OE+GR"),
+    ("frozen", "exact"),
+    ("LoRA", "OE+GR"),
+    ("LoRA", "exact"),
+    ("GPM", "OE+GR"),
+    ("OE", "OE+GR"),
+    ("OE+GR", "exact"),
+]
+HEAD_STEPS = [
+    *(("RanPAC", f"{row}, RanPAC head") for row in ("LoRA", "OE+GR", "exact")),
+    *(("LoRA, RanPAC head", f"{row}, RanPAC head") for row in ("OE+GR", "exact")),
+    *((row, f"{row}, RanPAC head") for row in ("OE+GR", "exact")),
+    ("OE+GR, RanPAC head", "exact, RanPAC head"),
+    *(("frozen, aligned heads", f"{row}, aligned heads") for row in ("LoRA", "OE+GR", "exact")),
+    ("SLCA", "exact, aligned heads"),
+    ("RanPAC", "exact, aligned heads"),
+]
 
 
 def adaptation(runs: pd.DataFrame) -> str:
@@ -36,8 +51,9 @@ def adaptation(runs: pd.DataFrame) -> str:
     for (strength, epochs), found in runs.groupby(["strength", "training.epochs"]):
         accs = {row: values(found, row)[0] for row in found["variant"].unique()}
         joint = {row: acc for row, acc in accs.items() if row.startswith("joint")}
-        lines.append([f"{strength:g}", epochs, f"{accs['probe']:.1f}", *(f"{acc:.1f}" for acc in joint.values()),
-                      f"{max(joint.values()) - accs['probe']:+.1f}"])
+        gain = f"{max(joint.values()) - accs['probe']:+.1f}"
+        cells = (f"{acc:.1f}" for acc in (accs["probe"], *joint.values()))
+        lines.append([f"{strength:g}", epochs, *cells, gain])
     return str(Table(["strength", "epochs", "probe", *joint, "the better one minus probe"], lines))
 
 
@@ -65,8 +81,9 @@ def blocks(groups: dict[str, pd.DataFrame]) -> dict[str, str]:
     found["icons_r2_heads"] = heads(groups["icons_r2_heads"])
     found["icons_r2_tune"] = f"{rate_table(tune)}\n\n{provenance(tune)}"
     found["icons_r2_one_rate"] = at_one_rate(tune, DRAWN[:-1], 1e-3)
-    plots.rates(pd.concat([pick(tune, DRAWN), groups["icons_r2_heads"]]),
-                title="Protection lets LoRA learn faster before it forgets").save(FIGURES / "icons_r2_rates")
+    drawn = pd.concat([pick(tune, DRAWN), groups["icons_r2_heads"]])
+    figure = plots.rates(drawn, title="Protection lets LoRA learn faster before it forgets")
+    figure.save(FIGURES / "icons_r2_rates")
     demo = pick(groups["icons_r2_demo"], (*PAPER_ROWS, "GPM", "exact", "frozen", "joint"))
     scores = overview(demo, ("ACC", "MAA", "BWT", "violation"), ("ImageNet-R, T=10", PAPER))
     found["icons_r2_demo"] = f"{scores}\n\n{provenance(demo)}"

@@ -1,4 +1,4 @@
-"""janus: Janus-LoRA, LoRA-based continual learning that protects what old tasks use, to run and to understand."""
+"""janus: Janus-LoRA, continual learning by LoRA that protects what old tasks use, to run and understand."""
 
 from __future__ import annotations
 
@@ -28,13 +28,26 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {  # name → module; imported when first used, so that `janus --help` does not wait for torch
-    "Config": "config", "JanusError": "errors", "UsageError": "errors", "adapt": "lora", "merge": "lora", "unadapt": "lora",
-    "export_peft": "models.peft_io", "import_peft": "models.peft_io", "export": "models.timm_export",
-    "Predictor": "predict", "extend": "predict", "load": "predict", "evaluate": "report.confusion",
-    "Basis": "protect", "create_rectified_optimizer": "protect", "estimate_basis": "protect",
-    "Result": "runtime.result", "run": "train",
+    "Config": "config",
+    "JanusError": "errors",
+    "UsageError": "errors",
+    "adapt": "lora",
+    "merge": "lora",
+    "unadapt": "lora",
+    "export_peft": "models.peft_io",
+    "import_peft": "models.peft_io",
+    "export": "models.timm_export",
+    "Predictor": "predict",
+    "extend": "predict",
+    "load": "predict",
+    "evaluate": "report.confusion",
+    "Basis": "protect",
+    "create_rectified_optimizer": "protect",
+    "estimate_basis": "protect",
+    "Result": "runtime.result",
+    "run": "train",
 }
-_MODULES = ("config", "configure", "history", "lessons", "lora", "metrics", "plots", "protect", "rectify", "separation", "train")
+_MODULES = "config configure history lessons lora metrics plots protect rectify separation train".split()
 __all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605
 
 

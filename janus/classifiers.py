@@ -1,7 +1,7 @@
-"""Classifiers: how the classes seen so far are scored from a method's final features. Training is the same for all.
+"""Classifiers: how the classes seen so far are scored from a method's final features.
 
-Each takes in a task once, when it ends, by the features its training images have then (test transform, not normalised); no
-image is kept, and features that drift later are not followed.
+Training is the same for all. Each takes in a task once, when it ends, by the features its training images
+have then (test transform, not normalised); no image is kept, and features that drift later are not followed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class LearnerProtocol(Protocol):
 
 
 class Linear:
-    """The tasks' own linear heads side by side, `W_t f + b_t`: what the methods train. Keeps nothing besides."""
+    """The tasks' own linear heads side by side, `W_t f + b_t`: what the methods train.
+
+    Keeps nothing besides.
+    """
 
     score: ClassVar[str] = "probability"  # what `janus.predict.Predictor` makes of the scores
 
@@ -42,7 +45,10 @@ class Linear:
         self.learner = learner
 
     def end_task(self, features: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> None:
-        """Take in a task: features (N, d) of all its images, labels (N,) in 0…classes−1; `classes` have been seen so far."""
+        """Take in a task: features (N, d) of all its images, labels (N,) in 0…classes−1.
+
+        `classes` have been seen so far.
+        """
 
     def scores(self, features: Tensor) -> Tensor:
         """(N, d) → (N, classes seen) float32: higher is likelier. No task identity is used."""
@@ -50,7 +56,7 @@ class Linear:
 
     @staticmethod
     def stored(config: Config, width: int, classes: int) -> dict[str, int]:
-        """Part → bytes of the tensors in `state_dict` for features of `width` d, once `classes` have been seen."""
+        """Part → bytes of the tensors in `state_dict`, after `classes` classes with features of `width` d."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -61,7 +67,10 @@ class Linear:
 
 
 class NearestClassMean(Linear):
-    """Cosine to the mean of each class's L2-normalised features (Mensink et al., TPAMI 2013): `learner.prototypes`, one a class."""
+    """Cosine to the mean of each class's L2-normalised features (Mensink et al., TPAMI 2013).
+
+    The means are `learner.prototypes`, one a class.
+    """
 
     score = "cosine"
 
@@ -70,13 +79,14 @@ class NearestClassMean(Linear):
 
 
 class RanPAC(Linear):
-    """Ridge regression of one-hot labels y on random features `h = ReLU(f P)` (McDonnell et al., RanPAC, NeurIPS 2023).
+    """Ridge regression of one-hot labels y on random features `h = ReLU(f P)`.
 
-    P (d, M) is Gaussian and never changes; the setting `classifier.dim` is M: 2,000, which a CPU manages; the paper has 10,000.
-    With `G = Σ h hᵀ` and `C = Σ h yᵀ` over all images so far, the scores are `h W`, `W = (G + λI)⁻¹ C`: while features stay as
-    they are, the same W for one λ, however the classes are cut into tasks. λ: `choose_ridge`, anew at each task. (The paper
-    adapts the backbone in task 1 only; here the features are the method's.) Keeps P, G (M, M), C and W (M, classes seen) in
-    float64, on the CPU where the device is mps, which has none.
+    The paper is McDonnell et al., RanPAC, NeurIPS 2023. P (d, M) is Gaussian and never changes; the setting
+    `classifier.dim` is M: 2,000, which a CPU manages; the paper has 10,000. With `G = Σ h hᵀ` and
+    `C = Σ h yᵀ` over all images so far, the scores are `h W`, `W = (G + λI)⁻¹ C`: while features stay as they
+    are, the same W for one λ, however the classes are cut into tasks. λ: `choose_ridge`, anew at each task.
+    (The paper adapts the backbone in task 1 only; here the features are the method's.) Keeps P, G (M, M), C
+    and W (M, classes seen) in float64, on the CPU where the device is mps, which has none.
     """
 
     score = "regression"
@@ -111,25 +121,32 @@ class RanPAC(Linear):
         return {"P and G": 8 * (d * M + M**2), "C and W": 8 * 2 * M * classes}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"P": self.P, "G": self.G, "C": self.C, "W": self.W, "ridge": self.ridge}  # torch may draw P otherwise one day
+        # P is kept, too: torch may draw it otherwise one day
+        return {"P": self.P, "G": self.G, "C": self.C, "W": self.W, "ridge": self.ridge}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.P, self.G, self.C, self.W, self.ridge = *(state[name].to(self.device) for name in "PGCW"), state["ridge"]
+        self.P, self.G, self.C, self.W = (state[name].to(self.device) for name in "PGCW")
+        self.ridge = state["ridge"]
 
 
 def ridge_regression(G: Tensor, C: Tensor, ridge: float) -> Tensor:
     """`W = (G + λI)⁻¹ C` (M, classes). JanusError: it is not finite, as when features are not."""
     W, failed = torch.linalg.solve_ex(G + ridge * torch.ones_like(G[0]).diag(), C)
     if failed or not W.isfinite().all():
-        raise JanusError(f"classifier=ranpac finds no weights (λ = {ridge:g}): features are not finite any more; "
-                         "try a smaller lr")
+        raise JanusError(
+            f"classifier=ranpac finds no weights (λ = {ridge:g}): features are not finite any more; "
+            "try a smaller lr"
+        )
     return W
 
 
 def choose_ridge(G: Tensor, C: Tensor, h: Tensor, y: Tensor) -> float:
-    """The λ of `RIDGES` whose W has the least mean squared error on held-out h (N, M), y (N, classes). G and C: of past tasks
-    and the other four fifths of this one (the paper's appendix; its code leaves the past out). The largest λ comes first; the
-    last is the smallest for which G + λI is positive definite to rounding."""
+    """The λ of `RIDGES` whose W has the least mean squared error on held-out h (N, M), y (N, classes).
+
+    G and C: of past tasks and the other four fifths of this one (the paper's appendix; its code leaves the
+    past out). The largest λ comes first; the last is the smallest for which G + λI is positive definite to
+    rounding.
+    """
     best = math.inf, RIDGES[-1]
     for ridge in reversed(RIDGES):
         factor, failed = torch.linalg.cholesky_ex(G + ridge * torch.ones_like(G[0]).diag())
@@ -140,20 +157,21 @@ def choose_ridge(G: Tensor, C: Tensor, h: Tensor, y: Tensor) -> float:
 
 
 class Aligned(Linear):
-    """The linear heads, trained once more after every task but the first: all together, on features drawn from a Gaussian a class.
+    """The linear heads, trained once more after every task but the first.
 
-    That is SLCA's classifier alignment (Zhang et al., ICCV 2023), here for any method that trains heads. The features f of each
-    class c are taken as N(μ_c, Σ_c), measured when its task ends. The heads of all classes seen so far learn samples of them by
-    `CE(z / (τ ‖z‖))`, z = W f + b: only the direction of z counts, so no head grows at the cost of others. The heads are changed
-    in place; a method whose loss asks old heads (LwF) asks aligned ones.
+    All together, on features drawn from a Gaussian a class: that is SLCA's classifier alignment (Zhang et
+    al., ICCV 2023), here for any method that trains heads. The features f of each class c are taken as
+    N(μ_c, Σ_c), measured when its task ends. The heads of all classes seen so far learn samples of them by
+    `CE(z / (τ ‖z‖))`, z = W f + b: only the direction of z counts, so no head grows at the cost of others.
+    The heads are changed in place; a method whose loss asks old heads (LwF) asks aligned ones.
 
-    Settings: `classifier.samples` of a class in each epoch, drawn anew; `classifier.epochs`; `classifier.lr`, of SGD with momentum
-    0.9 and weight decay 5e-4, cosine to zero; `classifier.temperature` is τ; `classifier.covariance`: Σ of each class, as the
-    paper has it, or one Σ that all classes share. In its code, not in its equations, the paper also lengthens old means; that is
-    left out.
+    Settings: `classifier.samples` of a class in each epoch, drawn anew; `classifier.epochs`; `classifier.lr`,
+    of SGD with momentum 0.9 and weight decay 5e-4, cosine to zero; `classifier.temperature` is τ;
+    `classifier.covariance`: Σ of each class, as the paper has it, or one Σ that all classes share. In its
+    code, not in its equations, the paper also lengthens old means; that is left out.
 
-    Keeps μ (classes, d) and the Cholesky factor L of Σ + 1e-4 I, (classes, d, d) or (1, d, d); float32. At 100 classes and d = 192:
-    15 MB, or 0.2 MB. No image.
+    Keeps μ (classes, d) and the Cholesky factor L of Σ + 1e-4 I, (classes, d, d) or (1, d, d); float32. At
+    100 classes and d = 192: 15 MB, or 0.2 MB. No image.
     """
 
     def __init__(self, learner: LearnerProtocol, generator: torch.Generator) -> None:
@@ -213,8 +231,11 @@ RIDGE = 1e-4  # on the diagonal of Σ: a class of few images has no full one
 
 
 def gaussians(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean μ (classes, d) and unbiased covariance Σ (classes, d, d) of each class's features, and what Σ is a mean over: the
-    number of images less one, (classes,). Σ of a class of one image is 0. features: (N, d), labels: (N,). Float64, on the CPU."""
+    """Mean μ (classes, d) and unbiased covariance Σ (classes, d, d) of each class, and what Σ is a mean over.
+
+    The last is the number of images less one, (classes,). Σ of a class of one image is 0. features: (N, d),
+    labels: (N,). Float64, on the CPU.
+    """
     mine = [features[labels == label].cpu().double() for label in range(classes)]  # (n, d) each
     mean = torch.stack([f.mean(0) for f in mine])
     freedom = torch.tensor([len(f) - 1 for f in mine])
@@ -226,7 +247,9 @@ def root_of(covariance: Tensor) -> Tensor:
     """Lower L with `L Lᵀ = Σ + 1e-4 I`, (…, d, d). JanusError: Σ is not finite, as when features are not."""
     L, failed = torch.linalg.cholesky_ex(covariance + RIDGE * torch.eye(covariance.shape[-1]).to(covariance))
     if failed.any() or not L.isfinite().all():
-        raise JanusError("classifier=aligned finds no Gaussians: features are not finite any more; try a smaller lr")
+        raise JanusError(
+            "classifier=aligned finds no Gaussians: features are not finite any more; try a smaller lr"
+        )
     return L
 
 
@@ -237,9 +260,13 @@ def covariance_of(root: Tensor) -> Tensor:
 
 
 def aligned(heads: nn.ModuleList, features: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """`CE(z / (τ ‖z‖))`, a mean over the batch: z (b, classes) are the heads' logits of features (b, d) side by side."""
+    """`CE(z / (τ ‖z‖))`, a mean over the batch.
+
+    z (b, classes) are the heads' logits of features (b, d) side by side.
+    """
     z = torch.cat([head(features) for head in heads], dim=1)
     return F.cross_entropy(F.normalize(z, dim=1) / temperature, labels)
 
 
-KINDS = {"linear": Linear, "ncm": NearestClassMean, "ranpac": RanPAC, "aligned": Aligned}  # by `classifier.name`
+# by `classifier.name`
+KINDS = {"linear": Linear, "ncm": NearestClassMean, "ranpac": RanPAC, "aligned": Aligned}

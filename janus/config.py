@@ -57,11 +57,8 @@ class DataSettings(Settings):
         """Options as the data set has them, without its defaults."""
         if not isinstance(value, Mapping) or "dataset" not in info.data:
             return value
-        return (
-            registry.options(info.data["dataset"])
-            .model_validate(dict(value))
-            .model_dump(exclude_defaults=True)
-        )
+        options = registry.options(info.data["dataset"]).model_validate(dict(value))
+        return options.model_dump(exclude_defaults=True)
 
 
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
@@ -69,11 +66,8 @@ Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 
 def _pickled(s: Any) -> str | None:
     named = s.weights not in (None, "random")
-    return (
-        f"weights={s.weights} {assets.PICKLED}"
-        if named and not s.weights.endswith(".safetensors")
-        else None
-    )
+    fault = f"weights={s.weights} {assets.PICKLED}"
+    return fault if named and not s.weights.endswith(".safetensors") else None
 
 
 def _photos(s: Any) -> str | None:
@@ -82,11 +76,8 @@ def _photos(s: Any) -> str | None:
 
 def _narrow(s: Any) -> str | None:
     width = registry.WIDTHS.get(s.model, s.rank)
-    return (
-        f"backbone.rank={s.rank} does not fit {s.model}: choose a whole number from 1 to {width}"
-        if s.rank > width
-        else None
-    )
+    fault = f"backbone.rank={s.rank} does not fit {s.model}: choose a whole number from 1 to {width}"
+    return fault if s.rank > width else None
 
 
 def _one_size(s: Any) -> str | None:
@@ -105,8 +96,8 @@ class BackboneSettings(Settings):
     image_size: int | None = Field(
         None,
         ge=1,
-        description="side of its images in pixels, if another than its own: timm resizes the positions of its "
-        "ViTs; None: its own",
+        description="side of its images in pixels, if another than its own: timm resizes the positions of "
+        "its ViTs; None: its own",
     )
     normalise: Literal["auto", "checkpoint", "none"] = Field(
         "auto",
@@ -128,11 +119,8 @@ class BackboneSettings(Settings):
 
 def _switch(value: Any) -> Any:
     """YAML reads `off` as false."""
-    return (
-        {"true": "auto", "false": "off"}.get(str(value).lower(), value)
-        if isinstance(value, (bool, str))
-        else value
-    )
+    meant = {"true": "auto", "false": "off"}
+    return meant.get(str(value).lower(), value) if isinstance(value, (bool, str)) else value
 
 
 Amp = Annotated[Literal["off", "auto", "bf16", "fp16"], BeforeValidator(_switch)]
@@ -172,15 +160,16 @@ class RuntimeSettings(Settings):
     micro_batch: int | None = Field(
         None,
         ge=1,
-        description="most images that go through the backbone at once, for a small GPU: the step is that of the whole "
-        "batch up to rounding; all slices but the last go through the backbone once more. None: the whole batch",
+        description="most images that go through the backbone at once, for a small GPU: the step is that of "
+        "the whole batch up to rounding; all slices but the last go through the backbone once more. "
+        "None: the whole batch",
     )
     save_every: float = Field(30.0, ge=0, description="seconds between two checkpoints inside a task")
     root: str | None = Field(None, description="folder of the data set's local files; None: $JANUS_DATA")
     folder: str | None = Field(
         None,
-        description="folder that relative paths of data and weights start from; where a path is not there, as "
-        "without one, the working directory. A run with such paths keeps the folder it began in",
+        description="folder that relative paths of data and weights start from; where a path is not there, "
+        "as without one, the working directory. A run with such paths keeps the folder it began in",
     )
 
 
@@ -216,7 +205,10 @@ class RandomFeaturesSettings(ClassifierSettings):
 
 
 class AlignedSettings(ClassifierSettings):
-    """All heads trained again after each task, on Gaussians (Zhang et al., SLCA, ICCV 2023). Defaults: ours."""
+    """All heads trained again after each task, on Gaussians (Zhang et al., SLCA, ICCV 2023).
+
+    Defaults: ours.
+    """
 
     name: Literal["aligned"] = "aligned"
     covariance: Literal["class", "shared"] = Field(
@@ -257,12 +249,10 @@ def _by_name(what: str, kinds: Mapping[str, type[Settings]]) -> BeforeValidator:
 def _fixed(c: Any) -> str | None:
     """The only settings that methods fix are classifiers."""
     name = c.method.fixed.get("classifier.name", c.classifier.name)
-    return (
-        f"classifier={c.classifier.name} does not go with method={c.method.name}, which has "
-        f"classifier={name}; leave it out"
-        if c.classifier.name != name
-        else None
-    )
+    if c.classifier.name == name:
+        return None
+    both = f"classifier={c.classifier.name} does not go with method={c.method.name}"
+    return f"{both}, which has classifier={name}; leave it out"
 
 
 def _tasks(c: Any) -> str | None:
@@ -276,7 +266,10 @@ def _tasks(c: Any) -> str | None:
 
 def _replaced(c: Any) -> str | None:
     old = c.classifier.replaces if c.classifier.name == "ncm" else None
-    fault = f"classifier.replaces={old} is set by `janus extend`, when it changes a run's classifier; leave it out"
+    fault = (
+        f"classifier.replaces={old} is set by `janus extend`, when it changes a run's classifier; "
+        "leave it out"
+    )
     return fault if old and not c.data.extended else None
 
 

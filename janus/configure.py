@@ -90,10 +90,8 @@ def from_text(pairs: Sequence[str]) -> dict[str, str]:
 def as_text(config: Config | Mapping[str, Any]) -> list[str]:
     """The settings of a config that are not the default, or values by name, as `--set` takes them."""
     values = non_default(config) if isinstance(config, Config) else dict(flattened(config))
-    return [
-        f"{key}={','.join(value) if isinstance(value, (list, tuple)) else value}"
-        for key, value in values.items()
-    ]
+    texts = {k: ",".join(v) if isinstance(v, (list, tuple)) else v for k, v in values.items()}
+    return [f"{key}={text}" for key, text in texts.items()]
 
 
 # ── a config as flat keys ───────────────────────────────────────────────────────────────────────────────────

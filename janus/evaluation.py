@@ -20,15 +20,23 @@ Factors = list[tuple[Tensor, Tensor]]
 class Evaluation:
     """The scores of a learner on its stream.
 
-    records: name → numbers, as they came; `janus.Result` says what they are. learned: test features of each task when it
-    ended, for drift.
+    records: name → numbers, as they came; `janus.Result` says what they are. learned: test features of each
+    task when it ended, for drift.
     """
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
-        self.records: dict[str, Any] = {"accuracy": [], "task_aware": [], "violation": [], "violation_step": [],
-                                        "past_output_norm": [], "danger": [], "own_similarity": [], "drift": None,
-                                        "basis_rank": []}
+        self.records: dict[str, Any] = {
+            "accuracy": [],
+            "task_aware": [],
+            "violation": [],
+            "violation_step": [],
+            "past_output_norm": [],
+            "danger": [],
+            "own_similarity": [],
+            "drift": None,
+            "basis_rank": [],
+        }
         self.learned: list[Tensor] = []
 
     def displacement(self, t: int) -> None:
@@ -45,10 +53,11 @@ class Evaluation:
         self.records["past_output_norm"].append(absolute)
 
     def step(self, t: int, before: Factors) -> None:
-        """The violation of the training step that was just made from the factors `before`; a running sum for each task."""
-        pairs, bases, steps = self.learner.pairs, self.learner.protected(), self.records["violation_step"]
-        scores = [metrics.violation(metrics.displacement(b, (pair.A.detach(), pair.B.detach()), pair.scale),
-                                    bases[pair.input_key]) for pair, b in zip(pairs, before)]
+        """The violation of the training step just made from the factors `before`; a running sum a task."""
+        bases, steps, scores = self.learner.protected(), self.records["violation_step"], []
+        for pair, old in zip(self.learner.pairs, before):
+            dW = metrics.displacement(old, (pair.A.detach(), pair.B.detach()), pair.scale)
+            scores.append(metrics.violation(dW, bases[pair.input_key]))
         while len(steps) < t:
             steps.append({"sum": 0.0, "steps": 0})
         steps[-1]["sum"] += sum(scores) / len(scores)
@@ -59,13 +68,14 @@ class Evaluation:
         self.records["basis_rank"].append({key: V.shape[1] for key, V in self.learner.protected().items()})
 
     def accuracy(self, seen: Sequence[Task], old_prototypes: Tensor) -> None:
-        """Accuracy on every task seen so far, by argmax over all heads and within the right one; danger; at the end, drift.
+        """Accuracy on every task seen so far, by argmax over all heads and within the right one.
 
-        old_prototypes: (old classes, d), those of the tasks before the last of `seen`.
+        Also danger; at the end, drift. old_prototypes: (old classes, d), those of the tasks before the last
+        of `seen`.
         """
         row, aware, moved = [], [], []
         for past in seen:
-            if isinstance(past.evaluation, MissingImages):  # an extended run whose old images are no longer there
+            if isinstance(past.evaluation, MissingImages):  # an extended run without its old images
                 row.append(None), aware.append(None)
                 continue
             features = self.features(past, new=past is seen[-1])
@@ -83,14 +93,20 @@ class Evaluation:
             self.records["drift"] = sum(moved) / len(moved) if moved else None
 
     def crowding(self, task: Task, features: Tensor, old_prototypes: Tensor) -> None:
-        """The two means of the paper's danger plot: how near new features (N, d) are to old prototypes, and to their own."""
+        """The two means of the paper's danger plot.
+
+        How near new features (N, d) are to old prototypes, and to their own.
+        """
         span, labels = task.positions, task.evaluation.labels.to(features.device)
         own = self.learner.prototypes.old[span.start : span.stop]
         self.records["danger"].append(danger(features, old_prototypes))
         self.records["own_similarity"].append(own_similarity(features, labels - span.start, own))
 
     def features(self, task: Task, new: bool) -> Tensor:
-        """(N, d) of a task's evaluation images; where features never change, an old task's are what they were."""
+        """(N, d) of a task's evaluation images.
+
+        Where features never change, an old task's are what they were.
+        """
         fixed = not new and not self.learner.method.trains_features
         return self.learned[task.index] if fixed else self.learner.features(task.evaluation)
 
@@ -109,14 +125,22 @@ class Evaluation:
         self.records, self.learned = state["records"], state["learned"]
 
     def summary(self, sizes: Sequence[int]) -> dict[str, Any]:
-        """The scores of a finished run, named as in `janus.runtime.result.Result`. sizes: evaluation images of each task."""
+        """The scores of a finished run, named as in `janus.runtime.result.Result`.
+
+        sizes: evaluation images of each task.
+        """
         r = self.records
         steps = [s["sum"] / s["steps"] for s in r["violation_step"] if s["steps"]]
         return {
-            **metrics.summary(r["accuracy"], sizes), "task_aware_acc": metrics.over_samples(r["task_aware"][-1], sizes),
-            "accuracy": r["accuracy"], "task_aware": r["task_aware"], "violation": by_matrix(r["violation"]),
-            "past_output_norm": by_matrix(r["past_output_norm"]), "violation_step": {"tasks": steps, "mean": mean(steps)},
-            "drift": r["drift"], **{name: {"tasks": r[name], "mean": mean(r[name])} for name in ("danger", "own_similarity")},
+            **metrics.summary(r["accuracy"], sizes),
+            "task_aware_acc": metrics.over_samples(r["task_aware"][-1], sizes),
+            "accuracy": r["accuracy"],
+            "task_aware": r["task_aware"],
+            "violation": by_matrix(r["violation"]),
+            "past_output_norm": by_matrix(r["past_output_norm"]),
+            "violation_step": {"tasks": steps, "mean": mean(steps)},
+            "drift": r["drift"],
+            **{name: {"tasks": r[name], "mean": mean(r[name])} for name in ("danger", "own_similarity")},
             "basis_rank": r["basis_rank"],
         }
 
@@ -129,5 +153,6 @@ def by_matrix(tasks: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Scores of each task by matrix name, and their means over tasks and layers: all, and apart (k, v, …)."""
     means: dict[str, float | None] = {"all": mean([v for task in tasks for v in task.values()])}
     for kind in sorted({name.rpartition(".")[2] for task in tasks for name in task}):
-        means[kind] = mean([v for task in tasks for name, v in task.items() if name.rpartition(".")[2] == kind])
+        scores = [v for task in tasks for name, v in task.items() if name.rpartition(".")[2] == kind]
+        means[kind] = mean(scores)
     return {"tasks": list(tasks), "mean": means}

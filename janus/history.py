@@ -1,10 +1,11 @@
 """Online Estimation: the input subspace of past tasks, estimated while training.
 
 Old outputs stay unchanged when a later displacement satisfies `ΔW x = 0` for every old input x of the layer.
-The inputs are not kept. A layer keeps the sum of `x xᵀ` over the tokens it sees in the forward passes of a task's last
-epoch (n x n numbers, whatever the number of images); when the task ends, the leading eigenvectors of what V does not hold
-yet join the orthonormal basis V. GPM (Saha et al., ICLR 2021) finds the same kind of basis from an extra pass over the data;
-Janus-LoRA (Chen et al., ICML 2026, "Online Estimation") takes it from passes that are made anyway.
+The inputs are not kept. A layer keeps the sum of `x xᵀ` over the tokens it sees in the forward passes of a
+task's last epoch (n x n numbers, whatever the number of images); when the task ends, the leading eigenvectors
+of what V does not hold yet join the orthonormal basis V. GPM (Saha et al., ICLR 2021) finds the same kind of
+basis from an extra pass over the data; Janus-LoRA (Chen et al., ICML 2026, "Online Estimation") takes it from
+passes that are made anyway.
 """
 
 from __future__ import annotations
@@ -24,18 +25,21 @@ from .models.lora_layer import Pair
 from .runtime.distributed import Processes
 from .runtime.timing import Stopwatch
 
-STRIPS = 4  # `x xᵀ` is symmetric: in so many strips of rows, each from the diagonal on, it takes 10/16 of the arithmetic
+# `x xᵀ` is symmetric: in so many strips of rows, each from the diagonal on, it takes 10/16 of the arithmetic
+STRIPS = 4
 
 
 class SecondMoments:
-    """Sums `Σ x xᵀ` (of each, what lies on and above the diagonal) and token counts of layer inputs, taken by forward hooks while
-    `active`.
+    """Sums `Σ x xᵀ` and token counts of layer inputs, taken by forward hooks while `active`.
+
+    Of each sum there is what lies on and above the diagonal.
 
     Args:
-        pairs: adapted matrices; those that share an input (`input_key`) are watched once, and it is checked that they do.
+        pairs: adapted matrices; those that share an input (`input_key`) are watched once, and it is checked
+            that they do.
 
-    Every token counts (CLS included), uncentred. Sums are float32 whatever the autocast type, and they add: over
-    batches, epochs and devices. Nothing that could show a sample is kept. `watch` times the hooks.
+    Every token counts (CLS included), uncentred. Sums are float32 whatever the autocast type, and they add:
+    over batches, epochs and devices. Nothing that could show a sample is kept. `watch` times the hooks.
     """
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
@@ -55,7 +59,8 @@ class SecondMoments:
             self.sum[key], self.count[key] = torch.zeros(A.shape[1], A.shape[1], device=A.device), 0
             self._hooks.append(first.register_forward_pre_hook(Collector(self._watch(key, bool(others)))))
             for layer in others:
-                self._hooks.append(layer.register_forward_pre_hook(Collector(self._check(key, layer is others[-1]))))
+                check = self._check(key, layer is others[-1])
+                self._hooks.append(layer.register_forward_pre_hook(Collector(check)))
 
     def _watch(self, key: str, shared: bool) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -73,21 +78,28 @@ class SecondMoments:
         return hook
 
     def _counted(self, x: Tensor) -> Tensor:
-        """(tokens, n): all of x, (…, n), or those that the mask names. A layer that does not see (batch, tokens) has no mask."""
+        """(tokens, n): all of x, (…, n), or those that the mask names.
+
+        A layer that does not see (batch, tokens) has no mask.
+        """
         if self.mask is not None and x.shape[:-1] == self.mask.shape:
             return x[self.mask.to(x.device)]
         return x.flatten(0, -2)
 
     def _check(self, key: str, last: bool) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        """A hook for layers that should share the first one's input: by their names they do, but a name proves nothing."""
+        """A hook for layers that by their names share the first one's input: a name proves nothing."""
 
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             seen = self._latest.pop(key, None) if last else self._latest.get(key)
-            if not self.active or seen is None or inputs[0] is seen or inputs[0].data_ptr() == seen.data_ptr():
+            if not self.active or seen is None:
+                return
+            if inputs[0] is seen or inputs[0].data_ptr() == seen.data_ptr():
                 return
             if inputs[0].shape != seen.shape or not torch.equal(inputs[0], seen):
-                raise JanusError(f"{key}: its layers are fed by different tensors, and one basis cannot protect them all; adapt "
-                                 "only layers that share an input there, such as K and V")
+                raise JanusError(
+                    f"{key}: its layers are fed by different tensors, and one basis cannot protect them "
+                    "all; adapt only layers that share an input there, such as K and V"
+                )
 
         return hook
 
@@ -104,7 +116,10 @@ class SecondMoments:
 
     @contextmanager
     def over(self, processes: Processes) -> Iterator[None]:
-        """Inside, every process holds the sums over all of them; afterwards the main one alone, so that nothing counts twice."""
+        """Inside, every process holds the sums over all of them.
+
+        Afterwards the main one alone does, so that nothing counts twice.
+        """
         if processes.count > 1:
             counts = torch.tensor(list(self.count.values()), device=next(iter(self.sum.values())).device)
             for sums in (counts, *self.sum.values()):  # one by one: no second copy of all
@@ -172,12 +187,12 @@ def extend_basis(basis: Tensor, C: Tensor, energy: float, max_rank: int | None =
 
 
 class History:
-    """What is known of past tasks: a basis V of each layer's inputs, and their mean second moment (diagnosis only).
+    """What is known of past tasks: a basis V of each layer's inputs, their mean second moment (diagnosis).
 
     Args:
         pairs: adapted matrices; the layers of one `input_key` share a basis.
-        rank: LoRA's rank r. At least 2r directions stay free in every layer, or nothing more could be learned;
-            a layer that runs out is named once in a warning.
+        rank: LoRA's rank r. At least 2r directions stay free in every layer, or nothing more could be
+            learned; a layer that runs out is named once in a warning.
         power: what energy is a sum of: λ of the second moment (1, GPM's rule) or λ² (2, DualGPM's).
     """
 
@@ -201,8 +216,11 @@ class History:
             V = extend_basis(V, torch.linalg.matrix_power(C, self.power), energy, max_rank=most)
             if self.protects and V.shape[1] >= most and key not in self.full:
                 self.full.add(key)
-                warnings.warn(f"{key}: the null space is used up ({V.shape[1]} of {len(C)} directions are protected, "
-                              f"2r = {2 * self.rank} stay free); later tasks are protected only in part", stacklevel=2)
+                warnings.warn(
+                    f"{key}: the null space is used up ({V.shape[1]} of {len(C)} directions are protected, "
+                    f"2r = {2 * self.rank} stay free); later tasks are protected only in part",
+                    stacklevel=2,
+                )
             self.basis[key] = V.float()
             self.mean[key] = (self.mean[key] * self.tasks + C) / (self.tasks + 1)
         self.tasks += 1

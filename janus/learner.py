@@ -1,4 +1,4 @@
-"""What a run trains and a prediction loads: the adapted backbone, its heads, and what is kept of past tasks."""
+"""What a run trains and a prediction loads: the adapted backbone, its heads, what is kept of past tasks."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ from .separation import Prototypes
 class Learner:
     """The state of a learner between two images: nothing in it is about a loop, a folder or a clock.
 
-    model, preprocess, backbone: the adapted ViT, how its input is prepared, the fingerprint of its weights before adaptation.
-    pairs: the adapted matrices. heads: one linear head a task. moments: second moments of layer inputs in the task at hand.
-    history: the estimated past. prototypes: class means. start_factors: each pair's (A, B) when the task at hand began.
-    classifier: how features become scores. method: what is particular to the method.
-    plain: the test transform.
+    model, preprocess, backbone: the adapted ViT, how its input is prepared, the fingerprint of its weights
+    before adaptation. pairs: the adapted matrices. heads: one linear head a task. moments: second moments of
+    layer inputs in the task at hand. history: the estimated past. prototypes: class means. start_factors:
+    each pair's (A, B) when the task at hand began. classifier: how features become scores. method: what is
+    particular to the method. plain: the test transform.
     """
 
-    def __init__(self, config: Config, device: torch.device, processes: distributed.Processes = distributed.ALONE) -> None:
+    def __init__(
+        self, config: Config, device: torch.device, processes: distributed.Processes = distributed.ALONE
+    ) -> None:
         self.config, self.device, self.processes = config, device, processes
         self.model, self.preprocess, self.backbone = build_model(config, self.generator("factors", 0), device)
         self.plain = transforms.test_transform(augmentation(config), self.preprocess)
@@ -60,9 +62,13 @@ class Learner:
         return (1 if self.config.method.joint else self.config.data.tasks) + len(self.config.data.extended)
 
     def generator(self, *purpose: Any) -> torch.Generator:
-        """A CPU generator for one purpose ("batches", task, epoch): nothing random depends on what ran before it."""
+        """A CPU generator for one purpose ("batches", task, epoch).
+
+        Nothing random depends on what ran before it.
+        """
         text = "/".join(map(str, (self.config.training.seed, *purpose)))
-        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+        return torch.Generator().manual_seed(seed)
 
     def energy(self, t: int) -> float:
         """ε of task t."""
@@ -70,21 +76,23 @@ class Learner:
         share = t / max(1, self.tasks - 1)
         return c.energy if c.energy_end is None else c.energy + (c.energy_end - c.energy) * share
 
-    # ── images → features ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── images → features ───────────────────────────────────────────────────────────────────────────────────
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ready for the backbone, (b, 3, S, S) → final CLS features (b, d); in half precision where `amp` says so.
+        """Images ready for the backbone, (b, 3, S, S) → final CLS features (b, d).
 
-        With `runtime.micro_batch` they go through it in slices. What the backward pass needs is kept of the last slice only;
-        the others, each in its turn, go through once more then. So the loss is that of the whole batch, whatever it is, and
-        only rounding tells the gradients from those of one pass.
+        In half precision where `amp` says so. With `runtime.micro_batch` images go through it in slices. What
+        the backward pass needs is kept of the last slice only; the others, each in its turn, go through once
+        more then. So the loss is that of the whole batch, whatever it is, and only rounding tells the
+        gradients from those of one pass.
         """
         if not len(x):  # a process's part of a small batch
             return torch.zeros(0, self.model.num_features, device=self.device)
         with autocast(self.config.training.amp, self.device):
             *others, last = x.split(self.config.runtime.micro_batch or len(x))
-            features = [kept_as_input(self.model, part, use_reentrant=False, preserve_rng_state=False,  # nothing in it is random
-                                      context_fn=lambda: (nullcontext(), self.recomputing())) for part in others]
+            how = {"use_reentrant": False, "preserve_rng_state": False}  # nothing in it is random
+            how["context_fn"] = lambda: (nullcontext(), self.recomputing())
+            features = [kept_as_input(self.model, part, **how) for part in others]
             return torch.cat([*features, self.model(last)])
 
     @torch.no_grad()
@@ -95,11 +103,12 @@ class Learner:
         with Prefetcher(of(images, mine.split(4 * self.config.training.batch_size)), self.device) as batches:
             for _, batch in batches:
                 parts.append(self.forward(self.plain(batch)).float().cpu())
-        return self.processes.gather(torch.cat(parts) if parts else torch.zeros(0, self.model.num_features), len(images))
+        found = torch.cat(parts) if parts else torch.zeros(0, self.model.num_features)
+        return self.processes.gather(found, len(images))
 
     @contextmanager
     def watching(self, active: bool = True) -> Iterator[None]:
-        """Inside, Online Estimation watches: the forward passes' layer inputs join the second moments (if `active`)."""
+        """Inside, Online Estimation watches: passes' layer inputs join the second moments (if `active`)."""
         self.moments.active = active
         try:
             yield
@@ -112,7 +121,7 @@ class Learner:
         with self.watching(False), self.method.recomputing():
             yield
 
-    # ── a task ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── a task ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def begin_task(self, task: Task) -> None:
         """A new head, fresh sums, and what the method does before its first batch."""
@@ -137,7 +146,7 @@ class Learner:
         self.moments.watch.take()  # in the seconds of the whole pass
 
     def add_head(self, t: int, classes: int) -> nn.Linear:
-        """Task t's linear head on the final CLS feature; torch's default initialisation, from a generator of its own."""
+        """Task t's linear head on the final CLS feature, drawn as torch does from a generator of its own."""
         width = self.model.num_features
         head = nn.Linear(width, classes, device="meta").to_empty(device="cpu")
         generator, bound = self.generator("head", t), 1 / math.sqrt(width)
@@ -152,18 +161,26 @@ class Learner:
         return [(pair.A.detach().clone(), pair.B.detach().clone()) for pair in self.pairs]
 
     def protected(self) -> dict[str, Tensor]:
-        """The bases violations are measured against: the method's own, else the estimate kept for diagnosis."""
+        """The bases violations are measured against: the method's own, else the estimate for diagnosis."""
         return self.method.basis() or self.history.basis
 
-    # ── saving and restoring ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── saving and restoring ────────────────────────────────────────────────────────────────────────────────
 
     def state(self) -> dict[str, Any]:
-        """All of it, as tensors and JSON values. No image, and no random state: that follows from the seed."""
+        """All of it, as tensors and JSON values.
+
+        No image, and no random state: that follows from the seed.
+        """
         return {
-            "backbone": self.backbone, "model": lora.state(self.model), "start_factors": self.start_factors,
-            "heads": [dict(head.state_dict()) for head in self.heads], "moments": self.moments.state_dict(),
-            "history": self.history.state_dict(), "prototypes": self.prototypes.state_dict(),
-            "classifier": self.classifier.state_dict(), "method": self.method.state_dict(),
+            "backbone": self.backbone,
+            "model": lora.state(self.model),
+            "start_factors": self.start_factors,
+            "heads": [dict(head.state_dict()) for head in self.heads],
+            "moments": self.moments.state_dict(),
+            "history": self.history.state_dict(),
+            "prototypes": self.prototypes.state_dict(),
+            "classifier": self.classifier.state_dict(),
+            "method": self.method.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -187,10 +204,12 @@ class Learner:
             self.moments.reset()  # the main process holds the sums of all
 
 
-def build_model(config: Config, generator: torch.Generator,
-                device: torch.device) -> tuple[nn.Module, PreprocessConfig, str]:
-    """The config's backbone with fresh LoRA pairs, how its input is prepared, and the fingerprint of its weights."""
-    with torch.random.fork_rng(devices=[]):  # weights="random" draws from torch's global generator, on the CPU
+def build_model(
+    config: Config, generator: torch.Generator, device: torch.device
+) -> tuple[nn.Module, PreprocessConfig, str]:
+    """The config's backbone with fresh LoRA pairs, how its input is prepared, its weights' fingerprint."""
+    # weights="random" draws from torch's global generator, on the CPU
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.training.seed)
         c = paths.resolved(config).backbone
         model, preprocess = backbones.create(c.model, c.weights, c.image_size)

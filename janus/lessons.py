@@ -1,4 +1,4 @@
-"""What the notebooks share: their settings, short runs that are kept in `runs/lessons`, and checks of the exercises."""
+"""What the notebooks share: their settings, short runs kept in `runs/lessons`, checks of the exercises."""
 
 from __future__ import annotations
 
@@ -21,18 +21,28 @@ from .runtime.result import Result
 from .train import run
 
 REPOSITORY = Path(__file__).parents[1]
-STREAM: dict[str, Any] = {  # Icons-R 2 in short: half the tasks, a third of the passes, one learning rate for all methods
-    "data.dataset": "icons-r", "data.tasks": 5, "data.renditions": "fresh", "backbone.model": "icons-vit-wide",
-    "training.epochs": 6, "training.batch_size": 64, "training.lr": 3e-3, "training.head_lr": 5e-3, "method.energy": 0.95,
+# Icons-R 2 in short: half the tasks, a third of the passes, one learning rate for all methods
+STREAM: dict[str, Any] = {
+    "data.dataset": "icons-r",
+    "data.tasks": 5,
+    "data.renditions": "fresh",
+    "backbone.model": "icons-vit-wide",
+    "training.epochs": 6,
+    "training.batch_size": 64,
+    "training.lr": 3e-3,
+    "training.head_lr": 5e-3,
+    "method.energy": 0.95,
 }
-TINY: dict[str, Any] = {"data.tasks": 4, "data.per_class": 2, "training.epochs": 1}  # for the tests: does it run?
+# for the tests: does it run?
+TINY: dict[str, Any] = {"data.tasks": 4, "data.per_class": 2, "training.epochs": 1}
 
 
 @dataclass(frozen=True)
 class Lesson:
     """The settings of one notebook.
 
-    fast: tiny streams, whose numbers mean nothing. runs: the folder of finished runs. checks: was each answer right, so far?
+    fast: tiny streams, whose numbers mean nothing. runs: the folder of finished runs. checks: was each answer
+    right, so far?
     """
 
     fast: bool
@@ -40,7 +50,7 @@ class Lesson:
     checks: list[bool] = field(default_factory=list)
 
     def config(self, row: str, **settings: Any) -> Config:
-        """What a row of the ablation ("LoRA", "GPM", "OE+GR", "exact", "frozen", …) is set to in the lessons."""
+        """What a row of the ablation ("LoRA", "GPM", "OE+GR", "exact", "frozen", …) is in the lessons."""
         if row not in KNOWN:
             raise UsageError(f"no row {row!r}; rows are {', '.join(KNOWN)}")
         common = dict(STREAM)
@@ -53,14 +63,22 @@ class Lesson:
         return self.runs / f"{slug(row)}-{config_hash(self.config(row, **settings))[:8]}"
 
     def run(self, row: str, **settings: Any) -> Result:
-        """Train a row on the lessons' stream, saying how far it is, or read the run if it is there; a stopped one resumes."""
-        return run(self.folder(row, **settings), progress=lambda line: print_progress(f"{row}: {line}"),
-                   variant=row, **self.config(row, **settings).to_dict())
+        """Train a row on the lessons' stream, saying how far it is, or read the run if it is there.
+
+        A stopped one resumes.
+        """
+        return run(
+            self.folder(row, **settings),
+            progress=lambda line: print_progress(f"{row}: {line}"),
+            variant=row,
+            **self.config(row, **settings).to_dict(),
+        )
 
     def check(self, answer: Any) -> Check:
-        """What an exercise ends with: `with lesson.check(answer):`, and asserts whose texts say what is wrong.
+        """What an exercise ends with: `with lesson.check(answer):` and asserts that say what is wrong.
 
-        Whether they hold is printed and kept in `checks`. The notebook goes on in any case; None is "not answered yet".
+        Whether they hold is printed and kept in `checks`. The notebook goes on in any case; None is "not
+        answered yet".
         """
         return Check(answer, self.checks)
 
@@ -74,7 +92,9 @@ class Check:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         if not isinstance(error, Exception | None):
             return False  # an interrupt is nobody's answer
         self.checks.append(error is None and self.answer is not None)
@@ -89,7 +109,7 @@ class Check:
 
 
 def code_of(*functions: Callable[..., Any]) -> str:
-    """The source of functions without their docstrings, as a Markdown block: what a lesson shows is what runs."""
+    """The source of functions without docstrings, as a Markdown block: what a lesson shows is what runs."""
     shown = []
     for function in functions:
         text = textwrap.dedent(inspect.getsource(function))
@@ -101,23 +121,27 @@ def code_of(*functions: Callable[..., Any]) -> str:
 
 
 def check_texts(**parameters: Any) -> None:
-    """Refuse a notebook's parameters that are texts but were not given as texts: papermill's `-p OUT 2024_01` is the number
-    202401 when it arrives here, and what was written is lost.
+    """Refuse a notebook's parameters that are texts but were not given as texts.
+
+    papermill's `-p OUT 2024_01` is the number 202401 when it arrives here, and what was written is lost.
 
     Raises:
         UsageError: one that is not a text, with what to write instead.
     """
     for name, value in parameters.items():
         if not isinstance(value, str):
-            raise UsageError(f"{name} is a text, got {value!r}: papermill's -p reads what looks like a number as one; "
-                             f"give it by -r {name} …, which keeps what is written (or OUT with a slash: -p OUT runs/2024_01)")
+            raise UsageError(
+                f"{name} is a text, got {value!r}: papermill's -p reads what looks like a number as one; "
+                f"give it by -r {name} …, which keeps what is written (or OUT with a slash: "
+                "-p OUT runs/2024_01)"
+            )
 
 
 def setup(fast: bool | str = False) -> Lesson:
     """Take a notebook's FAST parameter (papermill may give it as text) or JANUS_FAST=1 from the environment.
 
-    Runs are kept in JANUS_RUNS, or in `runs/lessons` of the repository, or, where janus is installed without one, in the
-    user's cache folder.
+    Runs are kept in JANUS_RUNS, or in `runs/lessons` of the repository, or, where janus is installed without
+    one, in the user's cache folder.
 
     Raises:
         UsageError: `fast` is neither true nor false.

@@ -37,20 +37,20 @@ def precise(t: Tensor) -> Tensor:
 
 
 def project_out(M: Tensor, basis: Tensor | None) -> Tensor:
-    """`M (I − V Vᵀ)`: the part of the rows of M (…, m, n) that lies outside span(V), V (…, n, k) orthonormal."""
+    """`M (I − V Vᵀ)`: the part of the rows of M (…, m, n) outside span(V), V (…, n, k) orthonormal."""
     return M if basis is None else M - (M @ basis) @ basis.mT
 
 
 def complement(basis: Tensor) -> Tensor:
-    """(n, n − k): an orthonormal basis of all that the orthonormal V (n, k) leaves, in the best type of the device."""
+    """(n, n − k): an orthonormal basis of all that the orthonormal V (n, k) leaves, in `precise`'s type."""
     return torch.linalg.qr(precise(basis), mode="complete")[0][:, basis.shape[1] :]
 
 
 def gram_pinv(gram: Tensor, cutoff: float = 1e-10, ridge: float = 0.0) -> Tensor:
     """Pseudo-inverse of symmetric positive semi-definite matrices (…, r, r) by eigen-decomposition.
 
-    Eigenvalues below `cutoff` x the largest are treated as zero, so a zero matrix has the pseudo-inverse zero.
-    `ridge` adds `ridge` x the largest eigenvalue to those that are kept.
+    Eigenvalues below `cutoff` x the largest are treated as zero, so a zero matrix has the pseudo-inverse
+    zero. `ridge` adds `ridge` x the largest eigenvalue to those that are kept.
     """
     values, vectors = torch.linalg.eigh(gram)
     top = values[..., -1:].clamp(min=0)
@@ -60,6 +60,9 @@ def gram_pinv(gram: Tensor, cutoff: float = 1e-10, ridge: float = 0.0) -> Tensor
 
 
 def principal_angles(U: Tensor, V: Tensor) -> list[float]:
-    """Degrees between span(U) and span(V), smallest first; U (n, k) and V (n, l) orthonormal, min(k, l) angles."""
+    """Degrees between span(U) and span(V), smallest first.
+
+    U (n, k) and V (n, l) are orthonormal; there are min(k, l) angles.
+    """
     cosines = torch.linalg.svdvals(precise(U).T @ precise(V)).clamp(max=1.0)
     return torch.rad2deg(torch.arccos(cosines)).tolist()

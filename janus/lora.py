@@ -1,7 +1,7 @@
 """LoRA on chosen rows of a timm ViT's linear layers: W = W0 + s·B·A, with W0 frozen (Hu et al. 2021, eq. 3).
 
-A fused `qkv` of width 3d holds three matrices; LoRA on K and V is two factor pairs on its rows d:2d and 2d:3d. All that
-the rest of the package needs to know of a model is the list of its `Pair`s.
+A fused `qkv` of width 3d holds three matrices; LoRA on K and V is two factor pairs on its rows d:2d and
+2d:3d. All that the rest of the package needs to know of a model is the list of its `Pair`s.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ def adapt(
 ) -> nn.Module:
     """Put LoRA pairs on the `targets` of every block of a timm ViT, in place, and return it.
 
-    Afterwards only the factors require gradients and the model is in eval mode (BatchNorm statistics do not move).
-    B = 0, so the features do not change; A is drawn from `generator` (seed 0 if None).
+    Afterwards only the factors require gradients and the model is in eval mode (BatchNorm statistics do not
+    move). B = 0, so the features do not change; A is drawn from `generator` (seed 0 if None).
     targets: any of q, k, v, proj, fc1, fc2 (of a SwiGLU MLP, fc1 is both of its input layers).
-    example: an input batch for the check that every adapted layer is really called; by default one black image.
+    example: an input batch for the check that every adapted layer is called; by default one black image.
 
-    Raises UsageError for an unknown target, a rank that does not fit, a model without (known) attention, a model that
-    is adapted already, and a block that bypasses its layer's forward (it would train nothing, silently).
+    Raises UsageError for an unknown target, a rank that does not fit, a model without (known) attention, a
+    model that is adapted already, and a block that bypasses its layer's forward (it would train nothing,
+    silently).
     """
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     for fault in target_faults(targets):
@@ -52,7 +53,9 @@ def adapt(
         for rows in blocks.values():
             largest = min(rows.stop - rows.start, linear.in_features)
             if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
-                raise UsageError(f"rank {rank} does not fit {path}: choose a whole number from 1 to {largest}")
+                raise UsageError(
+                    f"rank {rank} does not fit {path}: choose a whole number from 1 to {largest}"
+                )
         ranks[path] = {name: (rows, rank) for name, rows in blocks.items()}
     return install(model, ranks, scale, generator, example)
 
@@ -64,9 +67,9 @@ def install(
     generator: torch.Generator | None = None,
     example: Tensor | None = None,
 ) -> nn.Module:
-    """Replace the linear layers named in `blocks` (path -> block -> rows, rank) by LoRALinear; what `adapt` ends with.
+    """Replace the linear layers named in `blocks` (path -> block -> rows, rank) by LoRALinear.
 
-    scale: one for all, or by path.
+    It is what `adapt` ends with. scale: one for all, or by path.
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     model.requires_grad_(False).eval()
@@ -89,8 +92,9 @@ def install(
 def pairs(model: nn.Module) -> list[Pair]:
     """The adapted matrices in forward order, K before V; empty for a plain model.
 
-    Also reads a PEFT-wrapped model: one pair per LoRA linear layer and active adapter, on all rows. Raises UsageError for PEFT
-    layers whose weight is not W0 + s·B·A (DoRA), that are no linear layers, or whose factors have no effect (merged, disabled).
+    Also reads a PEFT-wrapped model: one pair per LoRA linear layer and active adapter, on all rows. Raises
+    UsageError for PEFT layers whose weight is not W0 + s·B·A (DoRA), that are no linear layers, or whose
+    factors have no effect (merged, disabled).
     """
     return [pair for _, pair in places(model)]
 
@@ -111,15 +115,18 @@ def adapted(model: nn.Module) -> list[Pair]:
     """The pairs of an adapted model. Raises UsageError for a plain one."""
     found = pairs(model)
     if not found:
-        raise UsageError(f"{type(model).__name__} has no LoRA factors: janus.adapt(model) first, or PEFT's get_peft_model")
+        raise UsageError(
+            f"{type(model).__name__} has no LoRA factors: janus.adapt(model) first, or PEFT's get_peft_model"
+        )
     return found
 
 
 def watch_gradient(pair: Pair, collect: Callable[[Tensor], None]) -> Callable[[], None]:
-    """From now on each backward pass hands `collect` the dense gradient (m, n) of the pair's matrix; what is returned ends that.
+    """From now on each backward pass hands `collect` the dense gradient (m, n) of the pair's matrix.
 
-    janus's own layer computes it instead of the factors' gradients, which follow from it. Any other layer (PEFT's) computes its own
-    as ever, and the dense one is taken beside them by hooks.
+    What is returned ends that. janus's own layer computes the dense gradient instead of the factors', which
+    follow from it. Any other layer (PEFT's) computes its own as ever, and the dense one is taken beside them
+    by hooks.
     """
     if isinstance(pair.layer, LoRALinear):
         watchers = pair.layer.watchers[pair.block]
@@ -129,17 +136,19 @@ def watch_gradient(pair: Pair, collect: Callable[[Tensor], None]) -> Callable[[]
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:
             x = inputs[0].detach().flatten(0, -2)  # (tokens, n)
-            output.register_hook(lambda g: collect(dense_gradient(g[..., pair.rows].flatten(0, -2), x, pair.A.dtype)))
+            output.register_hook(
+                lambda g: collect(dense_gradient(g[..., pair.rows].flatten(0, -2), x, pair.A.dtype))
+            )
 
     return pair.layer.register_forward_hook(Collector(hook)).remove
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """W0 ← W0 + s·B·A and B ← 0 in every adapted layer, in place: same function, room for a new task. A is kept.
+    """W0 ← W0 + s·B·A and B ← 0 in every adapted layer, in place: same function, room for a new task.
 
-    In a PEFT model, too (one adapter a layer). There the factors alone no longer hold what was learned, so PEFT's
-    `save_pretrained` is refused from then on: `janus.export_peft` writes an adapter with all of it. What is merged into half
-    precision is rounded to it; load such a model in float32.
+    A is kept. In a PEFT model, too (one adapter a layer). There the factors alone no longer hold what was
+    learned, so PEFT's `save_pretrained` is refused from then on: `janus.export_peft` writes an adapter with
+    all of it. What is merged into half precision is rounded to it; load such a model in float32.
 
     Raises UsageError for a model that is not adapted, quantised weights, several adapters in one layer.
     """
@@ -153,7 +162,10 @@ def merge(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def reset(target: nn.Module | Pair, generator: torch.Generator) -> None:
-    """Fresh factors for one pair or a whole model: A Kaiming-uniform from `generator`, B = 0 (merge first to keep)."""
+    """Fresh factors for one pair or a whole model.
+
+    A is Kaiming-uniform from `generator`, B = 0 (merge first to keep).
+    """
     for pair in [target] if isinstance(target, Pair) else adapted(target):
         r, n = pair.A.shape
         pair.A.copy_(kaiming_A(r, n, generator, pair.A.device, pair.A.dtype))
@@ -162,7 +174,10 @@ def reset(target: nn.Module | Pair, generator: torch.Generator) -> None:
 
 @contextmanager
 def subtracted(pairs: Iterable[Pair]) -> Iterator[None]:
-    """Inside, a matrix that is W = W0 + Σ B_i A_i (merged) is `W̃ = W0 − Σ B_i A_i`. Afterwards W is W again, bit for bit."""
+    """Inside, a matrix that is W = W0 + Σ B_i A_i (merged) is `W̃ = W0 − Σ B_i A_i`.
+
+    Afterwards W is W again, bit for bit.
+    """
     with torch.no_grad():
         merged = [(pair, pair.weight.clone()) for pair in pairs if pair.original is not None]
         for pair, W in merged:
@@ -175,14 +190,17 @@ def subtracted(pairs: Iterable[Pair]) -> Iterator[None]:
 
 
 def set_factors(pair: Pair, A: Tensor, B: Tensor) -> None:
-    """Put A (r, n) and B (m, r) of any rank r in the place of a pair's values; the parameters remain the same objects."""
+    """Put A (r, n) and B (m, r) of any rank r in the place of a pair's values.
+
+    The parameters remain the same objects.
+    """
     pair.A.data, pair.B.data = A.detach().to(pair.A), B.detach().to(pair.B)
 
 
 def unadapt(model: nn.Module) -> nn.Module:
-    """Back to the plain timm model, in place: every adapted layer becomes an nn.Linear with the effective weight.
+    """Back to the plain timm model, in place.
 
-    Raises UsageError for a PEFT model.
+    Every adapted layer becomes an nn.Linear with the effective weight. Raises UsageError for a PEFT model.
     """
     if any(is_peft(module) for module in model.modules()):
         raise UsageError("PEFT has wrapped this model: its own model.merge_and_unload() gives the plain one")
@@ -197,9 +215,9 @@ def unadapt(model: nn.Module) -> nn.Module:
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """What adaptation has changed, for a checkpoint: the factors and, once merged, the frozen rows. Tensors by name.
+    """What adaptation has changed, for a checkpoint: the factors and, once merged, the frozen rows.
 
-    Of a PEFT model: the same, of the active adapters.
+    Tensors by name; of a PEFT model those of the active adapters.
     """
     tensors = {}
     for path, pair in places(model):
@@ -215,7 +233,8 @@ def load_state(model: nn.Module, tensors: dict[str, Tensor], any_rank: bool = Fa
 
     any_rank: take over the saved ranks, too (see `set_factors`).
 
-    Raises JanusError naming tensors that are missing, foreign or of another shape; the model is then unchanged.
+    Raises JanusError naming tensors that are missing, foreign or of another shape; the model is then
+    unchanged.
     """
     todo: list[tuple[Tensor, Tensor]] = []
     rows: list[tuple[Pair, Tensor | None]] = []
@@ -232,7 +251,9 @@ def load_state(model: nn.Module, tensors: dict[str, Tensor], any_rank: bool = Fa
             raise JanusError(f"{path}.W_{pair.block} is of another shape: saved from another backbone?")
         rows.append((pair, value))
     if rest:
-        raise JanusError(f"{next(iter(rest))} belongs to no adapted layer here: saved from another adaptation?")
+        raise JanusError(
+            f"{next(iter(rest))} belongs to no adapted layer here: saved from another adaptation?"
+        )
     for pair, value in rows:
         if value is None:
             pair.undo_merges()
@@ -249,7 +270,7 @@ def _layers(model: nn.Module) -> dict[str, LoRALinear]:
 
 @torch.no_grad()
 def _check_called(model: nn.Module, example: Tensor | None) -> None:
-    """One forward pass in which every adapted layer must run: one that is bypassed would silently learn nothing."""
+    """One forward pass in which every adapted layer must run: a bypassed one would silently learn nothing."""
     layers = _layers(model)
     called: set[str] = set()
     handles = [m.register_forward_hook(lambda *_, path=path: called.add(path)) for path, m in layers.items()]
@@ -261,6 +282,6 @@ def _check_called(model: nn.Module, example: Tensor | None) -> None:
     if missing := [path for path in layers if path not in called]:
         owner = type(model.get_submodule(split(missing[0])[0]))
         raise UsageError(
-            f"{owner.__module__}.{owner.__name__} uses the weight of {missing[0]} without calling the layer: LoRA "
-            "would have no effect there; choose another backbone or other targets"
+            f"{owner.__module__}.{owner.__name__} uses the weight of {missing[0]} without calling the "
+            "layer: LoRA would have no effect there; choose another backbone or other targets"
         )

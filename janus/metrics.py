@@ -12,17 +12,23 @@ from .linalg import precise
 
 
 def over_samples(row: Sequence[float | None], sizes: Sequence[float]) -> float:
-    """Mean of the accuracies in `row`, weighted by `sizes`; None entries (not evaluated) are left out. NaN if all are."""
+    """Mean of the accuracies in `row`, weighted by `sizes`; None entries (not evaluated) are left out.
+
+    NaN if all are.
+    """
     known = [(n, a) for n, a in zip(sizes, row) if a is not None]
     return sum(n * a for n, a in known) / sum(n for n, _ in known) if known else math.nan
 
 
-def summary(R: Sequence[Sequence[float | None]], sizes: Sequence[int] | None = None) -> dict[str, float | None]:
+def summary(
+    R: Sequence[Sequence[float | None]], sizes: Sequence[int] | None = None
+) -> dict[str, float | None]:
     """The field's numbers from an accuracy matrix.
 
     Args:
-        R: R[t][i] = accuracy (in per cent) on task i after learning task t; only i ≤ t is read. T rows. None where a task
-            could not be evaluated any more (an extended run whose old images are gone): left out of every mean.
+        R: R[t][i] = accuracy (in per cent) on task i after learning task t; only i ≤ t is read. T rows. None
+            where a task could not be evaluated any more (an extended run whose old images are gone): left out
+            of every mean.
         sizes: test images per task. With them accuracies are over samples (the InfLoRA protocol);
             without, tasks weigh the same.
 
@@ -59,9 +65,9 @@ def displacement(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], sc
 
 
 def violation(dW: Tensor, basis: Tensor) -> float:
-    """`‖ΔW V‖_F / ‖ΔW‖_F` in [0, 1]: the share of a displacement that acts on past inputs. 0 for ΔW = 0, NaN for NaN.
+    """`‖ΔW V‖_F / ‖ΔW‖_F` in [0, 1]: the share of a displacement that acts on past inputs.
 
-    dW (m, n), basis V (n, k) with orthonormal columns.
+    0 for ΔW = 0, NaN for NaN. dW (m, n), basis V (n, k) with orthonormal columns.
     """
     size = torch.linalg.norm(dW)
     return float(torch.linalg.norm(dW @ basis.to(dW.dtype)) / size) if size != 0 else 0.0
@@ -70,11 +76,13 @@ def violation(dW: Tensor, basis: Tensor) -> float:
 def past_output_norm(dW: Tensor, past: Tensor) -> float:
     """The paper's absolute score: `sqrt(tr(ΔW C̄ ΔWᵀ))`, the root mean square over past inputs x of `‖ΔW x‖`.
 
-    dW (m, n), past C̄ = E[x xᵀ] (n, n). For explicit inputs X (n, N): `‖ΔW X‖_F = √N ×` this, with C̄ = X Xᵀ / N.
+    dW (m, n), past C̄ = E[x xᵀ] (n, n). For explicit inputs X (n, N): `‖ΔW X‖_F = √N ×` this, with
+    C̄ = X Xᵀ / N.
     """
     return math.sqrt(max(float(((dW @ past.to(dW.dtype)) * dW).sum()), 0.0))  # in this order NaN stays NaN
 
 
 def drift(before: Tensor, after: Tensor) -> float:
     """Mean relative change of features (N, d): `mean ‖f′ − f‖ / ‖f‖`."""
-    return float((torch.linalg.norm(after - before, dim=1) / torch.linalg.norm(before, dim=1).clamp(min=1e-12)).mean())
+    moved, length = torch.linalg.norm(after - before, dim=1), torch.linalg.norm(before, dim=1)
+    return float((moved / length.clamp(min=1e-12)).mean())

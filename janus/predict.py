@@ -34,7 +34,8 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
     """The predictor of the finished run in `folder`.
 
     Raises:
-        JanusError: no finished run there, a damaged checkpoint, or backbone weights that are not there any more or have changed.
+        JanusError: no finished run there, a damaged checkpoint, or backbone weights that are not there any
+            more or have changed.
     """
     state = finished(Path(folder))
     return Predictor(configure.restore(state["config"], folder), state, pick_device(device))
@@ -43,11 +44,11 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
 class Predictor:
     """A trained learner that names images.
 
-    class_names: every class the run has met, in the order it met them. score: what the numbers of `predict` are,
-    "probability" (softmax over all classes; the heads were trained task by task, so it ranks classes and is not calibrated),
-    "cosine" (classifier `ncm`: similarity to the class mean, in [-1, 1]) or "regression" (`ranpac`: estimates of 0 and 1).
-    learner: model, heads, prototypes and what else was learned; `model` is its adapted backbone. side: every image is brought
-    to it first, as the run's own were.
+    class_names: every class the run has met, in the order it met them. score: what the numbers of `predict`
+    are, "probability" (softmax over all classes; the heads were trained task by task, so it ranks classes and
+    is not calibrated), "cosine" (classifier `ncm`: similarity to the class mean, in [-1, 1]) or "regression"
+    (`ranpac`: estimates of 0 and 1). learner: model, heads, prototypes and what else was learned; `model` is
+    its adapted backbone. side: every image is brought to it first, as the run's own were.
     """
 
     def __init__(self, config: Config, state: dict[str, Any], device: torch.device) -> None:
@@ -73,11 +74,12 @@ class Predictor:
     def predict(self, images: Any, top: int = 5) -> list[Answer]:
         """For each image the `top` classes and their scores, best first; nothing for one that cannot be read.
 
-        Of several images those that cannot be read (no such file, damaged) are named in a warning, and their answers are empty
-        lists; one that is given alone is an error.
+        Of several images those that cannot be read (no such file, damaged) are named in a warning, and their
+        answers are empty lists; one that is given alone is an error.
 
         Args:
-            images: paths, PIL images, or a mixture of both, in a sequence (or one alone); or a uint8 tensor (B, 3, H, W).
+            images: paths, PIL images, or a mixture of both, in a sequence (or one alone); or a uint8 tensor
+                (B, 3, H, W).
 
         Raises:
             UsageError: something that is no image, a wrong `top`. JanusError: the one image cannot be read.
@@ -90,7 +92,7 @@ class Predictor:
         return answers
 
     def attempt(self, images: Any, top: int = 5) -> tuple[list[Answer], dict[int, str]]:
-        """The answers of `predict`, and why there is none, by the image's number, for those that cannot be read."""
+        """The answers of `predict`, and, by the image's number, why there is none for an unreadable one."""
         if isinstance(top, bool) or not isinstance(top, Integral) or top < 1:
             raise UsageError(f"top must be a whole number of at least 1, not {top!r}")
         images = _listed(images)
@@ -113,9 +115,12 @@ class Predictor:
                 except JanusError as error:
                     faults[i] = str(error)
             if pixels:
-                batch = self.learner.plain(torch.stack(list(pixels.values())))  # (b, 3, S, S), ready for the backbone
-                scores = self.learner.method.scores(self.learner.forward(batch.to(self.device)).float())  # (b, classes)
-                rows.update(zip(pixels, (scores.softmax(dim=1) if self.score == "probability" else scores).cpu()))
+                batch = self.learner.plain(torch.stack(list(pixels.values())))  # (b, 3, S, S)
+                features = self.learner.forward(batch.to(self.device)).float()
+                scores = self.learner.method.scores(features)  # (b, classes)
+                if self.score == "probability":
+                    scores = scores.softmax(dim=1)
+                rows.update(zip(pixels, scores.cpu()))
         return rows, faults
 
 
@@ -127,7 +132,10 @@ def unread(faults: dict[int, str], count: int) -> str:
 
 
 def _listed(images: Any) -> Tensor | list:
-    """What is given as images as a list of paths and PIL images, or as one tensor. UsageError: it is something else."""
+    """What is given as images as a list of paths and PIL images, or as one tensor.
+
+    UsageError: it is something else.
+    """
     if isinstance(images, Tensor):
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise UsageError(f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
@@ -138,12 +146,17 @@ def _listed(images: Any) -> Tensor | list:
     listed = list(listed)
     for image in listed:
         if not isinstance(image, (str, Path, Image.Image)):
-            raise UsageError(f"images are paths, PIL images or one uint8 tensor (B, 3, H, W), got {type(image).__name__}")
+            raise UsageError(
+                f"images are paths, PIL images or one uint8 tensor (B, 3, H, W), got {type(image).__name__}"
+            )
     return listed
 
 
 def _pixels(image: str | Path | Image.Image | Tensor, i: int, side: int) -> Tensor:
-    """uint8 (3, side, side) of image number `i`, brought to the side as a data set's are. JanusError: it cannot be read."""
+    """uint8 (3, side, side) of image number `i`, brought to the side as a data set's are.
+
+    JanusError: it cannot be read.
+    """
     if isinstance(image, Tensor):
         return at_side(image[None], side)[0]
     if isinstance(image, Image.Image):
@@ -152,34 +165,50 @@ def _pixels(image: str | Path | Image.Image | Tensor, i: int, side: int) -> Tens
         except Exception as error:  # PIL decodes only now, and raises many types on bad files
             raise JanusError(f"cannot decode image number {i + 1} ({error})") from error
     if not Path(image).is_file():
-        raise JanusError(f"no image at {str(image)!r}: " + ("that is a folder" if Path(image).is_dir() else "no such file"))
+        raise JanusError(
+            f"no image at {str(image)!r}: " + ("that is a folder" if Path(image).is_dir() else "no such file")
+        )
     return from_paths([image], side=side).batch(torch.tensor([0]))[0]
 
 
-def extend(folder: str | Path, data: str | Path, out: str | Path | None = None, *, progress: Progress | None = None,
-           **settings: Any) -> Result:
+def extend(
+    folder: str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Result:
     """Teach a finished run the classes of another data set, as one more task with the run's own settings.
 
-    The run in `folder` stays as it is; no image of its old classes is needed. What they were protected by (bases, second
-    moments, prototypes) is in the checkpoint. Old tasks are evaluated again if their images are still where they were, and
-    left out (None in `Result.accuracy`, said in `Result.stream["note"]`) if not.
+    The run in `folder` stays as it is; no image of its old classes is needed. What they were protected by
+    (bases, second moments, prototypes) is in the checkpoint. Old tasks are evaluated again if their images
+    are still where they were, and if not, left out (None in `Result.accuracy`, said in
+    `Result.stream["note"]`).
 
     Args:
-        data: an image folder, or any data set of `janus.data.datasets`; a class the run knows already is refused.
+        data: an image folder, or any data set of `janus.data.datasets`; a class the run knows already is
+            refused.
         out: folder of the extended run, which resumes as `run` does; default: `folder` + "-extended".
-        settings: those of `runtime` (`device`, `threads`, `micro_batch`, `save_every`, `root`: where the old data is now), and
-            `classifier="ncm"`: from now on classes are scored by their means, which every run keeps. Accuracies that were
-            measured before stay those of the old classifier, which the result notes. Nothing else can change.
+        settings: those of `runtime` (`device`, `threads`, `micro_batch`, `save_every`, `root`: where the old
+            data is now), and `classifier="ncm"`: from now on classes are scored by their means, which every
+            run keeps. Accuracies that were measured before stay those of the old classifier, which the result
+            notes. Nothing else can change.
 
     Raises:
-        UsageError: unknown data, a class that is known already, a setting that cannot change. JanusError: `folder` holds
-        no finished run, or its checkpoint is damaged.
+        UsageError: unknown data, a class that is known already, a setting that cannot change.
+        JanusError: `folder` holds no finished run, or its checkpoint is damaged.
     """
     return extend_to(folder, data, out, progress, **settings)[0]
 
 
-def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = None, progress: Progress | None = None,
-              **settings: Any) -> tuple[Result, Path]:
+def extend_to(
+    folder: str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> tuple[Result, Path]:
     """`extend`, and the folder it wrote to."""
     settings = {{"classifier": "classifier.name"}.get(key, key): value for key, value in settings.items()}
     for key in settings:
@@ -190,12 +219,18 @@ def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = Non
     state = finished(folder)
     before = configure.restore(state["config"], folder)
     if before.method.joint:
-        raise UsageError(f"{folder} is a {before.method.name} run: it learns all classes at once, so none can be added later")
+        raise UsageError(
+            f"{folder} is a {before.method.name} run: it learns all classes at once, "
+            "so none can be added later"
+        )
     if settings.get("classifier.name", "ncm") not in ("ncm", before.classifier.name):
-        raise UsageError(f"an extension keeps classifier={before.classifier.name} or takes classifier=ncm, which needs nothing of "
-                         f"the old images; {settings['classifier.name']} does: choose it when a run begins")
+        raise UsageError(
+            f"an extension keeps classifier={before.classifier.name} or takes classifier=ncm, which needs "
+            f"nothing of the old images; {settings['classifier.name']} does: choose it when a run begins"
+        )
     if (old := before.classifier.name) != settings.get("classifier.name", old):
-        settings["classifier.replaces"], state["classifier"] = old, {}  # class means are the prototypes, which all runs keep
+        settings["classifier.replaces"] = old
+        state["classifier"] = {}  # class means are the prototypes, which all runs keep
     config = configure.changed(before, {"data.extended": (*before.data.extended, _place(data)), **settings})
 
     def prepare() -> Path:
@@ -203,8 +238,8 @@ def extend_to(folder: str | Path, data: str | Path, out: str | Path | None = Non
         if target.resolve() == folder.resolve():
             raise UsageError(f"--out {target} is the run that is extended; choose another folder")
         if not (target / CHECKPOINT).exists():
-            new = datasets.load(config.data.extended[-1])
-            refuse_known(new, state["stream"]["class_names"])  # nothing is written for data that cannot be learned
+            # before anything is written: data may be such that it cannot be learned
+            refuse_known(datasets.load(config.data.extended[-1]), state["stream"]["class_names"])
         with lock(target):
             if not (target / CHECKPOINT).exists() and not (target / RESULT).exists():
                 checkpoint.save(target / CHECKPOINT, state | {"config": config.to_dict()})
@@ -220,12 +255,17 @@ def finished(folder: Path) -> dict[str, Any]:
         raise UsageError(f"no run at {str(folder)!r}: there is no such folder")
     if not (folder / RESULT).exists():
         started = (folder / CHECKPOINT).exists()
-        raise JanusError(f"the run in {folder} is not finished; give the same `janus run` command again" if started
-                         else f"there is no run in {folder}: neither {RESULT} nor {CHECKPOINT}")
+        raise JanusError(
+            f"the run in {folder} is not finished; give the same `janus run` command again"
+            if started
+            else f"there is no run in {folder}: neither {RESULT} nor {CHECKPOINT}"
+        )
     state = checkpoint.load(folder / CHECKPOINT)
     if state["stream"].get("side") is None:
-        raise JanusError(f"the run in {folder} was made by an older janus, which did not keep the size of its images; run it "
-                         "again, into another folder")
+        raise JanusError(
+            f"the run in {folder} was made by an older janus, which did not keep the size of its images; "
+            "run it again, into another folder"
+        )
     return state
 
 

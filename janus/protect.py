@@ -1,7 +1,8 @@
-"""Protect what a model can do while it learns something new: on any model that janus or PEFT has adapted, in any training loop.
+"""Protect what a model can do while it learns something new.
 
-`estimate_basis` finds from your own data what must stay (the input subspace of each adapted layer), and
-`create_rectified_optimizer` makes the optimiser whose steps stay off it.
+On any model that janus or PEFT has adapted, in any training loop. `estimate_basis` finds from your own data
+what must stay (the input subspace of each adapted layer), and `create_rectified_optimizer` makes the
+optimiser whose steps stay off it.
 """
 
 from __future__ import annotations
@@ -41,52 +42,77 @@ class Basis(dict[str, Tensor]):
 
 @torch.no_grad()
 def estimate_basis(
-    model: nn.Module, batches: Iterable[Any], *, energy: float = 0.95, past: Mapping[str, Tensor] | None = None,
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    energy: float = 0.95,
+    past: Mapping[str, Tensor] | None = None,
     forward: Forward | None = None,
 ) -> Basis:
-    """The directions in which your data use an adapted model's layers: what an update must stay off, so that its outputs stay.
+    """The directions in which your data use an adapted model's layers.
 
-    One forward pass a batch, in eval mode; no label is needed, and no sample is kept (Online Estimation, `janus.history`).
+    They are what an update must stay off, so that the outputs stay. One forward pass a batch, in eval mode;
+    no label is needed, and no sample is kept (Online Estimation, `janus.history`).
 
     Args:
         model: from `janus.adapt`, or wrapped by PEFT with LoRA.
-        batches: what the model takes, batch by batch: a tensor; a tuple or list, whose first element it is (a DataLoader's); a
-            dict, given as keyword arguments without its labels. Where its `attention_mask` (b, tokens) is 0, tokens do not count.
-        energy: ε in [0, 1]: the share of the inputs' energy that V holds. More is safer and leaves less room to learn.
+        batches: what the model takes, batch by batch: a tensor; a tuple or list, whose first element it is (a
+            DataLoader's); a dict, given as keyword arguments without its labels. Where its `attention_mask`
+            (b, tokens) is 0, tokens do not count.
+        energy: ε in [0, 1]: the share of the inputs' energy that V holds. More is safer and leaves less room
+            to learn.
         past: a basis to extend, of other data that must stay too.
         forward: `forward(model, batch)` instead, where a batch is none of these; it gets the batch as it is.
 
     Returns:
-        input_key → V (n, k). At least 2r of the n directions stay free; a layer that needs more is named in a warning.
+        input_key → V (n, k). At least 2r of the n directions stay free; a layer that needs more is named in a
+        warning.
 
     Raises:
-        UsageError: a model without LoRA factors, an energy outside [0, 1], no batch, a layer that is not used, a `past` of
-            other layers.
+        UsageError: a model without LoRA factors, an energy outside [0, 1], no batch, a layer that is not
+            used, a `past` of other layers.
         JanusError: a layer's inputs are not finite, or layers that should share an input do not.
     """
     if not 0.0 <= energy <= 1.0:
         raise UsageError(f"energy is a share in [0, 1], not {energy}")
     pairs = adapted(model)
     basis = Basis({pair.input_key: torch.zeros(pair.A.shape[1], 0, device=pair.A.device) for pair in pairs})
-    for key, V in (past or {}).items():
-        if key not in basis or len(V) != len(basis[key]):
-            raise UsageError(f"past has {key!r} {tuple(V.shape)}, which no adapted layer of this model has: from another model?")
-        basis[key] = V.to(basis[key])
+    _begin_with(basis, past or {})
     moments = _moments(model, pairs, batches, forward)
     for key, V in basis.items():
         if not moments.count[key]:
-            raise UsageError(f"{key} saw no input: no batch came, or the layer is not used in this forward pass")
+            raise UsageError(
+                f"{key} saw no input: no batch came, or the layer is not used in this forward pass"
+            )
         if not moments.sum[key].isfinite().all():
-            raise JanusError(f"the inputs of {key} are not finite: look for NaN in the data, or load the model in float32")
+            raise JanusError(
+                f"the inputs of {key} are not finite: look for NaN in the data, or load the model in float32"
+            )
         most = max(0, len(V) - 2 * max(len(pair.A) for pair in pairs if pair.input_key == key))
         basis[key] = extend_basis(V, moments.mean(key), energy, max_rank=most).float()
         if basis[key].shape[1] >= most:
-            warnings.warn(f"{key}: {basis[key].shape[1]} of {len(V)} directions are protected, the most there may be, so that "
-                          f"some stay free to learn in; energy={energy:g} may ask for more", stacklevel=2)
+            warnings.warn(
+                f"{key}: {basis[key].shape[1]} of {len(V)} directions are protected, the most there may be, "
+                f"so that some stay free to learn in; energy={energy:g} may ask for more",
+                stacklevel=2,
+            )
     return basis
 
 
-def _moments(model: nn.Module, pairs: list[Pair], batches: Iterable[Any], forward: Forward | None) -> SecondMoments:
+def _begin_with(basis: Basis, past: Mapping[str, Tensor]) -> None:
+    """Put a basis of other data in the place of the empty one. UsageError: it is of other layers."""
+    for key, V in past.items():
+        if key not in basis or len(V) != len(basis[key]):
+            raise UsageError(
+                f"past has {key!r} {tuple(V.shape)}, which no adapted layer of this model has: "
+                "from another model?"
+            )
+        basis[key] = V.to(basis[key])
+
+
+def _moments(
+    model: nn.Module, pairs: list[Pair], batches: Iterable[Any], forward: Forward | None
+) -> SecondMoments:
     """The second moments of the layers' inputs over all batches."""
     moments, training = SecondMoments(pairs), [module for module in model.modules() if module.training]
     moments.active = True
@@ -107,32 +133,40 @@ def _moments(model: nn.Module, pairs: list[Pair], batches: Iterable[Any], forwar
 
 
 def create_rectified_optimizer(
-    model: nn.Module, *, basis: Mapping[str, Tensor] | None, lr: float, gr: str = "exact", weight_decay: float = 0.0,
+    model: nn.Module,
+    *,
+    basis: Mapping[str, Tensor] | None,
+    lr: float,
+    gr: str = "exact",
+    weight_decay: float = 0.0,
     head_lr: float | None = None,
 ) -> RectifiedOptimizer:
-    """One optimiser for all that is trainable: LoRA factors by Gradient Rectification, everything else (a head) by AdamW.
+    """One optimiser for all: LoRA factors by Gradient Rectification, all else trainable (a head) by AdamW.
 
-    It stands beside `peft.optimizers.create_loraplus_optimizer`, works on models of PEFT and of `janus.adapt`, and goes into
-    a `transformers.Trainer(optimizers=(optimizer, None))`.
+    It stands beside `peft.optimizers.create_loraplus_optimizer`, works on models of PEFT and of
+    `janus.adapt`, and goes into a `transformers.Trainer(optimizers=(optimizer, None))`.
 
-    With `exact`, ΔW V = 0 needs A V = 0 from the start. Where that does not hold yet, what the factors have learned is merged into
-    the weights, B is set to 0 and A moved off V: the model computes what it computed before. Where it holds, nothing is changed, so
-    a model that was trained so and loaded again can go on.
+    With `exact`, ΔW V = 0 needs A V = 0 from the start. Where that does not hold yet, what the factors have
+    learned is merged into the weights, B is set to 0 and A moved off V: the model computes what it computed
+    before. Where it holds, nothing is changed, so a model that was trained so and loaded again can go on.
 
     Args:
         model: with LoRA factors that require gradients.
         basis: what is protected, from `estimate_basis`; None: nothing.
-        lr: of the factors. head_lr: of all other parameters that require gradients; None: lr. weight_decay: of both.
+        lr: of the factors. head_lr: of all other parameters that require gradients; None: lr. weight_decay:
+            of both.
         gr: `exact`, `tangent` or `none` (`janus.rectify.RectifiedAdam`).
 
     Raises:
-        UsageError: no factors, frozen or inactive ones, an unknown `gr`, a basis of other layers, weights that cannot be merged.
+        UsageError: no factors, frozen or inactive ones, an unknown `gr`, a basis of other layers, weights
+            that cannot be merged.
         JanusError: V leaves no direction to learn in.
     """
     pairs = adapted(model)
     factors = {id(p) for pair in pairs for p in (pair.A, pair.B)}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in factors]
-    optimizer = RectifiedOptimizer(pairs, others, lr, gr=gr, basis=basis, weight_decay=weight_decay, head_lr=head_lr)
+    options = {"gr": gr, "basis": basis, "weight_decay": weight_decay, "head_lr": head_lr}
+    optimizer = RectifiedOptimizer(pairs, others, lr, **options)
     if gr == "exact" and basis:
         _start_off(model, pairs, basis)
     return optimizer
@@ -155,26 +189,33 @@ def _reach(A: Tensor, V: Tensor | None) -> float:
 
 
 class RectifiedOptimizer(RectifiedAdam):
-    """`RectifiedAdam` on the factors (parameter group 0) and AdamW on other parameters (group 1), as one optimiser.
+    """`RectifiedAdam` on the factors (parameter group 0), AdamW on others (group 1), as one optimiser.
 
     Args:
         pairs, lr, options: see `RectifiedAdam`.
         others: parameters beside the factors, stepped by AdamW at `head_lr` (None: lr).
     """
 
-    def __init__(self, pairs: Iterable[Pair], others: Iterable[nn.Parameter], lr: float, *, head_lr: float | None = None,
-                 **options: Any) -> None:
+    def __init__(
+        self,
+        pairs: Iterable[Pair],
+        others: Iterable[nn.Parameter],
+        lr: float,
+        *,
+        head_lr: float | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(pairs, lr, **options)
         others, c = list(others), self.param_groups[0]
         self._rest: torch.optim.AdamW | None = None
         if others:
-            self._rest = torch.optim.AdamW(others, lr=lr if head_lr is None else head_lr, betas=c["betas"], eps=c["eps"],
-                                           weight_decay=c["weight_decay"])
+            same = {name: c[name] for name in ("betas", "eps", "weight_decay")}
+            self._rest = torch.optim.AdamW(others, lr=lr if head_lr is None else head_lr, **same)
             self.add_param_group(self._rest.param_groups[0])
             self._share()
 
     def _share(self) -> None:
-        """AdamW keeps its state and its settings in ours: schedulers and checkpoints then find one optimiser."""
+        """AdamW keeps its state and its settings in ours: schedulers and checkpoints find one optimiser."""
         if self._rest is not None:
             self._rest.state, self._rest.param_groups = self.state, self.param_groups[1:]
 
@@ -193,16 +234,24 @@ class RectifiedOptimizer(RectifiedAdam):
         checkpoint.save(Path(file), {"optimizer": self.state_dict(), "belongs_to": self._belongs_to()})
 
     def load(self, file: str | Path) -> None:
-        """Go on from what `save` wrote, on the same parameters. Raises JanusError: missing, damaged, of another optimiser."""
+        """Go on from what `save` wrote, on the same parameters.
+
+        Raises JanusError: missing, damaged, of another optimiser.
+        """
         theirs, ours = _part(file, "belongs_to"), self._belongs_to()
         if theirs != ours:
             what = next(key for key in ours if ours[key] != theirs.get(key))
-            raise JanusError(f"{file} is the state of another optimiser: its {what} are not those of this one")
+            raise JanusError(
+                f"{file} is the state of another optimiser: its {what} are not those of this one"
+            )
         self.load_state_dict(_part(file, "optimizer"))
 
     def _belongs_to(self) -> dict[str, Any]:
-        return {"gr": self.gr, "factors": [[pair.name, *pair.A.shape, *pair.B.shape] for pair in self.pairs],
-                "other parameters": [list(p.shape) for group in self.param_groups[1:] for p in group["params"]]}
+        return {
+            "gr": self.gr,
+            "factors": [[pair.name, *pair.A.shape, *pair.B.shape] for pair in self.pairs],
+            "other parameters": [list(p.shape) for group in self.param_groups[1:] for p in group["params"]],
+        }
 
 
 def _part(file: str | Path, name: str) -> dict[str, Any]:

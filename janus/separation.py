@@ -1,10 +1,10 @@
 """Decoupled Margin Loss: new features keep away from old prototypes.
 
-The published material says what the loss does, not its formula; this is our reading of it. Features and prototypes are
-compared by cosine. Two terms are decoupled, each with its own margin and weight: a push away from the frozen prototypes of
-old classes, and a pull of each feature to the running centre of its own class. `form` selects the shape of the push;
-which one is used by default was chosen on validation (`benchmarks/results/`).
-LoRA-DRS's triplet loss, which wants the same, is here too.
+The published material says what the loss does, not its formula; this is our reading of it. Features and
+prototypes are compared by cosine. Two terms are decoupled, each with its own margin and weight: a push away
+from the frozen prototypes of old classes, and a pull of each feature to the running centre of its own class.
+`form` selects the shape of the push; which one is used by default was chosen on validation
+(`benchmarks/results/`). LoRA-DRS's triplet loss, which wants the same, is here too.
 """
 
 from __future__ import annotations
@@ -21,24 +21,39 @@ from .runtime.distributed import ALONE, Processes
 FORMS = ("hinge", "squared", "logsumexp", "softmax")
 
 
-def decoupled_margin_loss(features: Tensor, labels: Tensor, prototypes: Tensor, centres: Tensor, *, form: str = "hinge",
-                          nearest: bool = True, push_margin: float = 0.3, pull_margin: float = 0.7, push_weight: float = 1.0,
-                          pull_weight: float = 1.0, temperature: float = 0.1) -> Tensor:
+def decoupled_margin_loss(
+    features: Tensor,
+    labels: Tensor,
+    prototypes: Tensor,
+    centres: Tensor,
+    *,
+    form: str = "hinge",
+    nearest: bool = True,
+    push_margin: float = 0.3,
+    pull_margin: float = 0.7,
+    push_weight: float = 1.0,
+    pull_weight: float = 1.0,
+    temperature: float = 0.1,
+) -> Tensor:
     """Push features off old prototypes, pull them to their own centre.
 
     With cosines `p_j` to old prototypes and `c` to the own centre, the push of one feature is
       hinge      `relu(p_j − push_margin)`
       squared    `relu(p_j − push_margin)²`
       logsumexp  `τ·log(1 + Σ_j exp((p_j − c + push_margin) / τ))`: relative to the own centre
-      softmax    cross-entropy of the own centre (lowered by push_margin) against all current centres and old prototypes
-    (hinge and squared: over the nearest prototype, or the mean over all). The pull is `relu(pull_margin − c)`.
+      softmax    cross-entropy of the own centre (lowered by push_margin) against all current centres and old
+                 prototypes
+    (hinge and squared: over the nearest prototype, or the mean over all). The pull is
+    `relu(pull_margin − c)`.
 
     Args:
-        features: (b, d). labels: (b,) indices into `centres`. prototypes: (old classes, d). centres: (current classes, d);
-            both constant. temperature: τ of logsumexp and softmax.
+        features: (b, d). labels: (b,) indices into `centres`.
+        prototypes: (old classes, d). centres: (current classes, d); both constant.
+        temperature: τ of logsumexp and softmax.
 
     Returns:
-        Scalar, the mean over the batch. Zero old prototypes leave only the pull (and the softmax among current centres).
+        Scalar, the mean over the batch. Zero old prototypes leave only the pull (and the softmax among
+        current centres).
 
     Raises:
         UsageError: unknown `form`.
@@ -57,7 +72,8 @@ def decoupled_margin_loss(features: Tensor, labels: Tensor, prototypes: Tensor, 
         push = z.new_zeros(())
     elif form == "logsumexp":
         excess = (old - own[:, None] + push_margin) / temperature
-        push = temperature * torch.logsumexp(F.pad(excess, (1, 0)), dim=1).mean()  # the padded 0 is the 1 in log(1 + …)
+        # the padded 0 is the 1 in log(1 + …)
+        push = temperature * torch.logsumexp(F.pad(excess, (1, 0)), dim=1).mean()
     else:
         excess = F.relu((old.amax(1) if nearest else old) - push_margin)
         push = (excess**2 if form == "squared" else excess).mean()
@@ -65,10 +81,12 @@ def decoupled_margin_loss(features: Tensor, labels: Tensor, prototypes: Tensor, 
 
 
 def augmented_triplet_loss(features: Tensor, labels: Tensor, prototypes: Tensor, margin: float) -> Tensor:
-    """Mean over the batch of `relu(margin + p − q)`: p the distance to the farthest feature of the own class, q that to the nearest
-    feature of another class or old prototype, whichever is nearer. An anchor without any negative counts as 0.
+    """Mean over the batch of `relu(margin + p − q)`.
 
-    Euclidean distances between L2-normalised vectors, in [0, 2]. features: (b, d). labels: (b,). prototypes: (old classes, d).
+    p is the distance to the farthest feature of the own class, q that to the nearest feature of another class
+    or old prototype, whichever is nearer. An anchor without any negative counts as 0. The distances are
+    Euclidean, between L2-normalised vectors, in [0, 2]. features: (b, d). labels: (b,). prototypes:
+    (old classes, d).
     """
     z = F.normalize(features.float(), dim=1)
     others = torch.cat([z, F.normalize(prototypes.float(), dim=1)])
@@ -97,7 +115,7 @@ class Prototypes:
 
     @torch.no_grad()
     def observe(self, features: Tensor, labels: Tensor, processes: Processes = ALONE) -> None:
-        """Move the centres of the classes in a batch toward the mean of their features; a first sight sets them.
+        """Move the centres of a batch's classes toward the mean of their features; a first sight sets them.
 
         processes: that hold the other parts of the batch.
         """
@@ -129,12 +147,14 @@ def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def own_similarity(features: Tensor, labels: Tensor, centres: Tensor) -> float:
-    """Mean over features (N, d) of the cosine to the own class's centre `centres[label]` (classes, d): the y of the paper's
-    danger plot."""
+    """Mean over features (N, d) of the cosine to the own class's centre `centres[label]` (classes, d).
+
+    It is the y of the paper's danger plot.
+    """
     return float(F.cosine_similarity(features.float(), centres[labels].float(), dim=-1).mean())
 
 
 def danger(features: Tensor, prototypes: Tensor) -> float:
-    """Mean over features (N, d) of the largest cosine to a prototype (C, d): the x of the paper's danger plot."""
+    """Mean over features (N, d) of the largest cosine to a prototype (C, d): x of the paper's danger plot."""
     cosines = F.normalize(features.float(), dim=-1) @ F.normalize(prototypes.float(), dim=-1).T  # (N, C)
     return float(cosines.amax(1).mean())

@@ -1,7 +1,8 @@
 """The loop: one run = one method x stream x seed → one result.
 
-A training step (`step`) reads as the method does: images → adapted ViT (Online Estimation watches the layer inputs) → feature →
-local cross-entropy + margin loss → backward → Gradient Rectification turns the step into safe factor updates.
+A training step (`step`) reads as the method does: images → adapted ViT (Online Estimation watches the layer
+inputs) → feature → local cross-entropy + margin loss → backward → Gradient Rectification turns the step into
+safe factor updates.
 """
 
 from __future__ import annotations
@@ -12,29 +13,28 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from . import configure, metrics
 from .config import Config
-from .data import datasets, restore, stream, transforms
+from .data import stream, transforms
 from .data.images import Images
 from .data.prefetch import Prefetcher
 from .data.renditions import in_epoch
 from .data.restore import MissingImages
-from .errors import JanusError, UsageError
+from .errors import JanusError
 from .evaluation import Evaluation
 from .learner import Learner, augmentation
 from .methods import one_class
 from .runtime import checkpoint, distributed, paths
-from .runtime.device import HALF, pick_device, resolve
+from .runtime.device import pick_device
 from .runtime.progress import Progress, forwarded
 from .runtime.result import Result, hardware, versions
+from .runtime.start import build_stream, check_same_run, lock, settled
 from .runtime.timing import clock
 from .runtime.updates import Diverged, Updates
 
@@ -57,24 +57,29 @@ def step(learner: Learner, images: Tensor, labels: Tensor, updates: Updates, wat
     updates.zero_grad()
     learner.method.begin_step(images)
     with learner.watching(watch), torch.set_grad_enabled(updates.factors is not None):
-        features = learner.forward(images)  # (b, d); Online Estimation sums x xᵀ of each adapted layer's inputs x
+        features = learner.forward(images)  # (b, d); Online Estimation sums x xᵀ of each layer's inputs x
     logits = learner.heads[-1](features.float())  # (b, c): the current task's classes only
-    loss = learner.method.loss(features, logits, labels)  # cross-entropy; Janus adds the Decoupled Margin Loss
+    loss = learner.method.loss(features, logits, labels)  # cross-entropy; Janus adds the margin loss
     updates.backward(loss)
     updates.step()  # the head's, and the factors': Gradient Rectification makes their product ΔW safe
 
 
-def run(out: str | Path | None = None, *, progress: Progress | None = None, variant: str | None = None,
-        **config: Any) -> Result:
+def run(
+    out: str | Path | None = None,
+    *,
+    progress: Progress | None = None,
+    variant: str | None = None,
+    **config: Any,
+) -> Result:
     """Train and evaluate one method on one stream.
 
     Args:
-        out: folder for the result and checkpoints. A finished run there is read back, a broken one resumes and ends with the
-            numbers of an uninterrupted run. None keeps nothing.
+        out: folder for the result and checkpoints. A finished run there is read back, a broken one resumes
+            and ends with the numbers of an uninterrupted run. None keeps nothing.
         progress: called with one line now and then; None: silent.
         variant: what tables call the run; None: the method's name.
-        config: settings by name (`janus.Config`, `janus.configure.make`): `lr=1e-3`, `method="gpm"`, `data={"strength": 0.5}`,
-            `**{"method.energy": 0.9}`.
+        config: settings by name (`janus.Config`, `janus.configure.make`): `lr=1e-3`, `method="gpm"`,
+            `data={"strength": 0.5}`, `**{"method.energy": 0.9}`.
 
     Raises:
         UsageError: unknown names, wrong types, illegal combinations, another run in `out`.
@@ -83,8 +88,12 @@ def run(out: str | Path | None = None, *, progress: Progress | None = None, vari
     return execute(configure.layered(paths.folder_of(out), config), out, progress, variant)
 
 
-def execute(config: Config, out: str | Path | None = None, progress: Progress | None = None,
-            variant: str | None = None) -> Result:
+def execute(
+    config: Config,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    variant: str | None = None,
+) -> Result:
     """`run` with a ready config."""
     processes = distributed.start(config.runtime.device)
     with ExitStack() as held:
@@ -100,30 +109,22 @@ def execute(config: Config, out: str | Path | None = None, progress: Progress | 
 
         if processes.on_main(claim):
             result = Result.load(folder)
-            _same_run(_settled(config, result.config), result.config, folder)
+            check_same_run(settled(config, result.config), result.config, folder)
             logger.info(f"{folder}: finished already, acc {result.acc:.2f} (nothing was trained)")
             return result
         return Run(config, folder, processes, variant).finish()
 
 
-def lock(folder: Path) -> FileLock:
-    """Hold a run's folder; made if it is not there. Let go by the operating system when the process dies."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        guard = FileLock(folder / ".lock")
-        guard.acquire(timeout=0)
-    except Timeout:
-        raise JanusError(f"{folder} is in use by another janus process; wait for it, or choose another --out") from None
-    except OSError as error:
-        raise JanusError(f"cannot write to {folder}: {error.strerror}; choose another --out") from None
-    return guard
-
-
 class Run:
     """The loop over a stream's tasks, and where it stands: training step `step` of task `task` comes next."""
 
-    def __init__(self, config: Config, folder: Path | None, processes: distributed.Processes = distributed.ALONE,
-                 variant: str | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: Path | None,
+        processes: distributed.Processes = distributed.ALONE,
+        variant: str | None = None,
+    ) -> None:
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
         self.folder, self.processes = folder, processes
@@ -131,9 +132,9 @@ class Run:
         path = folder / CHECKPOINT if folder else None
         self.resumed = checkpoint.load(path) if path and path.exists() else None
         device = processes.device or pick_device(config.runtime.device)
-        self.config = config = _settled(config, self.resumed["config"] if self.resumed else {}, device)
+        self.config = config = settled(config, self.resumed["config"] if self.resumed else {}, device)
         if self.resumed:
-            _same_run(config, self.resumed["config"], folder)
+            check_same_run(config, self.resumed["config"], folder)
         with processes.main_first():
             self.learner = Learner(config, device, processes)
             found = build_stream(config, self.learner.preprocess.size, self.resumed)
@@ -153,7 +154,7 @@ class Run:
         yield
         self.seconds[part] += time.perf_counter() - start
 
-    # ── the stream ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the stream ──────────────────────────────────────────────────────────────────────────────────────────
 
     def finish(self) -> Result:
         """Run what is left of the stream and write the result."""
@@ -162,8 +163,10 @@ class Run:
             self.resumed = None
             logger.info(f"resumed at task {self.task + 1}/{len(self.stream)}, step {self.step}")
         if self.processes.on_main(lambda: (self.task, self.step)) != (self.task, self.step):
-            raise JanusError(f"process {self.processes.rank} does not find in {self.folder} what the main one finds there; "
-                             "choose an --out that all machines share")
+            raise JanusError(
+                f"process {self.processes.rank} does not find in {self.folder} what the main one finds "
+                "there; choose an --out that all machines share"
+            )
         if any(isinstance(task.evaluation, MissingImages) for task in self.stream.tasks):
             logger.info(f"note: {self.stream.note}")
         self.fraction_at_start = self.fraction_done()
@@ -178,12 +181,13 @@ class Run:
             with self.timed("oe"):  # a pass of the method's own, if it has one
                 learner.begin_task(task)
         self.train(task)
-        self.evaluation.displacement(task.index)  # before end_task, where a method may let this task join its past
+        self.evaluation.displacement(task.index)  # before `end_task`: the task may join the past there
         with self.timed("oe"):
             learner.end_task(task)
         self.evaluation.ranks()
         with self.timed("eval"):
-            features, labels = learner.features(task.train).to(learner.device), task.train.labels.to(learner.device)
+            features = learner.features(task.train).to(learner.device)
+            labels = task.train.labels.to(learner.device)
             old = learner.prototypes.old
             learner.prototypes.end_task(features, labels - task.positions.start, len(task.positions))
         with self.timed("oe"):  # learning, not evaluation
@@ -206,12 +210,14 @@ class Run:
         with Prefetcher(self.asked(task, total), learner.device) as loader:
             while self.step < total:
                 epoch, position = divmod(self.step, batches)
-                scored = updates.factors is not None and task.index > 0 and self.step % c.step_score_every == 0
+                due = self.step % c.step_score_every == 0
+                scored = updates.factors is not None and task.index > 0 and due
                 before = learner.factors() if scored else []
                 with self.timed("train"):
                     with self.timed("data"):
                         index, batch = next(loader)
-                    whole = min(c.batch_size, len(task.train) - position * c.batch_size)  # processes share a batch
+                    # of all processes together: they share a batch
+                    whole = min(c.batch_size, len(task.train) - position * c.batch_size)
                     generator = learner.generator("augment", task.index, self.step)
                     images = self.augment(batch, generator, whole, self.processes.part(whole))
                     labels = (task.train.labels[index] - task.positions.start).to(learner.device)
@@ -228,13 +234,18 @@ class Run:
         self.updates = None
 
     def diverged(self, value: Diverged) -> str:
-        c, kept = self.config.training, f"; the last checkpoint is kept in {self.folder}" if self.folder else ""
-        return (f"the loss became {value} in task {self.task + 1}, step {self.step + 1}; try a smaller lr (now {c.lr:g}) "
-                f"or head_lr (now {c.head_lr:g}){kept}")
+        c = self.config.training
+        kept = f"; the last checkpoint is kept in {self.folder}" if self.folder else ""
+        return (
+            f"the loss became {value} in task {self.task + 1}, step {self.step + 1}; try a smaller lr (now "
+            f"{c.lr:g}) or head_lr (now {c.head_lr:g}){kept}"
+        )
 
     def asked(self, task: stream.Task, total: int) -> Iterator[tuple[Images, Tensor]]:
-        """Which images this process takes in each training step from `self.step` on to `total`: an epoch is one shuffle, the
-        same every time, of renditions of its own where they are drawn anew."""
+        """Which images this process takes in each training step from `self.step` on to `total`.
+
+        An epoch is one shuffle, the same every time, of renditions of its own where they are drawn anew.
+        """
         size, first = self.config.training.batch_size, self.step
         batches, images, order = math.ceil(len(task.train) / size), task.train, None
         for epoch, position in (divmod(step, batches) for step in range(first, total)):
@@ -245,11 +256,15 @@ class Run:
             whole = order[position * size : (position + 1) * size]
             yield images, whole[self.processes.part(len(whole))]
 
-    # ── progress, checkpoints, the result ────────────────────────────────────────────────────────────────────────────
+    # ── progress, checkpoints, the result ───────────────────────────────────────────────────────────────────
 
     def fraction_done(self) -> float:
         c = self.config.training
-        steps = [max(1, math.ceil(len(t.train) / c.batch_size) * c.epochs) if t.train else 1 for t in self.stream.tasks]
+
+        def steps_of(images: Images) -> int:
+            return max(1, math.ceil(len(images) / c.batch_size) * c.epochs) if images else 1
+
+        steps = [steps_of(task.train) for task in self.stream.tasks]
         return (sum(steps[: self.task]) + self.step) / sum(steps)
 
     def report(self, task: stream.Task, epoch: int | None = None) -> None:
@@ -257,9 +272,12 @@ class Run:
         elapsed = time.monotonic() - self.began
         left = elapsed * (1 - done) / max(1e-9, done - self.fraction_at_start)
         where = "" if epoch is None else f" epoch {epoch + 1}/{self.config.training.epochs}"
-        table, sizes = self.evaluation.records["accuracy"], [len(task.evaluation) for task in self.stream.tasks]
+        table = self.evaluation.records["accuracy"]
+        sizes = [len(task.evaluation) for task in self.stream.tasks]
         acc = f"  acc so far {metrics.over_samples(table[-1], sizes):5.2f}" if table else ""
-        logger.info(f"task {task.index + 1}/{len(self.stream)}{where}{acc}  {clock(elapsed)} gone, {clock(left)} left")
+        logger.info(
+            f"task {task.index + 1}/{len(self.stream)}{where}{acc}  {clock(elapsed)} gone, {clock(left)} left"
+        )
 
     def maybe_save(self, task: stream.Task, epoch: int) -> None:
         """In long tasks: a checkpoint and a line of progress every `save_every` seconds."""
@@ -276,10 +294,15 @@ class Run:
     def state(self) -> dict[str, Any]:
         """Everything the rest of the run depends on."""
         return {
-            "config": self.config.to_dict(), "versions": versions(), "task": self.task, "step": self.step,
-            "stream": self.stream.to_json(), "seconds": self.seconds,
+            "config": self.config.to_dict(),
+            "versions": versions(),
+            "task": self.task,
+            "step": self.step,
+            "stream": self.stream.to_json(),
+            "seconds": self.seconds,
             "optimizers": self.updates.state() if self.updates and self.step else {},
-            **self.learner.state(), **self.evaluation.state(),
+            **self.learner.state(),
+            **self.evaluation.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -295,11 +318,16 @@ class Run:
         config = self.config.to_dict()
         config["data"]["class_seed"] = self.stream.seed
         return Result(
-            variant=self.variant, config=config, hash=configure.config_hash(self.config),
+            variant=self.variant,
+            config=config,
+            hash=configure.config_hash(self.config),
             **self.evaluation.summary([len(task.evaluation) for task in self.stream.tasks]),
-            seconds={k: round(v, 3) for k, v in self.seconds.items()}, stream=self.stream.to_json(), versions=versions(),
+            seconds={k: round(v, 3) for k, v in self.seconds.items()},
+            stream=self.stream.to_json(),
+            versions=versions(),
             hardware=hardware(self.learner.device, self.processes.count),
-            date=datetime.now(timezone.utc).isoformat(timespec="seconds"), backbone=self.learner.backbone,
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            backbone=self.learner.backbone,
         )
 
     def write_result(self) -> Result:
@@ -308,41 +336,3 @@ class Run:
             self.processes.on_main(lambda: checkpoint.write_json(self.folder / RESULT, result.to_dict()))
         logger.info(result.line())
         return result
-
-
-def build_stream(config: Config, size: int | None = None, state: dict[str, Any] | None = None) -> stream.Stream:
-    """The config's data set, cut into tasks (one task of all classes for the joint upper bound); then the new classes of
-    an extended run, one task for each data set. `size`: the input side photographs are prepared for; `state`: the checkpoint
-    that is resumed, whose finished tasks need no images."""
-    config = paths.resolved(config)
-    c, tasks = config.data, 1 if config.method.joint else config.data.tasks
-    order = config.training.seed if c.class_seed is None else c.class_seed
-
-    def first() -> stream.Stream:
-        images = datasets.load(c.dataset, root=config.runtime.root, **({"size": size} | c.options))
-        return stream.class_incremental(images, tasks, order, per_class=c.per_class, evaluate=c.evaluate)
-
-    skip = bool(c.options.get("skip_corrupt"))
-    later = [partial(datasets.load, name, size=size, skip_corrupt=skip) for name in c.extended]
-    return restore.grow(first, tasks, later, state["stream"] if state else None, state["task"] if state else 0)
-
-
-def _settled(config: Config, before: dict[str, Any], device: torch.device | None = None) -> Config:
-    """The config with where relative paths start from (`runtime.paths`) and what `amp=auto` means: as in the resumed run."""
-    before = configure.flat(before)
-    config = paths.with_folder(config, before)
-    if config.training.amp != "auto":
-        return config
-    was = before.get("training.amp")
-    meant = was if was in ("off", *HALF) else resolve("auto", device or pick_device(config.runtime.device))
-    return configure.changed(config, {"training.amp": meant})
-
-
-def _same_run(config: Config, other: dict[str, Any], folder: Path) -> None:
-    mine, other = configure.deciding(config), configure.deciding(configure.restore(other, folder))
-    differs = sorted(path for path in {*mine, *other} if mine.get(path) != other.get(path))
-    for whole, part in (("method.name", "method."), ("classifier.name", "classifier."), ("method.dml", "method.loss.")):
-        if whole in differs:  # what belongs to it goes with it
-            differs = [path for path in differs if path == whole or not path.startswith(part)]
-    if differs:
-        raise UsageError(f"{folder} holds another run (it differs in {', '.join(differs)}); choose another --out")

@@ -1,6 +1,7 @@
-"""The lowest versions this project says it runs with, as a pip constraints file on stdout: `make test-lowest`.
+"""The lowest versions that this project says it runs with, as a pip constraints file: `make test-lowest`.
 
-What [project.dependencies] of pyproject.toml bounds from below by `>=` is held at that very bound; other packages are free.
+It goes to stdout. What [project.dependencies] of pyproject.toml bounds from below by `>=` is held at that
+very bound; other packages are free.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 
 def lowest(requirements: list[str]) -> list[str]:
-    """`["torch>=2.4"]` → `["torch==2.4"]`. ValueError: a requirement that is not a name and its lower bound."""
+    """`["torch>=2.4"]` → `["torch==2.4"]`. ValueError: a requirement that is not a name and a lower bound."""
     pins = []
     for requirement in requirements:
         found = re.fullmatch(r"([\w.-]+)>=([\w.]+)", requirement)
         if not found:
-            raise ValueError(f"{requirement!r} in pyproject.toml is no name with its lower bound; give it one")
+            raise ValueError(
+                f"{requirement!r} in pyproject.toml is no name with its lower bound; give it one"
+            )
         pins.append(f"{found[1]}=={found[2]}")
     return pins
 

@@ -1,8 +1,10 @@
-"""Does every cell of every lesson run? Tiny streams under nbval, then one lesson through papermill. What nbval gets are copies in
-which each exercise is followed by its solution: as it stands it must fail, and with the solution pass.
+"""Does every cell of every lesson run? Tiny streams under nbval, then one lesson through papermill.
 
-One temporary folder of runs for all, so that lessons use each other's. nbval does not say which cells it left out, and papermill
-needs its parameter, not the environment, to be in fast mode: both are looked at here.
+What nbval gets are copies in which each exercise is followed by its solution: as it stands it must fail, and
+with the solution pass.
+
+One temporary folder of runs for all, so that lessons use each other's. nbval does not say which cells it left
+out, and papermill needs its parameter, not the environment, to be in fast mode: both are looked at here.
 """
 
 from __future__ import annotations
@@ -40,10 +42,10 @@ def main() -> str | int:
         environment = os.environ | {"JANUS_RUNS": f"{folder}/runs"}
         report = Path(folder, "report.xml")
         copies = [with_solutions(path, Path(folder, "notebooks")) for path in paths]
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "--nbval-lax", f"--nbval-cell-timeout={CELL_SECONDS}", "-p", "no:cacheprovider",
-             f"--junitxml={report}", "-o", "junit_family=xunit1", "--durations=5", *map(str, copies)],
-            env=environment | {"JANUS_FAST": "1"}, cwd=ROOT)
+        options = f"--nbval-lax --nbval-cell-timeout={CELL_SECONDS} -p no:cacheprovider --durations=5"
+        command = [sys.executable, "-m", "pytest", *options.split(), "-o", "junit_family=xunit1"]
+        command += [f"--junitxml={report}", *map(str, copies)]
+        done = subprocess.run(command, env=environment | {"JANUS_FAST": "1"}, cwd=ROOT)
         if done.returncode:
             return done.returncode
         passed = passed_cells(report)
@@ -52,26 +54,32 @@ def main() -> str | int:
             if passed[path.name] != cells:
                 return f"{path.name}: {passed[path.name]} of {cells} code cells were run"
         for path in (path for path in paths if path.name == PAPERMILL):
-            done = subprocess.run([sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "WARNING",
-                                   "-p", "FAST", "true", str(path), f"{folder}/out.ipynb"], env=environment, cwd=ROOT)
+            options = "--no-progress-bar --log-level WARNING -p FAST true".split()
+            command = [sys.executable, "-m", "papermill", *options, str(path), f"{folder}/out.ipynb"]
+            done = subprocess.run(command, env=environment, cwd=ROOT)
             if done.returncode:
                 return f"{path.name}: papermill could not run it"
     return "fast mode wrote to figures/, whose numbers are those of full runs" if stamps() != figures else 0
 
 
 def with_solutions(path: Path, folder: Path) -> Path:
-    """A copy of a lesson with a cell after each exercise, in which the start has failed and the folded solution passes."""
+    """A copy with a cell after each exercise: the start has failed, the folded solution passes."""
     notebook, cells = nbformat.read(path, as_version=4), []
     for cell, following in zip(notebook.cells, [*notebook.cells[1:], None]):
         cells.append(cell)
         if cell.cell_type == "code" and CHECK in cell.source:
             found = SOLUTION.search(following.source if following else "")
             if not found:
-                raise SystemExit(f"{path.name}: an exercise without a folded solution below it: {cell.source[:60]!r}")
-            check = cell.source[cell.source.index(CHECK):]
-            cells.append(nbformat.v4.new_code_cell(
-                'assert not lesson.checks[-1], "the exercise passes before anything was answered"\n'
-                f'{found[1]}\n{check}\nassert lesson.checks[-1], "the solution does not pass"'))
+                raise SystemExit(
+                    f"{path.name}: an exercise without a folded solution below it: {cell.source[:60]!r}"
+                )
+            check = cell.source[cell.source.index(CHECK) :]
+            cells.append(
+                nbformat.v4.new_code_cell(
+                    'assert not lesson.checks[-1], "the exercise passes before anything was answered"\n'
+                    f'{found[1]}\n{check}\nassert lesson.checks[-1], "the solution does not pass"'
+                )
+            )
     added = len(cells) - len(notebook.cells)
     if added < 2 and path.name not in WITHOUT_EXERCISES:
         raise SystemExit(f"{path.name}: {added} exercises with a check, at least two are wanted")
@@ -83,8 +91,11 @@ def with_solutions(path: Path, folder: Path) -> Path:
 
 def passed_cells(report: Path) -> Counter[str]:
     """Notebook → code cells that were run and passed, from pytest's JUnit report."""
-    passed = [case for case in ElementTree.parse(report).iter("testcase")
-              if not any(part.tag in ("skipped", "failure", "error") for part in case)]
+    passed = [
+        case
+        for case in ElementTree.parse(report).iter("testcase")
+        if not any(part.tag in ("skipped", "failure", "error") for part in case)
+    ]
     return Counter(Path(case.get("file", "")).name for case in passed)
 
 

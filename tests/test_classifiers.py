@@ -1,4 +1,4 @@
-"""Heads: what they compute by hand, that training does not know of them, and that they survive breaks and predict alike."""
+"""Heads: what they compute by hand; training does not know of them; they survive breaks, predict alike."""
 
 from __future__ import annotations
 
@@ -34,19 +34,22 @@ def generator(seed: int) -> torch.Generator:
 
 
 def ranpac(d: int = 6, M: int = 40, seed: int = 1) -> classifiers.RanPAC:
-    run = SimpleNamespace(device=torch.device("cpu"), model=SimpleNamespace(num_features=d),
-                          config=SimpleNamespace(classifier=SimpleNamespace(dim=M)))
+    config = SimpleNamespace(classifier=SimpleNamespace(dim=M))
+    run = SimpleNamespace(device=torch.device("cpu"), model=SimpleNamespace(num_features=d), config=config)
     return classifiers.RanPAC(run, generator(seed))
 
 
-def examples(classes: int = 6, each: int = 25, d: int = 6, seed: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+def examples(
+    classes: int = 6, each: int = 25, d: int = 6, seed: int = 2
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Features around a centre a class, in order of the classes."""
     g = generator(seed)
     labels = torch.arange(classes).repeat_interleave(each)
-    return torch.randn(classes, d, generator=g)[labels] + 0.3 * torch.randn(len(labels), d, generator=g), labels
+    centres = torch.randn(classes, d, generator=g)
+    return centres[labels] + 0.3 * torch.randn(len(labels), d, generator=g), labels
 
 
-# ── nearest class mean ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── nearest class mean ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_ncm_by_hand():
@@ -55,12 +58,13 @@ def test_ncm_by_hand():
     head = classifiers.NearestClassMean(SimpleNamespace(prototypes=SimpleNamespace(old=means)), generator(0))
     scores = head.scores(torch.tensor([[0.0, 7.0], [2.0, 2.0]]))
     root = np.sqrt([0.9, 2.0])
-    assert scores.numpy() == pytest.approx(np.array([[0.9 / root[0], 0.0], [1.2 / (root[0] * root[1]), 1 / root[1]]]), abs=1e-6)
+    expected = np.array([[0.9 / root[0], 0.0], [1.2 / (root[0] * root[1]), 1 / root[1]]])
+    assert scores.numpy() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["finetune", "joint"])
-def test_ncm_takes_each_class_mean_when_its_task_ends(name, settings):  # noqa: F811
-    """Adapted features: the means are those of the model as it was then, the test features those of the model as it is."""
+def test_ncm_takes_each_class_mean_when_its_task_ends(name, settings):
+    """Adapted features: the means are of the model as it was then, the test features of it as it is now."""
     run = Run(make(settings(name, classifier="ncm")), None)
     means: list[np.ndarray] = []
     for task in run.stream.tasks:
@@ -75,7 +79,7 @@ def test_ncm_takes_each_class_mean_when_its_task_ends(name, settings):  # noqa: 
         assert run.evaluation.records["accuracy"][-1][i] == pytest.approx(100 * right)
 
 
-# ── RanPAC ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── RanPAC ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("sizes", [[6], [3, 3], [1, 2, 3], [1] * 6])
@@ -91,7 +95,8 @@ def test_ranpac_is_ridge_regression_on_all_data_at_once_whatever_the_tasks(sizes
         Y = np.eye(start)[labels[seen].numpy()]
         assert np.allclose(head.G, H.T @ H, rtol=1e-12) and np.allclose(head.C, H.T @ Y, rtol=1e-12)
         W = np.linalg.solve(H.T @ H + head.ridge * np.eye(40), H.T @ Y)
-        assert head.W.dtype == torch.float64 and head.W.shape == (40, start) and head.ridge in classifiers.RIDGES
+        assert head.W.dtype == torch.float64 and head.W.shape == (40, start)
+        assert head.ridge in classifiers.RIDGES
         assert np.allclose(head.W, W, rtol=1e-6, atol=1e-9)
     probe = torch.randn(9, 6, generator=generator(3))
     expected = np.maximum(probe.double().numpy() @ head.P.numpy(), 0) @ W
@@ -110,7 +115,8 @@ def test_the_ridge_is_chosen_on_a_fifth_of_the_task_that_is_held_out(monkeypatch
         assert h.shape == (N // 5, 40) and y.shape == (N // 5, last) and (y.sum(1) == 1).all()
         assert y[:, :first].sum() == 0  # of the current task alone
         H = head.random(features[labels < last])
-        assert torch.allclose(G + h.T @ h, H.T @ H) and torch.allclose(C + h.T @ y, head.C)  # the past and four fifths
+        # the past and four fifths
+        assert torch.allclose(G + h.T @ h, H.T @ H) and torch.allclose(C + h.T @ y, head.C)
     assert head.ridge == 10.0
 
 
@@ -118,11 +124,14 @@ def test_the_ridge_is_chosen_on_a_fifth_of_the_task_that_is_held_out(monkeypatch
 def test_the_ridge_has_the_least_error_of_all(noise, N):
     g = generator(4)
     h = torch.randn(N + 30, 20, generator=g, dtype=torch.float64).relu()
-    y = h @ torch.randn(20, 3, generator=g, dtype=torch.float64) + noise * torch.randn(N + 30, 3, generator=g).double()
+    weights = torch.randn(20, 3, generator=g, dtype=torch.float64)
+    y = h @ weights + noise * torch.randn(N + 30, 3, generator=g).double()
     G, C = h[:N].T @ h[:N], h[:N].T @ y[:N]
     held, truth = h[N:].numpy(), y[N:].numpy()
-    errors = [((held @ np.linalg.solve(G.numpy() + ridge * np.eye(20), C.numpy()) - truth) ** 2).mean()
-              for ridge in classifiers.RIDGES]
+    errors = [
+        ((held @ np.linalg.solve(G.numpy() + ridge * np.eye(20), C.numpy()) - truth) ** 2).mean()
+        for ridge in classifiers.RIDGES
+    ]
     found = classifiers.choose_ridge(G, C, h[N:], y[N:])
     assert found == classifiers.RIDGES[int(np.argmin(errors))]
     assert 1e-8 < found < 1e8 or noise == 0.1
@@ -143,13 +152,13 @@ def test_one_image_is_enough():
     assert head.scores(torch.ones(1, 6)) == pytest.approx(1.0, abs=1e-4)
 
 
-# ── Gaussian alignment ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Gaussian alignment ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def aligned(covariance: str = "class", d: int = 4, **more: Any) -> classifiers.Aligned:
-    config = CLASSIFIERS["aligned"](covariance=covariance, **more)
-    run = SimpleNamespace(device=torch.device("cpu"), model=SimpleNamespace(num_features=d), heads=torch.nn.ModuleList(),
-                          config=SimpleNamespace(classifier=config))
+    config = SimpleNamespace(classifier=CLASSIFIERS["aligned"](covariance=covariance, **more))
+    model, heads = SimpleNamespace(num_features=d), torch.nn.ModuleList()
+    run = SimpleNamespace(device=torch.device("cpu"), model=model, heads=heads, config=config)
     return classifiers.Aligned(run, generator(0))
 
 
@@ -160,9 +169,11 @@ def test_the_gaussians_are_mean_and_covariance_of_each_class():
     for c in range(2):
         f = features[labels == c].double().numpy()
         assert head.mean[c].numpy() == pytest.approx(f.mean(0), abs=1e-6)
-        assert (head.root[c] @ head.root[c].T).numpy() == pytest.approx(np.cov(f.T) + 1e-4 * np.eye(4), abs=1e-6)
+        covariance = np.cov(f.T) + 1e-4 * np.eye(4)
+        assert (head.root[c] @ head.root[c].T).numpy() == pytest.approx(covariance, abs=1e-6)
         assert torch.equal(head.root[c], head.root[c].tril())
-    assert torch.equal(head.mean[2], features[30]) and torch.allclose(head.root[2], 0.01 * torch.eye(4))  # one image: the ridge
+    assert torch.equal(head.mean[2], features[30])
+    assert torch.allclose(head.root[2], 0.01 * torch.eye(4))  # one image: the ridge
 
 
 @pytest.mark.parametrize("sizes", [[6], [1, 2, 3]])
@@ -174,11 +185,13 @@ def test_the_shared_covariance_is_that_within_classes_whatever_the_tasks(sizes):
         start += size
         head.learner.heads.append(torch.nn.Linear(4, size))
         head.end_task(features[mine], labels[mine], start, generator(1))
-    F = features.double().numpy() - np.stack([features[labels == c].double().numpy().mean(0) for c in range(6)])[labels.numpy()]
+    means = np.stack([features[labels == c].double().numpy().mean(0) for c in range(6)])
+    F = features.double().numpy() - means[labels.numpy()]
     assert classifiers.covariance_of(head.root)[0].numpy() == pytest.approx(F.T @ F / (150 - 6), abs=1e-6)
     assert head.root.shape == (1, 4, 4) and head.freedom == 150 - 6
     drawn = torch.cat([f - head.mean[y] for f, y in head.samples(4000, generator(2))])
-    assert (drawn.T @ drawn / len(drawn)).numpy() == pytest.approx(F.T @ F / (150 - 6) + 1e-4 * np.eye(4), abs=5e-3)
+    covariance = F.T @ F / (150 - 6) + 1e-4 * np.eye(4)
+    assert (drawn.T @ drawn / len(drawn)).numpy() == pytest.approx(covariance, abs=5e-3)
 
 
 def test_the_aligned_loss_by_hand():
@@ -191,12 +204,16 @@ def test_the_aligned_loss_by_hand():
 
 
 @pytest.mark.parametrize("method", ["finetune", "frozen", "exact"])
-def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_task(method, settings, monkeypatch):  # noqa: F811
+def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_task(
+    method, settings, monkeypatch
+):
     more = {"samples": 20, "classifier.epochs": 3, "classifier.lr": 0.05}
     run = Run(make(settings(method, classifier="aligned", **more)), None)
     batches: list[tuple[torch.Tensor, torch.Tensor]] = []
     loss = classifiers.aligned
-    monkeypatch.setattr(classifiers, "aligned", lambda heads, f, y, t: batches.append((f, y)) or loss(heads, f, y, t))
+    monkeypatch.setattr(
+        classifiers, "aligned", lambda heads, f, y, t: batches.append((f, y)) or loss(heads, f, y, t)
+    )
     task = run.stream.tasks[0]
     run.learn(task)
     assert not batches
@@ -206,7 +223,8 @@ def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_ta
     for c in task.positions:  # as they were when the task ended
         assert torch.allclose(kept.mean[c], features[task.train.labels == c].mean(0), atol=1e-5)
     assert torch.allclose(run.learner.features(task.train), features, atol=1e-3) == (method == "frozen")
-    assert all(not torch.equal(before, now) for before, now in zip(first, run.learner.heads.parameters()))  # old heads too
+    # old heads too
+    assert all(not torch.equal(before, now) for before, now in zip(first, run.learner.heads.parameters()))
     f, y = torch.cat([f for f, _ in batches]), torch.cat([y for _, y in batches])
     assert torch.equal(torch.bincount(y), torch.full((5,), 60))  # 20 of each of 5 classes in 3 epochs
     for c in range(5):
@@ -216,50 +234,65 @@ def test_heads_are_aligned_on_samples_of_all_classes_and_only_after_the_first_ta
         assert 0.6 < spread < 1.5
 
 
-def test_slca_is_slow_lora_under_the_aligned_classifier(settings):  # noqa: F811
+def test_slca_is_slow_lora_under_the_aligned_classifier(settings):
     assert make(method="slca").training.lr == 1e-4 < make(method="finetune").training.lr
-    slca, same = (train.run(**settings("finetune", **more, **FEW["aligned"]))
-                  for more in ({"method": "slca"}, {"classifier": "aligned"}))
+    both = ({"method": "slca"}, {"classifier": "aligned"})
+    slca, same = (train.run(**settings("finetune", **more, **FEW["aligned"])) for more in both)
     assert slca.accuracy == same.accuracy and slca.drift == same.drift and slca.violation == same.violation
     assert slca.hash != same.hash
 
 
-def test_alignment_lets_old_heads_compete(settings):  # noqa: F811
+def test_alignment_lets_old_heads_compete(settings):
     """What only samples know: which head wins. Chance is 14 %."""
     more = {"classifier": "aligned", "samples": 200, "classifier.lr": 0.05}
-    gains = [train.run(**settings("finetune", lr=1e-4, seed=seed, **more)).acc
-             - train.run(**settings("finetune", lr=1e-4, seed=seed)).acc for seed in range(5)]
+    gains = [
+        train.run(**settings("finetune", lr=1e-4, seed=seed, **more)).acc
+        - train.run(**settings("finetune", lr=1e-4, seed=seed)).acc
+        for seed in range(5)
+    ]
     assert np.mean(gains) > 5
 
 
-# ── in a run ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── in a run ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", ["exact", "gpm", "joint"])
-def test_training_does_not_know_of_the_head(name, settings, tmp_path):  # noqa: F811
-    results = {head: train.run(tmp_path / head, **settings(name, classifier=head, **FEW.get(head, {})))
-               for head in classifiers.KINDS}
+def test_training_does_not_know_of_the_head(name, settings, tmp_path):
+    results = {
+        head: train.run(tmp_path / head, **settings(name, classifier=head, **FEW.get(head, {})))
+        for head in classifiers.KINDS
+    }
     states = {head: checkpoint.load(tmp_path / head / CHECKPOINT) for head in classifiers.KINDS}
     linear = results["linear"].to_dict()
     for head in ("ncm", "ranpac", "aligned"):
         found = results[head].to_dict()
-        assert all(found[key] == linear[key] for key in ("violation", "violation_step", "drift", "danger", "basis_rank", "stream"))
+        same = ("violation", "violation_step", "drift", "danger", "basis_rank", "stream")
+        assert all(found[key] == linear[key] for key in same)
         for part in ("model", "history", "prototypes", *(["heads"] if head != "aligned" else [])):
             assert str(states[head][part]) == str(states["linear"][part])
         assert all(torch.equal(a, states["linear"]["model"][k]) for k, a in states[head]["model"].items())
-    assert len({str(r.accuracy) for r in results.values()}) == (4 if name != "joint" else 3)  # of one task nothing is aligned
+    # of one task nothing is aligned
+    assert len({str(r.accuracy) for r in results.values()}) == (4 if name != "joint" else 3)
 
 
-def test_the_method_ranpac_is_the_head_on_the_frozen_backbone(settings):  # noqa: F811
-    alone, head = (train.run(**settings("frozen", **SMALL, **more)) for more in ({"method": "ranpac"}, {"classifier": "ranpac"}))
+def test_the_method_ranpac_is_the_head_on_the_frozen_backbone(settings):
+    both = ({"method": "ranpac"}, {"classifier": "ranpac"})
+    alone, head = (train.run(**settings("frozen", **SMALL, **more)) for more in both)
     assert alone.accuracy == head.accuracy and alone.acc > 50
-    assert alone.config["classifier"]["name"] == "ranpac" and alone.hash != head.hash and alone.violation["mean"]["all"] == 0
+    assert alone.config["classifier"]["name"] == "ranpac" and alone.hash != head.hash
+    assert alone.violation["mean"]["all"] == 0
 
 
-@pytest.mark.parametrize("more", [{"classifier": "ncm"}, {"classifier": "ranpac", **SMALL},
-                                  {"classifier": "aligned", **FEW["aligned"]},
-                                  {"classifier": "aligned", "covariance": "shared", **FEW["aligned"]}])
-def test_a_broken_run_ends_with_the_numbers_of_an_uninterrupted_one(more, settings, tmp_path, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"classifier": "ncm"},
+        {"classifier": "ranpac", **SMALL},
+        {"classifier": "aligned", **FEW["aligned"]},
+        {"classifier": "aligned", "covariance": "shared", **FEW["aligned"]},
+    ],
+)
+def test_a_broken_run_ends_with_the_numbers_of_an_uninterrupted_one(more, settings, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = numbers(train.run(whole, **settings("finetune", **more)))
     config = settings("finetune", **more, save_every=0)
@@ -268,30 +301,39 @@ def test_a_broken_run_ends_with_the_numbers_of_an_uninterrupted_one(more, settin
     assert numbers(train.run(parts, **config)) == expected and same_state(whole, parts)
 
 
-def test_a_run_does_not_go_on_with_another_head(settings, tmp_path, monkeypatch):  # noqa: F811
+def test_a_run_does_not_go_on_with_another_head(settings, tmp_path, monkeypatch):
     broken_run(tmp_path, (1, 0), settings("finetune"), monkeypatch)
     with pytest.raises(UsageError, match="differs in classifier.name"):
         train.run(tmp_path, **settings("finetune", classifier="ranpac"))
 
 
-@pytest.mark.parametrize(("more", "score"), [({"classifier": "ncm"}, "cosine"), ({"classifier": "ranpac", **SMALL}, "regression"),
-                                             ({"classifier": "aligned", **FEW["aligned"]}, "probability"),
-                                             ({"method": "ranpac", **SMALL}, "regression"), ({"method": "ncm"}, "cosine"),
-                                             ({"method": "joint", "classifier": "ranpac", **SMALL}, "regression")])
-def test_predictions_are_those_of_the_run(more, score, settings, image_folder, tmp_path):  # noqa: F811
+@pytest.mark.parametrize(
+    ("more", "score"),
+    [
+        ({"classifier": "ncm"}, "cosine"),
+        ({"classifier": "ranpac", **SMALL}, "regression"),
+        ({"classifier": "aligned", **FEW["aligned"]}, "probability"),
+        ({"method": "ranpac", **SMALL}, "regression"),
+        ({"method": "ncm"}, "cosine"),
+        ({"method": "joint", "classifier": "ranpac", **SMALL}, "regression"),
+    ],
+)
+def test_predictions_are_those_of_the_run(more, score, settings, image_folder, tmp_path):
     result = train.run(tmp_path, **settings("finetune", **more))
     predictor = predict.load(tmp_path, "cpu")
-    paths = [p for name in result.stream["class_names"] for p in sorted((image_folder / "test" / name).iterdir())]
+    names = result.stream["class_names"]
+    paths = [p for name in names for p in sorted((image_folder / "test" / name).iterdir())]
     answers = predictor.predict(paths, top=7)
     right = [answer[0][0] == path.parent.name for path, answer in zip(paths, answers)]
     assert 100 * sum(right) / len(right) == pytest.approx(result.acc, abs=1e-4)
     assert predictor.score == score and all(len(answer) == 7 for answer in answers)
     if score == "regression":  # estimates of a one-hot vector
-        assert torch.tensor([[value for _, value in answer] for answer in answers]).sum(1).mean() == pytest.approx(1, abs=0.2)
+        sums = torch.tensor([[value for _, value in answer] for answer in answers]).sum(1)
+        assert sums.mean() == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.parametrize("head", ["ranpac", "aligned"])
-def test_extending_equals_knowing_from_the_start(head, settings, tmp_path):  # noqa: F811
+def test_extending_equals_knowing_from_the_start(head, settings, tmp_path):
     new = write_image_folder(tmp_path / "new", classes=2, train=12, test=5, seed=1)
     for split in ("train", "test"):
         for c in range(2):
@@ -299,34 +341,39 @@ def test_extending_equals_knowing_from_the_start(head, settings, tmp_path):  # n
     config = settings("finetune", classifier=head, **FEW[head])
     train.run(tmp_path / "run", **config)
     extended = predict.extend(tmp_path / "run", new, tmp_path / "extended", device="cpu")
-    assert numbers(extended) == numbers(train.run(**config, extended=[str(new)])) and len(extended.accuracy) == 4
+    assert numbers(extended) == numbers(train.run(**config, extended=[str(new)]))
+    assert len(extended.accuracy) == 4
 
 
-def two_runs(folder: Path, out: Path, settings: dict[str, Any]) -> None:  # noqa: F811
+def two_runs(folder: Path, out: Path, settings: dict[str, Any]) -> None:
     backbones.create = toy_backbone
     for head, more in (("ncm", {}), ("ranpac", SMALL), ("aligned", FEW["aligned"])):
         train.run(out / head, **settings, classifier=head, **more)
 
 
-def test_two_processes_find_what_one_finds(settings, image_folder, tmp_path):  # noqa: F811
+def test_two_processes_find_what_one_finds(settings, image_folder, tmp_path):
     pytest.importorskip("accelerate")
     config = settings("finetune", batch_size=13)
     two_runs(image_folder, tmp_path / "one", config)
     assert two_processes(two_runs, image_folder, tmp_path / "two", config) == [0, 0]
-    for head, images in (("ncm", 1), ("ranpac", 0), ("aligned", 1)):  # of a task's 16: the toy's means lie so close that rounding
-        # tips one
+    # `images` of a task's 16: the toy's means lie so close that rounding tips one
+    for head, images in (("ncm", 1), ("ranpac", 0), ("aligned", 1)):
         one, two = (Result.load(tmp_path / count / head) for count in ("one", "two"))
         assert two.hardware["processes"] == 2
         for mine, others in zip(one.accuracy, two.accuracy, strict=True):
             assert mine == pytest.approx(others, abs=100 / 16 * images + 1e-4), head
-    one, two = (checkpoint.load(tmp_path / count / "ncm" / CHECKPOINT)["prototypes"] for count in ("one", "two"))
+    one, two = (
+        checkpoint.load(tmp_path / count / "ncm" / CHECKPOINT)["prototypes"] for count in ("one", "two")
+    )
     assert torch.linalg.norm(one["old"] - two["old"]) < 1e-4 * torch.linalg.norm(one["old"])
-    one, two = (checkpoint.load(tmp_path / count / "ranpac" / CHECKPOINT)["classifier"] for count in ("one", "two"))
+    one, two = (
+        checkpoint.load(tmp_path / count / "ranpac" / CHECKPOINT)["classifier"] for count in ("one", "two")
+    )
     assert torch.equal(one["P"], two["P"]) and one["ridge"] == two["ridge"]
     assert torch.linalg.norm(one["G"] - two["G"]) < 1e-4 * torch.linalg.norm(one["G"])
 
 
-# ── the setting ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the setting ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_every_kind_of_the_setting_has_its_classifier():
@@ -334,19 +381,39 @@ def test_every_kind_of_the_setting_has_its_classifier():
 
 
 def test_classifiers_have_hashes_of_their_own():
-    configs = [{}, {"classifier": "ncm"}, {"classifier": "ranpac"}, {"classifier": "ranpac", "dim": 10}, {"method": "ranpac"},
-               {"classifier": "aligned"}, {"classifier": "aligned", "covariance": "shared"}, {"method": "slca"},
-               {"method": "ranpac", "dim": 10}, {"method": "frozen", "classifier": "ranpac"}, {"method": "ncm"}]
+    configs = [
+        {},
+        {"classifier": "ncm"},
+        {"classifier": "ranpac"},
+        {"classifier": "ranpac", "dim": 10},
+        {"method": "ranpac"},
+        {"classifier": "aligned"},
+        {"classifier": "aligned", "covariance": "shared"},
+        {"method": "slca"},
+        {"method": "ranpac", "dim": 10},
+        {"method": "frozen", "classifier": "ranpac"},
+        {"method": "ncm"},
+    ]
     assert len({config_hash(make(config)) for config in configs}) == len(configs)
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({"dim": 10}, "dim is a setting of classifier=ranpac and does nothing with classifier=linear"),
-    ({"classifier": "ncm", "dim": 10}, "dim is a setting of classifier=ranpac and does nothing with classifier=ncm"),
-    ({"classifier": "ranpac", "dim": 0}, "classifier.dim must be at least 1"), ({"classifier": "nmc"}, "did you mean 'ncm'"),
-    ({"method": "ncm", "classifier": "ranpac"}, "classifier=ranpac does not go with method=ncm, which has classifier=ncm"),
-    ({"method": "ranpac", "classifier": "linear"}, "classifier=linear does not go with method=ranpac"),
-])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"dim": 10}, "dim is a setting of classifier=ranpac and does nothing with classifier=linear"),
+        (
+            {"classifier": "ncm", "dim": 10},
+            "dim is a setting of classifier=ranpac and does nothing with classifier=ncm",
+        ),
+        ({"classifier": "ranpac", "dim": 0}, "classifier.dim must be at least 1"),
+        ({"classifier": "nmc"}, "did you mean 'ncm'"),
+        (
+            {"method": "ncm", "classifier": "ranpac"},
+            "classifier=ranpac does not go with method=ncm, which has classifier=ncm",
+        ),
+        ({"method": "ranpac", "classifier": "linear"}, "classifier=linear does not go with method=ranpac"),
+    ],
+)
 def test_what_does_not_go_together_is_refused_by_name(values, said):
     with pytest.raises(UsageError, match=said):
         make(values)
@@ -358,12 +425,13 @@ def test_a_complete_config_is_taken_as_it_is(tmp_path):
         assert make(config.to_dict()) == config
 
 
-def test_an_older_result_or_checkpoint_is_refused_by_name(settings, tmp_path):  # noqa: F811
+def test_an_older_result_or_checkpoint_is_refused_by_name(settings, tmp_path):
     flat_config = {"dataset": "icons-r", "method": "finetune", "head": "linear", "lr": 1e-3, "data": {}}
     train.run(tmp_path / "run", **settings("finetune"))
     state = checkpoint.load(tmp_path / "run" / CHECKPOINT) | {"config": flat_config}
     checkpoint.save(tmp_path / "run" / CHECKPOINT, state)
-    with pytest.raises(JanusError, match="run: made by an older janus, whose settings had other names; run it again in another"):
+    said = "run: made by an older janus, whose settings had other names; run it again in another"
+    with pytest.raises(JanusError, match=said):
         predict.load(tmp_path / "run", "cpu")
     (tmp_path / "run" / RESULT).unlink()
     with pytest.raises(JanusError, match="run: made by an older janus"):

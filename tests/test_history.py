@@ -20,8 +20,10 @@ EVERYTHING = ("q", "k", "v", "proj", "fc1", "fc2")
 
 
 def gpm(V: np.ndarray, X: np.ndarray, energy: float) -> np.ndarray:
-    """Gradient Projection Memory's rule on explicit samples X (n, N): singular vectors of what V does not hold, until
-    ‖VVᵀX‖² + Σσ² ≥ ε‖X‖². Written from the paper, not from the code."""
+    """Gradient Projection Memory's rule on explicit samples X (n, N), from the paper, not from the code.
+
+    Singular vectors of what V does not hold, until ‖VVᵀX‖² + Σσ² ≥ ε‖X‖².
+    """
     total, held = (X**2).sum(), ((V.T @ X) ** 2).sum()
     if held >= energy * total:
         return V
@@ -36,8 +38,13 @@ def samples(rng: np.random.Generator, n: int, N: int, rank: int) -> np.ndarray:
     return left * (0.6 ** np.arange(rank) * 10) @ right.T
 
 
-@given(n=st.integers(2, 24), N=st.integers(1, 30), old=st.integers(0, 8), energy=st.floats(0.01, 0.995),
-       seed=st.integers(0, 10**6))
+@given(
+    n=st.integers(2, 24),
+    N=st.integers(1, 30),
+    old=st.integers(0, 8),
+    energy=st.floats(0.01, 0.995),
+    seed=st.integers(0, 10**6),
+)
 def test_extend_basis_is_the_svd_of_the_samples(n, N, old, energy, seed):
     rng = np.random.default_rng(seed)
     V = np.linalg.qr(rng.normal(size=(n, n)))[0][:, : min(old, n - 1)]
@@ -61,8 +68,15 @@ def test_extend_basis_is_the_svd_of_the_samples(n, N, old, energy, seed):
 
 def test_largest_direction_first_by_hand():
     C = torch.diag(torch.tensor([1.0, 6.0, 3.0]))  # tr = 10
-    for energy, expected in ((0.0, []), (0.5, [1]), (0.6, [1]), (0.61, [1, 2]), (0.9, [1, 2]), (0.91, [1, 2, 0]),
-                             (1.0, [1, 2, 0])):
+    for energy, expected in (
+        (0.0, []),
+        (0.5, [1]),
+        (0.6, [1]),
+        (0.61, [1, 2]),
+        (0.9, [1, 2]),
+        (0.91, [1, 2, 0]),
+        (1.0, [1, 2, 0]),
+    ):
         V = extend_basis(torch.zeros(3, 0), C, energy)
         assert torch.allclose(V.abs(), torch.eye(3, dtype=torch.float64)[:, expected]), energy
     V = torch.eye(3)[:, :1]  # the past holds 10 % already
@@ -87,7 +101,10 @@ def test_orthonormal_after_fifty_tasks():
 
 
 def test_orthonormal_where_the_new_is_tiny_beside_the_old():
-    """Weak directions at ε = 1: the eigenvectors of P C P alone would mix them with the past they were projected off."""
+    """Weak directions at ε = 1, which were projected off the past.
+
+    The eigenvectors of P C P alone would mix them with it.
+    """
     rng = np.random.default_rng(5)
     Q = np.linalg.qr(rng.normal(size=(40, 40)))[0]
     C = Q * np.concatenate([np.full(20, 1.0), np.geomspace(1e-6, 1e-9, 20)]) @ Q.T
@@ -127,9 +144,16 @@ def test_max_rank():
     assert extend_basis(V, C, 1.0, max_rank=99).shape[1] == 10
 
 
-@pytest.mark.parametrize("bad", [(torch.zeros(6, 0), torch.eye(6), 1.1), (torch.zeros(6, 0), torch.eye(6), -0.1),
-                                 (torch.zeros(6, 0), torch.eye(6), float("nan")), (torch.zeros(5, 0), torch.eye(6), 0.9),
-                                 (torch.zeros(6, 0), torch.ones(6, 5), 0.9)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        (torch.zeros(6, 0), torch.eye(6), 1.1),
+        (torch.zeros(6, 0), torch.eye(6), -0.1),
+        (torch.zeros(6, 0), torch.eye(6), float("nan")),
+        (torch.zeros(5, 0), torch.eye(6), 0.9),
+        (torch.zeros(6, 0), torch.ones(6, 5), 0.9),
+    ],
+)
 def test_bad_arguments(bad):
     with pytest.raises(ValueError):
         extend_basis(*bad)
@@ -142,17 +166,23 @@ def test_project_out():
     assert project_out(M, None) is M
 
 
-# ── second moments, taken by hooks ─────────────────────────────────────────────────────────────────────────────────────
+# ── second moments, taken by hooks ──────────────────────────────────────────────────────────────────────────
 
 
 class Recorder:
-    """Keeps the inputs of the adapted layers, taken where they leave the layer before: the reference of SecondMoments."""
+    """Keeps the inputs of the adapted layers: the reference of SecondMoments.
+
+    They are taken where they leave the layer before.
+    """
 
     def __init__(self, model) -> None:
         self.inputs: dict[str, list[Tensor]] = {}
         for i, block in enumerate(model.blocks):
-            for key, source in ((f"blocks.{i}.attn", block.norm1), (f"blocks.{i}.mlp.fc1", block.norm2),
-                                (f"blocks.{i}.mlp.fc2", block.mlp.norm)):
+            for key, source in (
+                (f"blocks.{i}.attn", block.norm1),
+                (f"blocks.{i}.mlp.fc1", block.norm2),
+                (f"blocks.{i}.mlp.fc2", block.mlp.norm),
+            ):
                 source.register_forward_hook(lambda _, __, out, key=key: self.keep(key, out))
 
     def keep(self, key: str, out: Tensor) -> None:
@@ -171,8 +201,8 @@ def batches(*sizes: int) -> list[Tensor]:
 def test_second_moments_are_those_of_the_inputs(amp):
     model = lora.adapt(make_tiny_vit(), 2, EVERYTHING)
     recorder, moments = Recorder(model), SecondMoments(lora.pairs(model))
-    assert sorted(moments.sum) == sorted(f"blocks.{i}.{part}" for i in range(2)
-                                         for part in ("attn", "attn.proj", "mlp.fc1", "mlp.fc2"))  # q, k, v: once
+    parts = ("attn", "attn.proj", "mlp.fc1", "mlp.fc2")  # q, k, v: once
+    assert sorted(moments.sum) == sorted(f"blocks.{i}.{part}" for i in range(2) for part in parts)
     moments.active = True
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
         for images in batches(4, 7, 1):
@@ -228,14 +258,16 @@ def test_sums_add_over_batches_and_devices():
         else:
             parts.append(moments.state_dict())
     for key in whole["sum"]:
-        assert torch.allclose(whole["sum"][key], parts[0]["sum"][key] + parts[1]["sum"][key], rtol=1e-5, atol=1e-5)
+        both = parts[0]["sum"][key] + parts[1]["sum"][key]
+        assert torch.allclose(whole["sum"][key], both, rtol=1e-5, atol=1e-5)
         assert whole["count"][key] == parts[0]["count"][key] + parts[1]["count"][key]
     again = SecondMoments(lora.pairs(model))
     again.load_state_dict(whole)
-    assert all(torch.equal(again.sum[key], whole["sum"][key]) for key in whole["sum"]) and again.count == whole["count"]
+    assert all(torch.equal(again.sum[key], whole["sum"][key]) for key in whole["sum"])
+    assert again.count == whole["count"]
 
 
-# ── the history of a stream ────────────────────────────────────────────────────────────────────────────────────────────
+# ── the history of a stream ─────────────────────────────────────────────────────────────────────────────────
 
 
 def watched(model, seed: int) -> SecondMoments:

@@ -17,12 +17,22 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JANUS_RUNS", raising=False)
 
 
-@pytest.mark.parametrize(("parameter", "variable", "fast"), [
-    (False, None, False), (True, None, True), ("true", None, True), ("False", None, False), (False, "1", True), (False, "0", False),
-    (True, "0", True), (False, "", False),
-])
+@pytest.mark.parametrize(
+    ("parameter", "variable", "fast"),
+    [
+        (False, None, False),
+        (True, None, True),
+        ("true", None, True),
+        ("False", None, False),
+        (False, "1", True),
+        (False, "0", False),
+        (True, "0", True),
+        (False, "", False),
+    ],
+)
 def test_fast_mode_is_asked_for_by_parameter_or_variable(
-        parameter: bool | str, variable: str | None, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameter: bool | str, variable: str | None, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if variable is not None:
         monkeypatch.setenv("JANUS_FAST", variable)
     assert lessons.setup(parameter).fast is fast
@@ -47,10 +57,14 @@ def test_a_folder_named_like_a_number_goes_through_papermills_command(tmp_path: 
     from papermill.cli import papermill
 
     lesson = nbformat.read(Path(lessons.__file__).parents[1] / "notebooks" / "07_benchmark.ipynb", 4)
-    given, checked = (next(cell.source for cell in lesson.cells if word in cell.source)
-                      for word in ("OUT: str", "check_texts"))
-    cells = [nbformat.v4.new_code_cell(given, metadata={"tags": ["parameters"]}),
-             nbformat.v4.new_code_cell("import janus\n" + checked.splitlines()[0] + "\nprint('folder', OUT)")]
+    given, checked = (
+        next(cell.source for cell in lesson.cells if word in cell.source)
+        for word in ("OUT: str", "check_texts")
+    )
+    cells = [
+        nbformat.v4.new_code_cell(given, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("import janus\n" + checked.splitlines()[0] + "\nprint('folder', OUT)"),
+    ]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / "in.ipynb")
     command = [str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), "--no-progress-bar"]
@@ -70,7 +84,9 @@ def test_where_runs_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert lessons.setup().runs == tmp_path / "mine"
 
 
-def test_a_row_sets_its_switches_on_the_stream_of_the_lessons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_sets_its_switches_on_the_stream_of_the_lessons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lesson = lessons.Lesson(False, tmp_path)
     exact = lessons.STREAM | {"method.gr": "exact", "method.adapter": "merged", "data.dataset": "icons-r"}
     assert flat(lesson.config("exact")).items() >= exact.items()

@@ -26,7 +26,8 @@ BLOCKS = {"k": (slice(4, 8), 3), "v": (slice(8, 12), 2)}
 
 def layer(bias: bool = True, dtype: torch.dtype = torch.float64, blocks=BLOCKS) -> LoRALinear:
     torch.manual_seed(0)
-    module = LoRALinear(nn.Linear(6, 12, bias=bias, dtype=dtype), blocks, 0.7, torch.Generator().manual_seed(1))
+    linear = nn.Linear(6, 12, bias=bias, dtype=dtype)
+    module = LoRALinear(linear, blocks, 0.7, torch.Generator().manual_seed(1))
     for name in blocks:
         nn.init.normal_(getattr(module, f"B_{name}"))
     return module
@@ -65,7 +66,8 @@ def test_gradcheck(blocks, bias):
         return torch.func.functional_call(module, dict(zip(names, values, strict=True)), (x,))
 
     values = [module.get_parameter(n).detach().requires_grad_() for n in names]
-    assert torch.autograd.gradcheck(f, (torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True), *values))
+    x = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(f, (x, *values))
 
 
 def test_input_without_gradient_and_frozen_factors():
@@ -136,7 +138,7 @@ def test_unadapt_after_double_gives_a_double_layer():
 
 @pytest.mark.parametrize("family", [*FAMILIES, "icons-vit"])
 def test_families(family):
-    """adapt leaves the features; only factors require grad, and each gets one; merge and unadapt change nothing."""
+    """adapt leaves the features; only factors require grad, each gets one; merge, unadapt change nothing."""
     model = make(family)
     x = images(model)
     with torch.no_grad():
@@ -148,7 +150,8 @@ def test_families(family):
         assert distance(model(x), before) < 1e-6
     found = pairs(model)
     assert [p.name for p in found[:4]] == [f"blocks.0.attn.{m}" for m in ("q", "k", "v", "proj")]
-    assert {id(p) for pair in found for p in (pair.A, pair.B)} == {id(p) for p in model.parameters() if p.requires_grad}
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    assert {id(p) for pair in found for p in (pair.A, pair.B)} == trained
     assert len({p.name for p in found}) == len(found) and not any(m.training for m in model.modules())
     fill(model)
     y = model(x)
@@ -156,11 +159,13 @@ def test_families(family):
     y.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for pair in found for p in (pair.A, pair.B))
     after_state = model.state_dict()
-    assert all(torch.equal(v, after_state[k]) for k, v in before_state.items())  # BatchNorm statistics included
+    # BatchNorm statistics included
+    assert all(torch.equal(v, after_state[k]) for k, v in before_state.items())
     with torch.no_grad():
         assert distance(merge(model)(x), y) < 1e-6
         assert all(not pair.B.any() for pair in found)
-        assert str(unadapt(model)) == structure and not any(isinstance(m, LoRALinear) for m in model.modules())
+        assert str(unadapt(model)) == structure
+        assert not any(isinstance(m, LoRALinear) for m in model.modules())
         assert distance(model(x), y) < 1e-5
     assert model.state_dict().keys() == before_state.keys()
 
@@ -190,7 +195,8 @@ def test_pairs_describe_what_the_layers_do(family):
 def test_swiglu_and_mlp_input_keys():
     keys = {p.name: p.input_key for p in pairs(adapt(make("eva02-separate"), 2, ("proj", "fc1", "fc2")))}
     assert keys["blocks.0.mlp.fc1_g"] == keys["blocks.0.mlp.fc1_x"] == "blocks.0.mlp.fc1"
-    assert keys["blocks.0.mlp.fc2"] == "blocks.0.mlp.fc2" and keys["blocks.1.attn.proj"] == "blocks.1.attn.proj"
+    assert keys["blocks.0.mlp.fc2"] == "blocks.0.mlp.fc2"
+    assert keys["blocks.1.attn.proj"] == "blocks.1.attn.proj"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -232,7 +238,8 @@ def test_refusals_by_name():
     assert "rank 2.0" in message(make("plain"), rank=2.0)
     assert "no attention" in message(timm.create_model("resnet18", num_classes=0))
     assert "maxxvit.AttentionCl" in message(timm.create_model("maxvit_tiny_rw_224", num_classes=0))
-    assert "swin_transformer_v2.WindowAttention" in message(timm.create_model("swinv2_tiny_window8_256", num_classes=0))
+    swin = timm.create_model("swinv2_tiny_window8_256", num_classes=0)
+    assert "swin_transformer_v2.WindowAttention" in message(swin)
     assert "adapted already" in message(adapt(make("plain")))
 
 
@@ -278,7 +285,8 @@ def test_state_round_trip_and_damage():
     x = images(model)
     assert torch.equal(other(x), model(x))
     assert torch.equal(other.blocks[0].attn.qkv.W0_k, model.blocks[0].attn.qkv.W0_k)
-    without, foreign = {k: v for k, v in saved.items() if "A_k" not in k}, saved | {"blocks.9.A_k": torch.zeros(1)}
+    without = {k: v for k, v in saved.items() if "A_k" not in k}
+    foreign = saved | {"blocks.9.A_k": torch.zeros(1)}
     for damaged in (without, foreign):
         with pytest.raises(JanusError, match="another adaptation"):
             lora.load_state(adapt(make("plain"), rank=4), damaged)
@@ -286,7 +294,7 @@ def test_state_round_trip_and_damage():
         lora.load_state(adapt(make("plain"), rank=3), saved)
 
 
-# ── merged is a property of the model; copies are free ─────────────────────────────────────────────────────────────────
+# ── merged is a property of the model; copies are free ──────────────────────────────────────────────────────
 
 
 def through_a_file(model: nn.Module) -> nn.Module:
@@ -315,10 +323,15 @@ def through_state(model: nn.Module) -> nn.Module:
     return fresh
 
 
-WAYS = {"deepcopy": copy.deepcopy, "torch.save": through_a_file, "state_dict": through_state_dict,
-        "assign": lambda model: through_state_dict(model, assign=True),
-        "not strict": lambda model: through_state_dict(model, strict=False),
-        "safetensors": through_safetensors, "lora.state": through_state}
+WAYS = {
+    "deepcopy": copy.deepcopy,
+    "torch.save": through_a_file,
+    "state_dict": through_state_dict,
+    "assign": lambda model: through_state_dict(model, assign=True),
+    "not strict": lambda model: through_state_dict(model, strict=False),
+    "safetensors": through_safetensors,
+    "lora.state": through_state,
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -330,7 +343,8 @@ def test_merged_survives_every_way_of_saving(way):
     for ours, theirs in zip(pairs(again), pairs(model), strict=True):
         assert torch.equal(ours.original, theirs.original)
     saved = lora.state(again)
-    assert saved.keys() == lora.state(model).keys() and all(torch.equal(v, saved[k]) for k, v in lora.state(model).items())
+    assert saved.keys() == lora.state(model).keys()
+    assert all(torch.equal(v, saved[k]) for k, v in lora.state(model).items())
     third = WAYS[way](fill(merge(again), seed=12))  # and on from there
     assert torch.equal(pairs(third)[0].original, pairs(model)[0].original)
 

@@ -36,7 +36,8 @@ def test_summary_of_uneven_tasks_weighs_samples():
     assert s["acc"] == pytest.approx(last)
     assert s["maa"] == pytest.approx((90 + (10 * 80 + 30 * 70) / 40 + last) / 3)
     assert s["acc_task_mean"] == pytest.approx((60 + 75 + 50) / 3)
-    assert s["bwt"] == pytest.approx(-12.5) and s["forgetting"] == pytest.approx(12.5)  # tasks weigh the same here
+    # tasks weigh the same here
+    assert s["bwt"] == pytest.approx(-12.5) and s["forgetting"] == pytest.approx(12.5)
 
 
 def test_summary_reads_only_what_was_seen():
@@ -47,14 +48,22 @@ def test_summary_reads_only_what_was_seen():
 
 def test_summary_of_one_task():
     s = metrics.summary([[42.0]], [7])
-    assert s == {"acc": 42.0, "maa": 42.0, "bwt": None, "forgetting": None, "learning_acc": 42.0, "acc_task_mean": 42.0}
+    assert s == {
+        "acc": 42.0,
+        "maa": 42.0,
+        "bwt": None,
+        "forgetting": None,
+        "learning_acc": 42.0,
+        "acc_task_mean": 42.0,
+    }
 
 
 def test_summary_where_old_tasks_could_not_be_evaluated():
     s = metrics.summary([[90.0], [None, 70.0], [None, 75.0, 50.0]], sizes=[10, 30, 60])
     last = (30 * 75 + 60 * 50) / 90
     assert s["acc"] == pytest.approx(last) and s["maa"] == pytest.approx((90 + 70 + last) / 3)
-    assert s["bwt"] == pytest.approx(5) and s["forgetting"] == pytest.approx(-5)  # over the one old task that is known
+    # over the one old task that is known
+    assert s["bwt"] == pytest.approx(5) and s["forgetting"] == pytest.approx(-5)
     assert s["acc_task_mean"] == pytest.approx(62.5) and s["learning_acc"] == pytest.approx(70)
     s = metrics.summary([[90.0], [None, 70.0]], sizes=[10, 30])
     assert s["acc"] == 70 and s["bwt"] is None and s["forgetting"] is None
@@ -62,14 +71,16 @@ def test_summary_where_old_tasks_could_not_be_evaluated():
 
 def test_violation_by_hand():
     V = torch.eye(4)[:, :2]
-    inside, outside = torch.tensor([[1.0, 2.0, 0, 0], [0, 3.0, 0, 0]]), torch.tensor([[0, 0, 1.0, 2.0], [0, 0, 0, 3.0]])
+    inside = torch.tensor([[1.0, 2.0, 0, 0], [0, 3.0, 0, 0]])
+    outside = torch.tensor([[0, 0, 1.0, 2.0], [0, 0, 0, 3.0]])
     assert metrics.violation(inside, V) == pytest.approx(1.0)
     assert metrics.violation(outside, V) == 0.0
     assert metrics.violation(3 * inside + 4 * outside, V) == pytest.approx(3 / 5)
     assert metrics.violation(-inside, V) == pytest.approx(1.0)
     assert metrics.violation(torch.zeros(2, 4), V) == 0.0
     assert metrics.violation(inside, torch.zeros(4, 0)) == 0.0
-    assert metrics.violation(inside.double(), V) == pytest.approx(1.0)  # a float32 basis, a float64 displacement
+    # a float32 basis, a float64 displacement
+    assert metrics.violation(inside.double(), V) == pytest.approx(1.0)
 
 
 def test_a_displacement_that_is_not_a_number_is_not_called_safe():

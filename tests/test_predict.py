@@ -1,4 +1,4 @@
-"""What a finished run is for: predictions equal the run's own, and new classes join it without the old images."""
+"""What a finished run is for: predictions equal the run's own, new classes join it without the old images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from janus.models import backbones
 from janus.runtime import checkpoint
 from janus.train import CHECKPOINT, RESULT, build_stream
 
-TINY: dict[str, Any] = {"weights": "random", "augment": "icons", "epochs": 2, "tasks": 3, "batch_size": 16, "lr": 3e-3}
+TINY: dict[str, Any] = dict(weights="random", augment="icons", epochs=2, tasks=3, batch_size=16, lr=3e-3)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,9 @@ def test_weights_that_have_changed_under_their_name_are_refused(old: Path, new: 
     result = janus.run(run, **settings)
     assert result.backbone == backbones.fingerprint(model)
     save_file(plain | {"norm.bias": plain["norm.bias"] + 1}, weights)
+    said = "^the weights of the backbone .*vit.safetensors.* are not those [^\n]*$"
     for use in (load, lambda folder: extend(folder, new, tmp_path / "more")):
-        with pytest.raises(JanusError, match="^the weights of the backbone .*vit.safetensors.* are not those [^\n]*$"):
+        with pytest.raises(JanusError, match=said):
             use(run)
     (run / RESULT).unlink()
     with pytest.raises(JanusError, match="not those this run was trained with"):
@@ -101,8 +102,8 @@ def test_paths_pil_images_and_tensors_give_the_same_answers(old: Path, finished:
     predictor = load(str(finished))
     paths = sorted((old / "test" / "class1").iterdir())[:3]
     pictures = [Image.open(p) for p in paths]
-    pixels = torch.stack([torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1)
-                          for i in pictures])
+    flat = [torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8) for i in pictures]
+    pixels = torch.stack([values.view(32, 32, 3).permute(2, 0, 1) for values in flat])
     expected = predictor.scores(paths)
     for images in (pictures, [str(paths[0]), pictures[1], paths[2]], pixels):
         torch.testing.assert_close(predictor.scores(images), expected)
@@ -127,7 +128,9 @@ def test_a_wrong_top_is_refused(top: Any, finished: Path) -> None:
         load(finished).predict([], top=top)
 
 
-def test_the_others_are_answered_where_some_images_cannot_be_read(old: Path, finished: Path, tmp_path: Path) -> None:
+def test_the_others_are_answered_where_some_images_cannot_be_read(
+    old: Path, finished: Path, tmp_path: Path
+) -> None:
     predictor, good = load(finished), sorted((old / "test" / "class1").iterdir())[:2]
     (tmp_path / "text.png").write_text("not an image")
     data = good[0].read_bytes()
@@ -151,7 +154,7 @@ def test_the_others_are_answered_where_some_images_cannot_be_read(old: Path, fin
         predictor.scores([tmp_path / f"no{i}.png" for i in range(12)])
 
 
-# ── one size for all ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── one size for all ────────────────────────────────────────────────────────────────────────────────────────
 
 SIZES = ((40, 40), (300, 200), (90, 500), (640, 480), (97, 96))
 
@@ -184,7 +187,9 @@ def evaluated(folder: Path) -> tuple[list[Path], torch.Tensor]:
 
 
 @pytest.mark.parametrize("settings", [{}, {"data.size": 80}, {"augment": "photo"}, {"method": "ncm"}])
-def test_predictions_on_mixed_sizes_are_those_of_the_evaluation(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_predictions_on_mixed_sizes_are_those_of_the_evaluation(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
     data = mixed(tmp_path / "data", ["a", "b", "c"])
     result = janus.run(tmp_path / "run", dataset=str(data), **(TINY | {"epochs": 1} | settings))
     paths, expected = evaluated(tmp_path / "run")
@@ -193,8 +198,10 @@ def test_predictions_on_mixed_sizes_are_those_of_the_evaluation(settings: dict[s
     for images in (paths, [Image.open(path) for path in paths]):
         torch.testing.assert_close(predictor.scores(images), expected, rtol=1e-5, atol=1e-6)
     pixels = [torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None] for path in paths]
-    torch.testing.assert_close(torch.cat([predictor.scores(image) for image in pixels]), expected, rtol=1e-5, atol=1e-6)
-    right = [predictor.class_names[i] == path.parent.name for i, path in zip(expected.argmax(1).tolist(), paths)]
+    found = torch.cat([predictor.scores(image) for image in pixels])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    guesses = [predictor.class_names[i] for i in expected.argmax(1).tolist()]
+    right = [guess == path.parent.name for guess, path in zip(guesses, paths)]
     assert 100 * sum(right) / len(right) == pytest.approx(result.acc, abs=1e-4)
     assert predictor.side == result.stream["side"]
 
@@ -211,15 +218,18 @@ def test_new_classes_are_held_at_the_size_of_the_run(first: str, tmp_path: Path)
     assert len(paths) == 25
     torch.testing.assert_close(load(tmp_path / "more").scores(paths), expected, rtol=1e-5, atol=1e-6)
     side = {"small": 40, "large": 37}[first]  # 32 px in, and a border
-    assert extended.stream["side"] == side and extended.stream["notes"].count(f"images held at {side} x {side} pixels") == 2
+    assert extended.stream["side"] == side
+    assert extended.stream["notes"].count(f"images held at {side} x {side} pixels") == 2
 
 
 def test_a_set_in_memory_is_held_at_another_size_too() -> None:
-    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=generator)
     images = TensorImages(pixels, torch.arange(4)).at(48).subset(torch.tensor([3, 1]))
     assert images.side == 48 and images.labels.tolist() == [3, 1]
-    expected = Image.fromarray(pixels[3].permute(1, 2, 0).numpy()).resize((48, 48), Image.Resampling.BILINEAR)
-    assert torch.equal(images.batch(torch.tensor([0])), torch.from_numpy(np.array(expected)).permute(2, 0, 1)[None])
+    image = Image.fromarray(pixels[3].permute(1, 2, 0).numpy()).resize((48, 48), Image.Resampling.BILINEAR)
+    expected = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    assert torch.equal(images.batch(torch.tensor([0])), expected)
     assert images.batch(torch.tensor([], dtype=torch.long)).shape == (0, 3, 48, 48)
 
 
@@ -234,7 +244,8 @@ def test_data_of_another_size_under_a_broken_run_is_noticed(tmp_path: Path) -> N
         janus.run(tmp_path / "r", progress=stop, **config)
     for file in data.rglob("*.png"):
         Image.open(file).resize((60, 60)).save(file)
-    with pytest.raises(JanusError, match="the data changed since this run began: images were held at 40 .* now are at 60"):
+    said = "the data changed since this run began: images were held at 40 .* now are at 60"
+    with pytest.raises(JanusError, match=said):
         janus.run(tmp_path / "r", **config)
 
 
@@ -263,7 +274,9 @@ def test_only_a_finished_undamaged_run_is_loaded(finished: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("method", ["janus", "gpm"])
-def test_extending_equals_knowing_from_the_start(method: str, old: Path, new: Path, finished: Path, tmp_path: Path) -> None:
+def test_extending_equals_knowing_from_the_start(
+    method: str, old: Path, new: Path, finished: Path, tmp_path: Path
+) -> None:
     folder = finished
     if method != "janus":
         folder = tmp_path / "run"
@@ -289,7 +302,8 @@ def test_old_images_are_not_needed(old: Path, new: Path, finished: Path, tmp_pat
         assert blind.accuracy[3] == [None, None, None, full.accuracy[3][3]]
         assert blind.acc == full.accuracy[3][3] and blind.bwt is None and blind.drift is None
         assert blind.violation == full.violation  # the same training, whether old images are there or not
-        assert "cannot be read any more" in blind.stream["note"] and any("cannot be read any more" in line for line in lines)
+        assert "cannot be read any more" in blind.stream["note"]
+        assert any("cannot be read any more" in line for line in lines)
         assert blind.stream["class_names"] == full.stream["class_names"]
         assert [t["train"] for t in blind.stream["tasks"]] == [t["train"] for t in full.stream["tasks"]]
         # and again, on top of the extension, with all of the older images gone
@@ -312,7 +326,8 @@ def test_extension_resumes_and_finds_its_folder(new: Path, finished: Path, tmp_p
 
     with pytest.raises(KeyboardInterrupt):
         extend(folder, new, progress=stop, save_every=0.0)
-    assert (tmp_path / "run-extended" / CHECKPOINT).exists() and not (tmp_path / "run-extended" / RESULT).exists()
+    assert (tmp_path / "run-extended" / CHECKPOINT).exists()
+    assert not (tmp_path / "run-extended" / RESULT).exists()
     lines: list[str] = []
     assert numbers(extend(folder, new, progress=lines.append))["accuracy"] == uninterrupted.accuracy
     assert lines[0].startswith("resumed at task 4/4") and "step 0" not in lines[0]
@@ -357,7 +372,8 @@ def test_a_run_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(home)
     words = {"dataset": "data"} | settings
     uninterrupted = janus.run(tmp_path / "uninterrupted", **words)
-    assert uninterrupted.config["data"]["dataset"] == "data" and uninterrupted.config["backbone"]["weights"] == "vit.safetensors"
+    assert uninterrupted.config["data"]["dataset"] == "data"
+    assert uninterrupted.config["backbone"]["weights"] == "vit.safetensors"
 
     def stop(line: str) -> None:
         raise KeyboardInterrupt
@@ -365,9 +381,11 @@ def test_a_run_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         janus.run(tmp_path / "run", progress=stop, **words)
     monkeypatch.chdir(away)
-    assert numbers(janus.run(tmp_path / "run", **words)) == numbers(uninterrupted)  # the very same command, elsewhere
-    assert janus.run(tmp_path / "run", **settings | {"weights": "../home/vit.safetensors"}, dataset=str(home / "data")).acc \
-        == uninterrupted.acc  # the same places in other words
+    # the very same command, elsewhere
+    assert numbers(janus.run(tmp_path / "run", **words)) == numbers(uninterrupted)
+    # the same places in other words
+    others = {"weights": "../home/vit.safetensors", "dataset": str(home / "data")}
+    assert janus.run(tmp_path / "run", **settings | others).acc == uninterrupted.acc
     picture = sorted((home / "data" / "test" / "class1").iterdir())
     assert len(load(tmp_path / "run").predict(picture)) == 3
     extended = extend(tmp_path / "run", "../home/new", tmp_path / "more")
@@ -376,26 +394,33 @@ def test_a_run_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: 
         janus.run(tmp_path / "other", **words)
     home.rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path / "moved")
-    assert len(load(tmp_path / "run").predict([])) == 0  # where the files are not any more: as the words stand
+    # where the files are not any more: as the words stand
+    assert len(load(tmp_path / "run").predict([])) == 0
 
 
-def test_the_hash_of_a_run_knows_no_folder_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hash_of_a_run_knows_no_folder_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = []
     for place in ("a", "b"):
         write_image_folder(tmp_path / place / "data", classes=2, train=4, test=2)
         monkeypatch.chdir(tmp_path / place)
-        results.append(janus.run(tmp_path / place / "run", **TINY | {"dataset": "./data", "tasks": 1, "epochs": 1}))
+        short = TINY | {"dataset": "./data", "tasks": 1, "epochs": 1}
+        results.append(janus.run(tmp_path / place / "run", **short))
     assert results[0].hash == results[1].hash and results[0].accuracy == results[1].accuracy
     assert [Path(result.config["runtime"]["folder"]).name for result in results] == ["a", "b"]
-    assert janus.run(**TINY | {"dataset": str(tmp_path / "a" / "data"), "tasks": 1}).config["runtime"]["folder"] is None
+    unwritten = janus.run(**TINY | {"dataset": str(tmp_path / "a" / "data"), "tasks": 1})
+    assert unwritten.config["runtime"]["folder"] is None
 
 
 def test_a_class_that_comes_alone_is_warned_of_and_learned_by_class_means(old: Path, tmp_path: Path) -> None:
     cup = named(tmp_path / "cup", ["cup"], seed=2)
     finished, settings = tmp_path / "run", TINY | {"dataset": str(old), "tasks": 2}
     before = janus.run(finished, **settings)
-    warned = (r"^task 3 has one class \(cup\): cross-entropy over one class is 0, so no head learns to name it with "
-              r"classifier=linear; extend the run with classifier=ncm[^\n]*$")
+    warned = (
+        r"^task 3 has one class \(cup\): cross-entropy over one class is 0, so no head learns to name it "
+        r"with classifier=linear; extend the run with classifier=ncm[^\n]*$"
+    )
     with pytest.warns(UserWarning, match=warned):
         linear = extend(finished, cup, tmp_path / "linear")
     assert any("task 3 has one class (cup)" in note for note in linear.stream["notes"])
@@ -404,32 +429,46 @@ def test_a_class_that_comes_alone_is_warned_of_and_learned_by_class_means(old: P
         means = extend(finished, cup, tmp_path / "means", classifier="ncm")
         assert extend(finished, cup, tmp_path / "means", classifier="ncm") == means  # read back
     assert linear.accuracy[2][2] == 0 and means.accuracy[2][2] > 50 and means.hash != linear.hash
-    assert means.accuracy[:2] == before.accuracy and any("those of classifier=linear" in n for n in means.stream["notes"])
+    assert means.accuracy[:2] == before.accuracy
+    assert any("those of classifier=linear" in n for n in means.stream["notes"])
     at_once = janus.run(**settings, classifier="ncm", extended=[str(cup)])
-    assert at_once.accuracy[2] == means.accuracy[2] and at_once.hash != means.hash  # whose earlier rows are the heads'
+    # whose earlier rows are the heads'
+    assert at_once.accuracy[2] == means.accuracy[2] and at_once.hash != means.hash
     assert load(tmp_path / "means").score == "cosine"
     twice = extend(tmp_path / "means", named(tmp_path / "pen", ["pen"], seed=3), tmp_path / "twice")
     assert twice.config["classifier"] == {"name": "ncm", "replaces": "linear"} and len(twice.accuracy) == 4
-    with pytest.raises(UsageError, match="keeps classifier=linear or takes classifier=ncm.*ranpac does: choose it when"):
+    said = "keeps classifier=linear or takes classifier=ncm.*ranpac does: choose it when"
+    with pytest.raises(UsageError, match=said):
         extend(finished, cup, tmp_path / "x", classifier="ranpac")
     with pytest.raises(UsageError, match="classifier.replaces=linear is set by `janus extend`"):
         janus.run(**settings, classifier="ncm", replaces="linear")
-    assert configure.config_hash(configure.make(classifier="ncm")) == "4b6364be4fb3"  # as before there was such a setting
+    # as before there was such a setting
+    assert configure.config_hash(configure.make(classifier="ncm")) == "4b6364be4fb3"
 
 
-@pytest.mark.parametrize(("settings", "warns"), [
-    ({"method": "finetune", "tasks": 5}, r"^5 of 5 tasks have one class each \(the first: task 1, class\d\): .*; choose "
-                                         r"classifier=ncm, ranpac or aligned when a run begins, or fewer tasks$"),
-    ({"method": "frozen", "tasks": 4}, r"^3 of 4 tasks have one class each \(the first: task 2"),
-    ({"method": "finetune", "tasks": 5, "classifier": "ranpac", "dim": 20}, None), ({"method": "ncm", "tasks": 5}, None),
-    ({"method": "finetune", "tasks": 5, "classifier": "aligned", "samples": 10}, None),
-    ({"method": "slca", "tasks": 5}, None),  # aligns all heads on samples of all classes
-    ({"method": "finetune", "tasks": 2}, None), ({"method": "joint", "tasks": 5}, None)])
+@pytest.mark.parametrize(
+    ("settings", "warns"),
+    [
+        (
+            {"method": "finetune", "tasks": 5},
+            r"^5 of 5 tasks have one class each \(the first: task 1, class\d\): .*; choose "
+            r"classifier=ncm, ranpac or aligned when a run begins, or fewer tasks$",
+        ),
+        ({"method": "frozen", "tasks": 4}, r"^3 of 4 tasks have one class each \(the first: task 2"),
+        ({"method": "finetune", "tasks": 5, "classifier": "ranpac", "dim": 20}, None),
+        ({"method": "ncm", "tasks": 5}, None),
+        ({"method": "finetune", "tasks": 5, "classifier": "aligned", "samples": 10}, None),
+        ({"method": "slca", "tasks": 5}, None),  # aligns all heads on samples of all classes
+        ({"method": "finetune", "tasks": 2}, None),
+        ({"method": "joint", "tasks": 5}, None),
+    ],
+)
 def test_streams_of_one_class_a_task_are_warned_of(old: Path, settings: dict, warns: str | None) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = janus.run(dataset=str(old), **TINY | {"epochs": 1} | settings)
     said = [str(warning.message) for warning in caught if "one class" in str(warning.message)]
-    assert len(said) == (warns is not None) and [n for n in result.stream["notes"] if "one class" in n] == said
+    assert len(said) == (warns is not None)
+    assert [n for n in result.stream["notes"] if "one class" in n] == said
     if warns:
         assert re.search(warns, said[0])

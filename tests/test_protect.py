@@ -1,4 +1,4 @@
-"""Protecting one's own model: a basis from one's own data, one optimiser, on ViTs of timm and PEFT and on a Llama."""
+"""Protecting one's own model: a basis from one's own data, one optimiser; ViTs of timm and PEFT, a Llama."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ def peft_vit(seed: int = 0, **options) -> nn.Module:
 
 def llama(seed: int = 0, targets: tuple[str, ...] = ("k_proj", "v_proj", "up_proj")) -> nn.Module:
     torch.manual_seed(seed)
-    config = transformers.LlamaConfig(vocab_size=40, hidden_size=48, intermediate_size=64, num_hidden_layers=2,
-                                      num_attention_heads=4, num_key_value_heads=2)
-    return peft.get_peft_model(transformers.LlamaForCausalLM(config), peft.LoraConfig(r=4, target_modules=list(targets)))
+    sizes = dict(hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    config = transformers.LlamaConfig(vocab_size=40, num_key_value_heads=2, **sizes)
+    model = transformers.LlamaForCausalLM(config)
+    return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=list(targets)))
 
 
 def texts(count: int, seed: int) -> list[dict[str, Tensor]]:
@@ -78,13 +79,15 @@ each_model = pytest.mark.parametrize("kind", MODELS)
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """The effective weight of every adapted matrix."""
-    return {pair.name: (pair.weight + pair.scale * pair.B @ pair.A).detach().clone() for pair in lora.pairs(model)}
+    pairs = lora.pairs(model)
+    return {pair.name: (pair.weight + pair.scale * pair.B @ pair.A).detach().clone() for pair in pairs}
 
 
 def snippet() -> str:
     """The ten lines of the README that show it."""
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    return next(code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "create_rectified_optimizer" in code)
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
+    return next(code for code in blocks if "create_rectified_optimizer" in code)
 
 
 @each_model
@@ -93,7 +96,7 @@ def test_the_lines_of_the_readme(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = build()
     before = weights(model)
-    names = {"janus": janus, "model": model, "old_data": data(4, 0), "new_data": data(6, 1), "loss_of": loss_of}
+    names = dict(janus=janus, model=model, old_data=data(4, 0), new_data=data(6, 1), loss_of=loss_of)
     assert len(snippet().strip().splitlines()) <= 12
     exec(snippet(), names)
     basis, moved = names["basis"], weights(model)
@@ -149,7 +152,9 @@ def test_a_continued_run_equals_an_uninterrupted_one(kind, gr, tmp_path):
 
     whole = build()
     basis = janus.estimate_basis(whole, old, energy=0.8)
-    optimizer = janus.create_rectified_optimizer(whole, basis=basis, lr=1e-2, gr=gr, head_lr=1e-3, weight_decay=0.1)
+    optimizer = janus.create_rectified_optimizer(
+        whole, basis=basis, lr=1e-2, gr=gr, head_lr=1e-3, weight_decay=0.1
+    )
     steps(whole, optimizer, new[:3])
     basis.save(tmp_path / "basis.safetensors")
     optimizer.save(tmp_path / "optimizer.safetensors")
@@ -159,7 +164,8 @@ def test_a_continued_run_equals_an_uninterrupted_one(kind, gr, tmp_path):
     again = build()
     again.load_state_dict(torch.load(tmp_path / "model.pt"))
     basis = janus.Basis.load(tmp_path / "basis.safetensors")
-    optimizer = janus.create_rectified_optimizer(again, basis=basis, lr=1e-5, gr=gr)  # lr is the saved one's afterwards
+    # lr is the saved one's afterwards
+    optimizer = janus.create_rectified_optimizer(again, basis=basis, lr=1e-5, gr=gr)
     optimizer.load(tmp_path / "optimizer.safetensors")
     steps(again, optimizer, new[3:])
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
@@ -170,10 +176,15 @@ def test_a_continued_run_equals_an_uninterrupted_one(kind, gr, tmp_path):
 def test_other_parameters_are_stepped_as_adamw_steps_them():
     model, reference = peft_vit(), peft_vit()
     data = pictures(5, 1)
-    optimizer = janus.create_rectified_optimizer(model, basis=None, lr=1e-3, gr="none", head_lr=1e-2, weight_decay=0.1)
+    optimizer = janus.create_rectified_optimizer(
+        model, basis=None, lr=1e-3, gr="none", head_lr=1e-2, weight_decay=0.1
+    )
     pairs = lora.pairs(reference)
-    ours = torch.optim.AdamW([{"params": [p for pair in pairs for p in (pair.A, pair.B)], "lr": 1e-3},
-                              {"params": reference.head.parameters(), "lr": 1e-2}], weight_decay=0.1)
+    groups = [
+        {"params": [p for pair in pairs for p in (pair.A, pair.B)], "lr": 1e-3},
+        {"params": reference.head.parameters(), "lr": 1e-2},
+    ]
+    ours = torch.optim.AdamW(groups, weight_decay=0.1)
     schedulers = [torch.optim.lr_scheduler.StepLR(o, 2) for o in (optimizer, ours)]
     for batch in data:
         for net, opt, scheduler in zip((model, reference), (optimizer, ours), schedulers):
@@ -203,9 +214,11 @@ def test_in_a_trainer(gr, tmp_path):
     def trainer(model, steps):
         basis = janus.estimate_basis(model, texts(3, 0), energy=0.9)
         optimizer = janus.create_rectified_optimizer(model, basis=basis, lr=1e-2, gr=gr)
+        batches = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2)
+        quiet = dict(report_to=[], logging_strategy="no", disable_tqdm=True)
         arguments = transformers.TrainingArguments(
-            str(tmp_path / gr), per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=steps, save_steps=2,
-            report_to=[], use_cpu=True, logging_strategy="no", disable_tqdm=True, seed=0)
+            str(tmp_path / gr), max_steps=steps, save_steps=2, use_cpu=True, seed=0, **batches, **quiet
+        )
         return transformers.Trainer(model, arguments, train_dataset=data, optimizers=(optimizer, None)), basis
 
     model = llama()
@@ -233,8 +246,9 @@ def test_model_zero_grad_clears_what_tangent_steps_by():
     """A loop that never calls optimizer.zero_grad (a Trainer's) takes the steps of one that does."""
     models = peft_vit(), peft_vit()
     optimizers = [janus.create_rectified_optimizer(m, basis=None, lr=1e-3, gr="tangent") for m in models]
+    clears = optimizers[0].zero_grad, models[1].zero_grad
     for batch in pictures(4, 1):
-        for model, optimizer, clear in zip(models, optimizers, (optimizers[0].zero_grad, models[1].zero_grad)):
+        for model, optimizer, clear in zip(models, optimizers, clears):
             loss_of(model, batch).backward()
             optimizer.step()
             clear()
@@ -245,10 +259,18 @@ def test_a_basis_is_that_of_the_inputs_and_padding_does_not_count():
     model, old = llama(), texts(3, 0)
     caught = {}
     for pair in lora.pairs(model):
-        pair.layer.register_forward_pre_hook(
-            lambda _, inputs, key=pair.input_key: caught.setdefault(key, []).append(inputs[0].detach().flatten(0, -2)))
-    padded = [{"input_ids": torch.cat([torch.full((2, 3), 39), b["input_ids"]], 1),
-               "attention_mask": torch.cat([torch.zeros(2, 3, dtype=torch.long), b["attention_mask"]], 1)} for b in old]
+
+        def keep(_: object, inputs: tuple, key: str = pair.input_key) -> None:
+            caught.setdefault(key, []).append(inputs[0].detach().flatten(0, -2))
+
+        pair.layer.register_forward_pre_hook(keep)
+    padded = [
+        {
+            "input_ids": torch.cat([torch.full((2, 3), 39), b["input_ids"]], 1),
+            "attention_mask": torch.cat([torch.zeros(2, 3, dtype=torch.long), b["attention_mask"]], 1),
+        }
+        for b in old
+    ]
     for batch in padded:
         batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
     training = model.train().training
@@ -265,20 +287,26 @@ def test_a_basis_is_that_of_the_inputs_and_padding_does_not_count():
         W = masked[key]
         assert V.shape == W.shape and distance(W @ W.mT, V @ V.mT) < 1e-3
     more = janus.estimate_basis(model, texts(3, 2), energy=0.9, past=basis)
-    assert all(torch.equal(more[key][:, : V.shape[1]], V) and more[key].shape[1] > V.shape[1] for key, V in basis.items())
+    assert all(
+        torch.equal(more[key][:, : V.shape[1]], V) and more[key].shape[1] > V.shape[1]
+        for key, V in basis.items()
+    )
 
 
 def test_a_forward_pass_of_ones_own_gets_the_batch_as_it_is():
     model, old = llama(), texts(2, 0)
     pairs = [(batch["input_ids"], batch["attention_mask"]) for batch in old]
-    basis = janus.estimate_basis(model, pairs, forward=lambda m, batch: m(input_ids=batch[0], attention_mask=batch[1]))
+    basis = janus.estimate_basis(
+        model, pairs, forward=lambda m, batch: m(input_ids=batch[0], attention_mask=batch[1])
+    )
     expected = janus.estimate_basis(model, old)
     assert basis.keys() == expected.keys() and all(torch.equal(V, expected[key]) for key, V in basis.items())
 
 
 def test_k_and_v_of_a_peft_model_share_one_basis():
     model = llama(targets=("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "o_proj"))
-    keys = {pair.name.removeprefix("base_model.model.model.layers."): pair.input_key for pair in lora.pairs(model)}
+    prefix = "base_model.model.model.layers."
+    keys = {pair.name.removeprefix(prefix): pair.input_key for pair in lora.pairs(model)}
     assert keys["0.self_attn.q_proj"] == keys["0.self_attn.k_proj"] == keys["0.self_attn.v_proj"]
     assert keys["0.mlp.gate_proj"] == keys["0.mlp.up_proj"] != keys["0.self_attn.q_proj"]
     assert keys["0.self_attn.o_proj"] not in (keys["0.self_attn.q_proj"], keys["1.self_attn.o_proj"])
@@ -304,14 +332,15 @@ def test_layers_that_do_not_share_an_input_in_spite_of_their_names_are_refused()
 
 def test_mistakes_are_named():
     model, data = peft_vit(), pictures(2, 0)
+    create, fixed = janus.create_rectified_optimizer, copy.deepcopy(model).requires_grad_(False)
     cases = [
         (lambda: janus.estimate_basis(make("plain"), data), "no LoRA factors"),
         (lambda: janus.estimate_basis(model, data, energy=1.5), "energy is a share"),
         (lambda: janus.estimate_basis(model, []), "saw no input"),
         (lambda: janus.estimate_basis(model, data, past={"x": torch.zeros(2, 1)}), "past has 'x'"),
-        (lambda: janus.create_rectified_optimizer(model, basis={"x": torch.zeros(2, 1)}, lr=1e-3), "belongs to no adapted layer"),
-        (lambda: janus.create_rectified_optimizer(model, basis=None, lr=1e-3, gr="exakt"), "did you mean 'exact'"),
-        (lambda: janus.create_rectified_optimizer(copy.deepcopy(model).requires_grad_(False), basis=None, lr=1e-3), "is_trainable"),
+        (lambda: create(model, basis={"x": torch.zeros(2, 1)}, lr=1e-3), "belongs to no adapted layer"),
+        (lambda: create(model, basis=None, lr=1e-3, gr="exakt"), "did you mean 'exact'"),
+        (lambda: create(fixed, basis=None, lr=1e-3), "is_trainable"),
     ]
     for call, message in cases:
         with pytest.raises(UsageError, match=message):
@@ -326,8 +355,9 @@ def test_a_saved_state_of_something_else_is_refused(tmp_path):
     optimizer.save(tmp_path / "optimizer.safetensors")
     with pytest.raises(JanusError, match="holds no basis"):
         janus.Basis.load(tmp_path / "optimizer.safetensors")
+    unlike = janus.create_rectified_optimizer(other, basis=None, lr=1e-3, gr="none")
     with pytest.raises(JanusError, match="another optimiser"):
-        janus.create_rectified_optimizer(other, basis=None, lr=1e-3, gr="none").load(tmp_path / "optimizer.safetensors")
+        unlike.load(tmp_path / "optimizer.safetensors")
     with pytest.raises(JanusError, match="no checkpoint there"):
         optimizer.load(tmp_path / "missing.safetensors")
 

@@ -20,7 +20,7 @@ from janus.errors import JanusError, UsageError
 from janus.linalg import gram_pinv, project_out
 from janus.rectify import DenseGradient, RectifiedAdam, cap_step, nullspace_start, tangent_update
 
-# ── helpers: everything the expectations rest on ───────────────────────────────────────────────────────────────────────
+# ── helpers: everything the expectations rest on ────────────────────────────────────────────────────────────
 
 
 def matrix(rng: np.random.Generator, rows: int, cols: int, rank: int, smallest: float = 1e-2) -> np.ndarray:
@@ -32,11 +32,12 @@ def matrix(rng: np.random.Generator, rows: int, cols: int, rank: int, smallest: 
 
 
 def orthonormal(n: int, k: int, seed: int = 0) -> Tensor:
-    return torch.linalg.qr(torch.randn(n, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))[0]
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(n, k, generator=generator, dtype=torch.float64))[0]
 
 
 def least_squares_product(Z: np.ndarray, A: np.ndarray, B: np.ndarray, s: float) -> np.ndarray:
-    """The best `s(B ΔA + ΔB A)` over *all* ΔA, ΔB: the dense map from (vec ΔA, vec ΔB) to vec, solved by lstsq."""
+    """The best `s(B ΔA + ΔB A)` over *all* ΔA, ΔB: the dense map of (vec ΔA, vec ΔB) to vec, by lstsq."""
     m, n, r = Z.shape[0], Z.shape[1], A.shape[0]
     M = s * np.hstack([np.kron(B, np.eye(n)), np.kron(np.eye(m), A.T)])  # (mn, rn + mr), row-major vec
     x = np.linalg.lstsq(M, Z.ravel(), rcond=1e-9)[0]
@@ -46,10 +47,17 @@ def least_squares_product(Z: np.ndarray, A: np.ndarray, B: np.ndarray, s: float)
     return product
 
 
-shapes = st.fixed_dictionaries({
-    "m": st.integers(1, 7), "n": st.integers(1, 7), "r": st.integers(1, 4), "rank_A": st.integers(0, 4),
-    "rank_B": st.integers(0, 4), "scale": st.sampled_from([1.0, 0.5, 2.0, -3.0, 16.0]), "seed": st.integers(0, 10**6),
-})
+shapes = st.fixed_dictionaries(
+    {
+        "m": st.integers(1, 7),
+        "n": st.integers(1, 7),
+        "r": st.integers(1, 4),
+        "rank_A": st.integers(0, 4),
+        "rank_B": st.integers(0, 4),
+        "scale": st.sampled_from([1.0, 0.5, 2.0, -3.0, 16.0]),
+        "seed": st.integers(0, 10**6),
+    }
+)
 
 
 def problem(m, n, r, rank_A, rank_B, scale, seed):
@@ -62,7 +70,7 @@ def tensors(*arrays: np.ndarray) -> list[Tensor]:
     return [torch.from_numpy(a) for a in arrays]
 
 
-# ── the closed forms ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the closed forms ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @given(shapes)
@@ -82,8 +90,9 @@ def test_tangent_update_is_the_symmetric_one_of_the_design(case):
     dA, dB = (t.numpy() for t in tangent_update(*tensors(Z, A, B), scale=s))
     B_plus, A_plus = np.linalg.pinv(B, rcond=1e-6), np.linalg.pinv(A, rcond=1e-6)
     P_A, P_B = A_plus @ A, B @ B_plus
-    assert np.allclose(dA, B_plus @ Z @ (np.eye(len(P_A)) - P_A / 2) / s, atol=1e-8 * np.linalg.norm(Z) / 1e-2)
-    assert np.allclose(dB, (np.eye(len(P_B)) - P_B / 2) @ Z @ A_plus / s, atol=1e-8 * np.linalg.norm(Z) / 1e-2)
+    atol = 1e-8 * np.linalg.norm(Z) / 1e-2
+    assert np.allclose(dA, B_plus @ Z @ (np.eye(len(P_A)) - P_A / 2) / s, atol=atol)
+    assert np.allclose(dB, (np.eye(len(P_B)) - P_B / 2) @ Z @ A_plus / s, atol=atol)
 
 
 @given(shapes)
@@ -119,7 +128,8 @@ def test_zero_B_moves_only_B():
     dA, dB = tangent_update(*tensors(Z, A, np.zeros((6, 2))), scale=0.5)
     assert torch.count_nonzero(dA) == 0
     assert np.allclose(dB.numpy(), Z @ np.linalg.pinv(A) / 0.5)
-    dA, dB = tangent_update(*tensors(Z, np.zeros((2, 5)), np.zeros((6, 2))))  # nothing can be reached at first order
+    # nothing can be reached at first order
+    dA, dB = tangent_update(*tensors(Z, np.zeros((2, 5)), np.zeros((6, 2))))
     assert torch.count_nonzero(dA) == torch.count_nonzero(dB) == 0
 
 
@@ -165,7 +175,8 @@ def test_ridge_shrinks_by_hand():
     # r = 1, ridge ρ: B⁺ = bᵀ/(‖b‖²(1 + ρ)); with ρ = 1 half of 1/3, and A⁺ half of 1/2
     dA, dB = tangent_update(Z, A, B, ridge=1.0)
     left, right, both = torch.tensor([[1 / 6, 0.0]]), torch.tensor([[1 / 4], [0.0]]), 1 / 24
-    assert torch.allclose(dA, (left - 0.5 * both * A).double()) and torch.allclose(dB, (right - 0.5 * both * B).double())
+    assert torch.allclose(dA, (left - 0.5 * both * A).double())
+    assert torch.allclose(dB, (right - 0.5 * both * B).double())
 
 
 def test_gram_pinv():
@@ -181,7 +192,7 @@ def test_cap_step():
     assert torch.allclose(capped, torch.tensor([[[0.0, 0.5]], [[0.3, 0.0]], [[0.0, 0.0]], [[0.0, 0.0]]]))
 
 
-# ── the null-space start ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── the null-space start ────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("k", [0, 1, 10, 15])
@@ -207,13 +218,15 @@ def test_nullspace_start_without_a_past_changes_nothing():
     assert nullspace_start(A, None) is A
 
 
-# ── training loops ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── training loops ──────────────────────────────────────────────────────────────────────────────────────────
 
 RANK = 3
 
 
 def adapted(targets=("k", "v"), dtype=torch.float32):
-    return lora.adapt(make_tiny_vit().to(dtype), RANK, targets, scale=0.5, generator=torch.Generator().manual_seed(0))
+    return lora.adapt(
+        make_tiny_vit().to(dtype), RANK, targets, scale=0.5, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def bases(model, k=6) -> dict[str, Tensor]:
@@ -250,7 +263,10 @@ def train(model, optimizer, steps: int, first: int = 0) -> list[float]:
 
 
 def violations(model, before, V) -> list[float]:
-    """‖ΔW V‖/‖ΔW‖ of each matrix over everything since `before`: all terms of ΔW, second order included, in float64."""
+    """‖ΔW V‖/‖ΔW‖ of each matrix over everything since `before`: all terms of ΔW, in float64.
+
+    Terms of second order included.
+    """
     found = []
     for pair, (A0, B0), (A1, B1) in zip(lora.pairs(model), before, factors(model)):
         dW = pair.scale * (B1 @ A1 - B0 @ A0)
@@ -275,7 +291,8 @@ def test_exact_stays_in_the_null_space_for_100_steps_with_weight_decay():
     assert max(violations(model, before, V)) <= 1e-5
     for pair, (A0, _) in zip(lora.pairs(model), before):
         assert torch.linalg.norm(pair.A.double() @ V[pair.input_key].double()) <= 1e-5 * torch.linalg.norm(A0)
-        assert torch.linalg.norm(pair.A.double() - A0) > 0.05 * torch.linalg.norm(A0)  # A moves: it is not InfLoRA
+        # A moves: it is not InfLoRA
+        assert torch.linalg.norm(pair.A.double() - A0) > 0.05 * torch.linalg.norm(A0)
 
 
 def test_exact_keeps_the_safe_subspace_in_float64_to_rounding():
@@ -343,7 +360,8 @@ def test_tangent_is_the_same_however_many_layers_are_computed_at_once(monkeypatc
         optimizer = RectifiedAdam(lora.pairs(model), lr=1e-2, gr="tangent", basis=bases(model))
         train(model, optimizer, 5)
         found.append(torch.cat([factor.flatten() for pair in factors(model) for factor in pair]))
-    assert found[0].abs().max() > 0.01 and all(torch.allclose(other, found[0], atol=1e-6) for other in found[1:])
+    assert found[0].abs().max() > 0.01
+    assert all(torch.allclose(other, found[0], atol=1e-6) for other in found[1:])
 
 
 def test_cap_after_B_is_zero():
@@ -357,8 +375,10 @@ def test_cap_after_B_is_zero():
         first = factors(model)
         assert all(torch.equal(A0, A1) for (A0, _), (A1, _) in zip(fresh, first))  # at B = 0 only B moves
         train(model, optimizer, 1, first=1)
-        moved[cap] = [(torch.linalg.norm(A2 - A1) / torch.linalg.norm(A1)).item()
-                      for (A1, _), (A2, _) in zip(first, factors(model))]
+        moved[cap] = [
+            (torch.linalg.norm(A2 - A1) / torch.linalg.norm(A1)).item()
+            for (A1, _), (A2, _) in zip(first, factors(model))
+        ]
     assert max(moved[0.1]) <= 0.1 * (1 + 1e-5)
     assert max(moved[1e9]) > 0.1
 
@@ -415,7 +435,7 @@ def test_first_step_by_hand_in_float64(gr):
         assert torch.allclose(pair.B, (1 - lr * wd) * B + dB, atol=1e-9), pair.name
 
 
-# ── an ordinary optimiser ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── an ordinary optimiser ───────────────────────────────────────────────────────────────────────────────────
 
 
 def test_without_a_basis_it_is_adamw():
@@ -464,7 +484,8 @@ def test_zero_grad_clears_and_a_step_without_gradients_does_nothing(gr):
     # one batch in two halves, gradients accumulated, is one batch
     steps = []
     for parts in (1, 2):
-        optimizer = RectifiedAdam(lora.pairs(model), 1e-2, gr=gr, eps=1.0)  # eps 1: the step is linear in the gradient
+        # eps 1: the step is linear in the gradient
+        optimizer = RectifiedAdam(lora.pairs(model), 1e-2, gr=gr, eps=1.0)
         optimizer.zero_grad()
         for _ in range(parts):
             (objective(model, 0, HEAD) / parts).backward()
@@ -488,11 +509,13 @@ def test_a_grad_scaler_changes_nothing_but_leaves_out_a_step_whose_gradient_over
             (loss if model is plain else scaler.scale(loss)).backward()
         steps[0][1].step()
         scaler.step(steps[1][1]), scaler.update()
-    assert all(torch.equal(a, b) for x, y in zip(factors(plain), factors(scaled)) for a, b in zip(x, y))  # 2**10 loses no bit
+    # 2**10 loses no bit
+    assert all(torch.equal(a, b) for x, y in zip(factors(plain), factors(scaled)) for a, b in zip(x, y))
     before = factors(scaled)
     scaler.scale(objective(scaled, 3, HEAD) * float("inf")).backward()
     scaler.step(steps[1][1]), scaler.update()
-    assert all(torch.equal(a, b) for x, y in zip(before, factors(scaled)) for a, b in zip(x, y)) and scaler.get_scale() == 2.0**9
+    assert all(torch.equal(a, b) for x, y in zip(before, factors(scaled)) for a, b in zip(x, y))
+    assert scaler.get_scale() == 2.0**9
 
 
 @pytest.mark.parametrize("gr", ["none", "tangent", "exact"])
@@ -533,11 +556,13 @@ def test_the_factors_gradients_are_the_same_whether_or_not_somebody_watches_for_
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-7)
     for pair, tap, other in zip(seen, taps, others):
         assert torch.allclose(pair.B.grad, pair.scale * tap.value @ pair.A.T, rtol=1e-4, atol=1e-7)
-        assert torch.equal(tap.value, other.value) and tap.value.data_ptr() != other.value.data_ptr()  # an optimiser scales its own
+        # an optimiser scales its own
+        assert torch.equal(tap.value, other.value) and tap.value.data_ptr() != other.value.data_ptr()
     for tap in (*taps, *others):
         tap.remove()
         tap.value = None
-    assert all(torch.equal(a, b) for a, b in zip(plain, gradients())) and all(tap.value is None for tap in (*taps, *others))
+    assert all(torch.equal(a, b) for a, b in zip(plain, gradients()))
+    assert all(tap.value is None for tap in (*taps, *others))
 
 
 def test_the_dense_gradient_of_half_precision_does_not_overflow():
@@ -547,7 +572,8 @@ def test_the_dense_gradient_of_half_precision_does_not_overflow():
         y = pair.layer(torch.full((1, 3000, pair.A.shape[1]), 8.0))
     y.backward(torch.full_like(y, 64.0))
     assert y.dtype == torch.float16 and tap.value.dtype == torch.float32
-    assert torch.allclose(tap.value, torch.full_like(tap.value, 3000 * 8.0 * 64.0), rtol=1e-2)  # 23 times fp16's largest number
+    expected = torch.full_like(tap.value, 3000 * 8.0 * 64.0)  # 23 times fp16's largest number
+    assert torch.allclose(tap.value, expected, rtol=1e-2)
 
 
 def test_closure_and_scheduler():
@@ -570,7 +596,10 @@ def test_closure_and_scheduler():
 
 @pytest.mark.parametrize("gr", ["none", "tangent", "exact"])
 def test_a_layer_without_gradient_does_not_stop_the_others(gr):
-    """A block that was skipped (stochastic depth) has no gradient: its peers of equal shape learn all the same."""
+    """A block that was skipped (stochastic depth) has no gradient.
+
+    Its peers of equal shape learn all the same.
+    """
     model = adapted()
     optimizer = RectifiedAdam(lora.pairs(model), 1e-2, gr=gr, basis=bases(model))
     skipped, model.blocks[1] = model.blocks[1], torch.nn.Identity()
@@ -588,11 +617,12 @@ def test_wrong_use_is_refused():
     model = adapted()
     with pytest.raises(UsageError, match="did you mean 'exact'"):
         RectifiedAdam(lora.pairs(model), gr="exat")
-    with pytest.raises(UsageError, match="blocks.7.attn"):  # a basis that protects nothing must not look as if it did
+    # a basis that protects nothing must not look as if it did
+    with pytest.raises(UsageError, match="blocks.7.attn"):
         RectifiedAdam(lora.pairs(model), basis={"blocks.7.attn": orthonormal(16, 2).float()})
 
 
-# ── PEFT, in a user's own loop ─────────────────────────────────────────────────────────────────────────────────────────
+# ── PEFT, in a user's own loop ──────────────────────────────────────────────────────────────────────────────
 
 
 def peft_model():

@@ -34,7 +34,8 @@ def loss(form: str, features=FEATURE, labels=LABEL, old=OLD, centres=CENTRES, **
 
 def test_pull_by_hand():
     assert loss("hinge", push_weight=0.0, pull_margin=0.99) == pytest.approx(0.99 - cos(20))
-    assert loss("hinge", push_weight=0.0, pull_margin=0.99, pull_weight=3.0) == pytest.approx(3 * (0.99 - cos(20)))
+    pulled = loss("hinge", push_weight=0.0, pull_margin=0.99, pull_weight=3.0)
+    assert pulled == pytest.approx(3 * (0.99 - cos(20)))
     assert loss("hinge", push_weight=0.0, pull_margin=0.9) == 0.0
 
 
@@ -42,20 +43,24 @@ def test_hinge_by_hand():
     assert loss("hinge", **PUSH_ONLY) == pytest.approx(cos(30) - 0.4)
     both = (cos(30) - 0.4 + cos(50) - 0.4) / 2
     assert loss("hinge", nearest=False, **PUSH_ONLY) == pytest.approx(both)
-    assert loss("hinge", nearest=False, pull_weight=0.0, push_margin=0.7) == pytest.approx((cos(30) - 0.7) / 2)
-    assert loss("hinge", pull_weight=0.0, push_margin=0.4, push_weight=2.0) == pytest.approx(2 * (cos(30) - 0.4))
+    pushed = loss("hinge", nearest=False, pull_weight=0.0, push_margin=0.7)
+    assert pushed == pytest.approx((cos(30) - 0.7) / 2)
+    pushed = loss("hinge", pull_weight=0.0, push_margin=0.4, push_weight=2.0)
+    assert pushed == pytest.approx(2 * (cos(30) - 0.4))
 
 
 def test_squared_by_hand():
     assert loss("squared", **PUSH_ONLY) == pytest.approx((cos(30) - 0.4) ** 2)
-    assert loss("squared", nearest=False, **PUSH_ONLY) == pytest.approx(((cos(30) - 0.4) ** 2 + (cos(50) - 0.4) ** 2) / 2)
+    both = ((cos(30) - 0.4) ** 2 + (cos(50) - 0.4) ** 2) / 2
+    assert loss("squared", nearest=False, **PUSH_ONLY) == pytest.approx(both)
 
 
 def test_logsumexp_by_hand():
     tau, c = 0.2, cos(20)
     inner = 1 + math.exp((cos(30) - c + 0.4) / tau) + math.exp((cos(50) - c + 0.4) / tau)
     assert loss("logsumexp", temperature=tau, **PUSH_ONLY) == pytest.approx(tau * math.log(inner))
-    cold = loss("logsumexp", temperature=1e-4, **PUSH_ONLY)  # τ → 0: the hinge of the nearest, relative to the own centre
+    # τ → 0: the hinge of the nearest, relative to the own centre
+    cold = loss("logsumexp", temperature=1e-4, **PUSH_ONLY)
     assert cold == pytest.approx(cos(30) - c + 0.4, abs=1e-3)
 
 
@@ -83,18 +88,22 @@ def test_mean_over_the_batch_and_no_scale(form):
 @pytest.mark.parametrize("old", [0, 3])
 def test_gradients_are_those_of_the_loss(form, nearest, old):
     generator = torch.Generator().manual_seed(4)
-    features, prototypes, centres = (torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in (5, old, 2))
+    features, prototypes, centres = (
+        torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in (5, old, 2)
+    )
     labels = torch.tensor([0, 1, 1, 0, 1])
     features.requires_grad_()
 
+    margins = dict(push_margin=-0.2, pull_margin=0.9, push_weight=0.7, pull_weight=0.4)
+
     def f(z: Tensor) -> Tensor:
-        return decoupled_margin_loss(z, labels, prototypes, centres, form=form, nearest=nearest, push_margin=-0.2,
-                                     pull_margin=0.9, push_weight=0.7, pull_weight=0.4)
+        return decoupled_margin_loss(z, labels, prototypes, centres, form=form, nearest=nearest, **margins)
 
     assert torch.autograd.gradcheck(f, (features,), eps=1e-6, atol=1e-6)
     (gradient,) = torch.autograd.grad(f(features), features)
     assert gradient.abs().max() > 1e-3  # not a check of zero against zero
-    assert (gradient * features).sum(1).abs().max() < 1e-10  # only directions count: no gradient along the feature
+    # only directions count: no gradient along the feature
+    assert (gradient * features).sum(1).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("form", ["hinge", "squared"])
@@ -109,7 +118,9 @@ def test_inside_the_margins_nothing_pushes_or_pulls(form):
 def test_a_step_downhill_moves_off_the_old_and_to_the_own(form):
     features = at(0).requires_grad_()
     old, centres = at(25), at(-40)
-    decoupled_margin_loss(features, torch.tensor([0]), old, centres, form=form, push_margin=0.2, pull_margin=0.9).backward()
+    decoupled_margin_loss(
+        features, torch.tensor([0]), old, centres, form=form, push_margin=0.2, pull_margin=0.9
+    ).backward()
     moved = features.detach() - 0.01 * features.grad
     assert F.cosine_similarity(moved, old) < cos(25) and F.cosine_similarity(moved, centres) > cos(40)
 
@@ -130,20 +141,23 @@ def test_half_precision_features_are_compared_in_float32():
     labels = torch.tensor([0, 1, 0, 1])
     value = decoupled_margin_loss(features, labels, old, centres, push_margin=-1.0, pull_margin=1.0)
     assert value.dtype == torch.float32
-    assert torch.equal(value, decoupled_margin_loss(features.float(), labels, old, centres, push_margin=-1.0, pull_margin=1.0))
+    single = decoupled_margin_loss(features.float(), labels, old, centres, push_margin=-1.0, pull_margin=1.0)
+    assert torch.equal(value, single)
 
 
-# ── prototypes and centres ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── prototypes and centres ──────────────────────────────────────────────────────────────────────────────────
 
 
 def test_centres_are_running_means():
     prototypes = Prototypes(2, momentum=0.75)
     prototypes.begin_task(3)
     prototypes.observe(torch.tensor([[2.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 0]))
-    expected = torch.tensor([[0.5, 0.5], [0.0, 0.0], [0.0, 0.0]])  # a first sight sets the mean of the unit features
+    # a first sight sets the mean of the unit features
+    expected = torch.tensor([[0.5, 0.5], [0.0, 0.0], [0.0, 0.0]])
     assert torch.allclose(prototypes.centres, expected)
     prototypes.observe(torch.tensor([[0.0, 3.0], [-4.0, 0.0]]), torch.tensor([0, 2]))
-    expected = torch.tensor([[0.375, 0.625], [0.0, 0.0], [-1.0, 0.0]])  # 0.75·0.5 + 0.25·(0, 1); class 1 never seen
+    # 0.75·0.5 + 0.25·(0, 1); class 1 never seen
+    expected = torch.tensor([[0.375, 0.625], [0.0, 0.0], [-1.0, 0.0]])
     assert torch.allclose(prototypes.centres, expected)
     features = torch.ones(1, 2, requires_grad=True)
     prototypes.observe(features, torch.tensor([1]))
@@ -153,7 +167,8 @@ def test_centres_are_running_means():
 
 
 def test_prototypes_are_frozen_class_means():
-    features, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, -7.0], [3.0, 4.0]]), torch.tensor([0, 0, 1, 2])
+    features = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, -7.0], [3.0, 4.0]])
+    labels = torch.tensor([0, 0, 1, 2])
     means = torch.tensor([[0.5, 0.5], [0.0, -1.0], [0.6, 0.8]])
     assert torch.allclose(class_means(features, labels, 3), means)
     prototypes = Prototypes(2)

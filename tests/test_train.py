@@ -30,10 +30,12 @@ from janus.train import CHECKPOINT, RESULT, Run
 
 pytestmark = pytest.mark.usefixtures("with_toy_backbone")
 
-# ── what a run leaves behind ───────────────────────────────────────────────────────────────────────────────────────────
+# ── what a run leaves behind ────────────────────────────────────────────────────────────────────────────────
 
-KEYS = {"config", "hash", "versions", "hardware", "seconds", "accuracy", "acc", "maa", "bwt", "forgetting", "learning_acc",
-        "task_aware_acc", "violation", "violation_step", "past_output_norm", "drift", "danger", "basis_rank"}
+KEYS = set(
+    "config hash versions hardware seconds accuracy acc maa bwt forgetting learning_acc task_aware_acc "
+    "violation violation_step past_output_norm drift danger basis_rank".split()
+)
 
 
 def strict_json(path: Path) -> dict[str, Any]:
@@ -68,19 +70,26 @@ def test_a_run_ends_with_a_complete_result(name, settings, tmp_path, monkeypatch
     config = configure.restore(written["config"], tmp_path)
     assert written["hash"] == configure.config_hash(config) and config.data.class_seed == 0
     assert configure.changed(config, class_seed=None) == configure.make(settings(name))
-    assert written["seconds"].keys() == {"train", "eval", "oe", "gr", "data"} and min(written["seconds"].values()) >= 0
+    assert written["seconds"].keys() == {"train", "eval", "oe", "gr", "data"}
+    assert min(written["seconds"].values()) >= 0
     assert written["hardware"]["threads"] == torch.get_num_threads() and written["versions"]["torch"]
     T = 1 if name == "joint" else 3
     sizes = [56] if name == "joint" else [24, 16, 16]  # 8 test images a class
-    assert [len(row) for row in written["accuracy"]] == [len(row) for row in written["task_aware"]] == list(range(1, T + 1))
+    assert [len(row) for row in written["accuracy"]] == list(range(1, T + 1))
+    assert [len(row) for row in written["task_aware"]] == list(range(1, T + 1))
     for row, aware, size in zip(written["accuracy"], written["task_aware"], sizes):
         assert all(0 <= a <= b <= 100 for a, b in zip(row, aware))
-        assert round(row[-1] * size / 100, 3) == pytest.approx(round(row[-1] * size / 100), abs=1e-2)  # whole images
-    assert {k: written[k] for k in ("acc", "maa", "bwt", "forgetting", "learning_acc")}.items() <= \
-        metrics.summary(written["accuracy"], sizes).items()
-    assert written["task_aware_acc"] == pytest.approx(sum(n * a for n, a in zip(sizes, written["task_aware"][-1])) / sum(sizes))
-    assert written["bwt"] is None if T == 1 else written["bwt"] == pytest.approx(
-        sum(written["accuracy"][2][i] - written["accuracy"][i][i] for i in range(2)) / 2)
+        right = row[-1] * size / 100
+        assert round(right, 3) == pytest.approx(round(right), abs=1e-2)  # whole images
+    scores = {k: written[k] for k in ("acc", "maa", "bwt", "forgetting", "learning_acc")}
+    assert scores.items() <= metrics.summary(written["accuracy"], sizes).items()
+    right = sum(n * a for n, a in zip(sizes, written["task_aware"][-1]))
+    assert written["task_aware_acc"] == pytest.approx(right / sum(sizes))
+    if T == 1:
+        assert written["bwt"] is None
+    else:
+        gains = sum(written["accuracy"][2][i] - written["accuracy"][i][i] for i in range(2))
+        assert written["bwt"] == pytest.approx(gains / 2)
 
     kinds = ("fc1", "fc2", "proj", "q") if name == "oe" else ("k", "v")
     for score in ("violation", "past_output_norm"):
@@ -100,7 +109,8 @@ def test_a_run_ends_with_a_complete_result(name, settings, tmp_path, monkeypatch
     trained = name not in ("frozen", "ncm")
     if T > 1:
         assert (written["drift"] > 0) == trained and (written["violation"]["mean"]["all"] > 0) == trained
-        assert (written["violation_step"]["mean"] or 0) >= 0 and (len(written["violation_step"]["tasks"]) == 2) == trained
+        assert (written["violation_step"]["mean"] or 0) >= 0
+        assert (len(written["violation_step"]["tasks"]) == 2) == trained
     if name in ("exact", "exact-amp", "gpm+exact", "oe"):
         assert max(x for task in written["violation"]["tasks"] for x in task.values()) <= 1e-5
     elif T > 1 and trained:
@@ -139,7 +149,8 @@ def test_frozen_weights_and_batchnorm_stay_byte_identical(name, settings):
                 else:
                     assert torch.equal(after[block], before[block]), (key, row)
         elif run.config.method.adapter == "merged" and any(
-                key.endswith(f"{t}.weight") for t in run.config.backbone.targets if len(t) > 1):
+            key.endswith(f"{t}.weight") for t in run.config.backbone.targets if len(t) > 1
+        ):
             assert not torch.equal(after, before)
         else:
             assert torch.equal(after, before), key
@@ -155,11 +166,16 @@ def test_what_is_scored_is_what_happened(settings):
         right = (logits.argmax(1) == task.evaluation.labels).float().mean().item()
         assert result.accuracy[-1][t] == pytest.approx(100 * right)
         own = logits[:, task.positions.start : task.positions.stop].argmax(1) + task.positions.start
-        assert result.task_aware[-1][t] == pytest.approx(100 * (own == task.evaluation.labels).float().mean().item())
-    moved = [((f - before).norm(dim=1) / before.norm(dim=1)).mean() for f, before in zip(final[:2], run.evaluation.learned)]
+        right = (own == task.evaluation.labels).float().mean().item()
+        assert result.task_aware[-1][t] == pytest.approx(100 * right)
+    moved = [
+        ((f - before).norm(dim=1) / before.norm(dim=1)).mean()
+        for f, before in zip(final[:2], run.evaluation.learned)
+    ]
     assert result.drift == pytest.approx((sum(moved) / 2).item(), rel=1e-5)
     assert len(run.learner.prototypes.old) == 7
-    cosines = F.normalize(final[2], dim=1) @ F.normalize(run.learner.prototypes.old[:5], dim=1).T  # task 3 to old classes
+    # task 3 to old classes
+    cosines = F.normalize(final[2], dim=1) @ F.normalize(run.learner.prototypes.old[:5], dim=1).T
     assert result.danger["tasks"][1] == pytest.approx(cosines.max(1).values.mean().item(), rel=1e-4)
     labels = run.stream.tasks[2].evaluation.labels
     own = (F.normalize(final[2], dim=1) * F.normalize(run.learner.prototypes.old[labels], dim=1)).sum(1)
@@ -171,7 +187,8 @@ def test_what_is_scored_is_what_happened(settings):
 
 def test_a_probe_is_frozen_in_one_task(settings):
     probe, frozen = train.run(**settings("frozen", method="probe")), train.run(**settings("frozen", tasks=1))
-    assert probe.accuracy == frozen.accuracy and len(probe.accuracy) == 1 and probe.violation == frozen.violation
+    assert probe.accuracy == frozen.accuracy and len(probe.accuracy) == 1
+    assert probe.violation == frozen.violation
 
 
 def test_ncm_is_the_nearest_class_mean_of_the_frozen_backbone(settings):
@@ -188,12 +205,14 @@ def test_ncm_is_the_nearest_class_mean_of_the_frozen_backbone(settings):
     means = torch.stack([x[y == c].mean(0) for c in range(7)])
     for i, task in enumerate(tasks):
         guess = (features(task.evaluation) @ F.normalize(means, dim=1).T).argmax(1)
-        assert result.accuracy[-1][i] == pytest.approx(100 * (guess == task.evaluation.labels).float().mean().item())
+        right = (guess == task.evaluation.labels).float().mean().item()
+        assert result.accuracy[-1][i] == pytest.approx(100 * right)
 
 
 @pytest.mark.parametrize("name", ["frozen", "ncm", "finetune"])
 def test_test_images_go_through_a_backbone_that_never_changes_once(name, settings, monkeypatch):
     """And every time where it changes; the result is the same as if they went through it every time."""
+
     def finished() -> tuple[Result, list[int]]:
         run = Run(configure.make(settings(name)), None)
         tested, features = [], run.learner.features
@@ -219,7 +238,8 @@ def test_violation_is_against_the_past_alone(name, settings, monkeypatch):
     expected, training = [], Run.train
 
     def watched(self: Run, task: Any) -> None:
-        bases = {k: V.double().clone() for k, V in (self.learner.method.basis() or self.learner.history.basis).items()}
+        basis = self.learner.method.basis() or self.learner.history.basis
+        bases = {k: V.double().clone() for k, V in basis.items()}
         before = [(p.A.detach().double().clone(), p.B.detach().double().clone()) for p in self.learner.pairs]
         training(self, task)
         task_scores = {}
@@ -233,14 +253,15 @@ def test_violation_is_against_the_past_alone(name, settings, monkeypatch):
     monkeypatch.setattr(Run, "train", watched)
     result = train.run(**settings(name, energy=0.995, energy_end=None))
     first, second = result.basis_rank[:2]
-    assert any(second[key] > first[key] > 1 for key in first)  # V with the second task in it would give other numbers
+    # V with the second task in it would give other numbers
+    assert any(second[key] > first[key] > 1 for key in first)
     assert len(result.violation["tasks"]) == 2
     for found, task_scores in zip(result.violation["tasks"], expected[1:]):
         assert found == pytest.approx(task_scores, rel=1e-6, abs=1e-9)
 
 
 def test_estimation_and_the_absolute_score_on_the_very_inputs(settings):
-    """Inputs of both blocks caught in the training passes; the basis, its energy rule and `past_output_norm` from them."""
+    """Inputs of both blocks caught in training; the basis, its energy rule, `past_output_norm` from them."""
     run = Run(configure.make(settings("finetune", epochs=1, energy=0.9)), None)
     caught: dict[str, list[Tensor]] = {}
 
@@ -264,7 +285,8 @@ def test_estimation_and_the_absolute_score_on_the_very_inputs(settings):
             scores.append({})
             for pair, (A, B) in zip(run.learner.pairs, before):
                 dW = pair.B.detach().double() @ pair.A.detach().double() - B @ A
-                squares = [(dW @ X.T).square().sum() / len(X) for X in past[pair.input_key]]  # ‖ΔW X‖²/N of each past task
+                # ‖ΔW X‖²/N of each past task
+                squares = [(dW @ X.T).square().sum() / len(X) for X in past[pair.input_key]]
                 scores[-1][pair.name] = (sum(squares) / len(squares)).sqrt().item()
         for key, batches in caught.items():
             X, V = torch.cat(batches), run.learner.history.basis[key].double()
@@ -279,7 +301,7 @@ def test_estimation_and_the_absolute_score_on_the_very_inputs(settings):
         assert found == pytest.approx(expected, rel=1e-3)
 
 
-# ── seeds ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── seeds ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", ["exact", "tangent"])
@@ -298,7 +320,7 @@ def test_same_seed_same_numbers(name, settings, tmp_path):
     assert order != first["stream"]["class_order"]
 
 
-# ── going on after a break ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── going on after a break ──────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", ["exact", "tangent", "gpm", "exact-amp", "dml", "ncm", "frozen"])
@@ -306,7 +328,8 @@ def test_a_broken_run_ends_with_the_numbers_of_an_uninterrupted_one(name, settin
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = numbers(train.run(whole, **settings(name)))
     config, lines = settings(name, save_every=0), []
-    steps = [(0, 3), (1, 4), (1, 6), (2, 0), (2, 6)] if name != "ncm" else []  # (1, 6), (2, 6): all steps done, not the rest
+    # (1, 6), (2, 6): all steps done, not the rest
+    steps = [(0, 3), (1, 4), (1, 6), (2, 0), (2, 6)] if name != "ncm" else []
     for where in [*steps, (3, 0)] if steps else [(1, 0), (2, 0)]:
         broken_run(parts, where, config, monkeypatch)
     found = numbers(train.run(parts, progress=lines.append, **config))
@@ -329,13 +352,14 @@ def test_fp16_with_its_scaled_loss_resumes_and_comes_near_to_float32(name, setti
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 @pytest.mark.parametrize("name", ["exact", "tangent"])
 def test_sigkill_in_mid_task(name, settings, tmp_path):
-    """A process of its own, killed without warning; the second one on the same folder is told while the first lives."""
+    """A process of its own, killed without warning; while it lives, a second one on its folder is told so."""
     config, out = settings(name, save_every=0), tmp_path / "run"
     options = json.dumps({k: v for k, v in config.items() if k != "dataset"})
     toys = str(Path(__file__).parent / "helpers" / "toys.py")
-    with subprocess.Popen([sys.executable, toys, config["dataset"], str(out), options],
-                          stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
-                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}) as child:
+    root = Path(__file__).parents[1]
+    argv = [sys.executable, toys, config["dataset"], str(out), options]
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=root, env=env) as child:
         for line in child.stdout:
             if "task 2/3 epoch 2/2" in line:
                 with pytest.raises(JanusError, match="in use") as error:
@@ -393,13 +417,15 @@ def test_nan_loss_stops_and_keeps_the_last_checkpoint(name, settings, tmp_path, 
 
     def diverges(self: Method, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         calls.append(1)
-        return local(self, features, logits, labels) * (float("nan") if len(calls) == 12 else 1)  # step 4 of task 2
+        wrong = len(calls) == 12  # step 4 of task 2
+        return local(self, features, logits, labels) * (float("nan") if wrong else 1)
 
     with monkeypatch.context() as patched:
         patched.setattr(Method, "loss", diverges)
         with pytest.raises(JanusError, match="loss became nan in task 2, step 4") as error:
             train.run(tmp_path, **settings(name))
-    assert "smaller lr" in str(error.value) and str(tmp_path) in str(error.value) and not (tmp_path / RESULT).exists()
+    assert "smaller lr" in str(error.value) and str(tmp_path) in str(error.value)
+    assert not (tmp_path / RESULT).exists()
     state = checkpoint.load(tmp_path / CHECKPOINT)
     assert (state["task"], state["step"]) == (1, 0)
     assert all(torch.isfinite(t).all() for t in state["model"].values())
@@ -463,7 +489,8 @@ def test_merging_at_a_boundary_changes_no_feature_and_starts_in_the_null_space(s
     run = Run(configure.make(settings("exact")), None)
     run.learn(run.stream.tasks[0])
     images = run.stream.tasks[0].evaluation
-    before, old = run.learner.features(images), copy.deepcopy([(p.A.detach(), p.B.detach()) for p in run.learner.pairs])
+    before = run.learner.features(images)
+    old = copy.deepcopy([(p.A.detach(), p.B.detach()) for p in run.learner.pairs])
     run.learner.method.begin_task(run.stream.tasks[1])
     assert torch.allclose(run.learner.features(images), before, rtol=1e-4, atol=1e-5)
     for pair, (A, _) in zip(lora.pairs(run.learner.model), old):
@@ -474,7 +501,9 @@ def test_merging_at_a_boundary_changes_no_feature_and_starts_in_the_null_space(s
         assert 0.5 * bound < torch.linalg.norm(pair.A) < 2 * bound
 
 
-@pytest.mark.parametrize(("name", "warns"), [("exact", True), ("gpm", True), ("dml", False), ("frozen", False)])
+@pytest.mark.parametrize(
+    ("name", "warns"), [("exact", True), ("gpm", True), ("dml", False), ("frozen", False)]
+)
 def test_only_what_protects_is_said_to_be_used_up(settings, name, warns):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -3,10 +3,11 @@
     npm pack @iconify/json@2.2.535                 # writes iconify-json-2.2.535.tgz
     python data/scripts/build_icons.py iconify-json-2.2.535.tgz
 
-Needs `resvg_py`, `pillow` and `pyarrow`. The steps, in order: check the integrity of the archive, keep monochrome icon
-sets under permissive licences, map icon names to concepts (`concepts.json`), rasterise to 32x32 alpha masks, drop
-near-duplicates within and across the three groups of icon sets, cap the images per class, write parquet files in
-the Hugging Face image layout and a manifest with counts, leak numbers and a content hash.
+Needs `resvg_py`, `pillow` and `pyarrow`. The steps, in order: check the integrity of the archive, keep
+monochrome icon sets under permissive licences, map icon names to concepts (`concepts.json`), rasterise to
+32x32 alpha masks, drop near-duplicates within and across the three groups of icon sets, cap the images per
+class, write parquet files in the Hugging Face image layout and a manifest with counts, leak numbers and a
+content hash.
 """
 
 from __future__ import annotations
@@ -53,17 +54,17 @@ def build(tgz: Path, out: Path) -> dict[str, object]:
     forbidden: list[Entry] = []  # the vocabulary must not hold a drawing of the stream
     for folder, key in (("icons-r", "stream"), ("icons-vocab", "vocabulary")):
         classes = sorted(spec[key])
-        chosen = select(gather({c: spec[key][c] for c in classes}, exclude, icons, groups), CAPS[folder], forbidden)
+        found = gather({c: spec[key][c] for c in classes}, exclude, icons, groups)
+        chosen = select(found, CAPS[folder], forbidden)
         part: dict[str, object] = {"classes": len(classes)}
         for split, entries in chosen.items():
             write(out / folder / f"{split}.parquet", entries, classes)
             digest = content_hash(np.stack([e.image for e in entries]), np.array([e.label for e in entries]))
             part[split] = {**counts(entries, classes), "sha256": digest}
-        others = {
-            f"{a}_to_{b}": distances(chosen[a], chosen[b])
-            for a, b in (("test", "train"), ("val", "train"), ("test", "val"))
-            if {a, b} <= chosen.keys()
-        }
+        others = {}
+        for a, b in (("test", "train"), ("val", "train"), ("test", "val")):
+            if {a, b} <= chosen.keys():
+                others[f"{a}_to_{b}"] = distances(chosen[a], chosen[b])
         part["nearest_hash_distance"] = others
         if folder == "icons-r":
             forbidden = [e for split in SPLITS for e in chosen[split]]
@@ -76,10 +77,17 @@ def build(tgz: Path, out: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tgz", type=Path, help=f"iconify-json-{VERSION}.tgz from `npm pack @iconify/json@{VERSION}`")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--out", type=Path, default=HERE.parent, help="where icons-r/ and icons-vocab/ are written (default: data/)"
+        "tgz", type=Path, help=f"iconify-json-{VERSION}.tgz from `npm pack @iconify/json@{VERSION}`"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=HERE.parent,
+        help="where icons-r/ and icons-vocab/ are written (default: data/)",
     )
     args = parser.parse_args()
     done = build(args.tgz, args.out)

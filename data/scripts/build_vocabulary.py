@@ -51,10 +51,8 @@ HERE = Path(__file__).resolve().parent
 DEFAULT_OUT = user_cache_path("janus") / "vocabulary"
 CAPS = {"train": 64, "val": 10}
 MIN_DRAWINGS, MIN_SETS = 4, 3
-SAME_DRAWINGS, SAME_SHARE = (
-    3,
-    0.25,
-)  # so many near drawings of one class, and this share: the class by another name
+# so many near drawings of one class, and this share: the class by another name
+SAME_DRAWINGS, SAME_SHARE = 3, 0.25
 LONG_WORD = 6  # a class's word of so many letters is also looked for inside other words
 
 Found = dict[str, dict[str, list[Icon]]]  # split -> concept -> icons
@@ -101,11 +99,9 @@ def candidates(
     for word, icon in icons:
         split = groups[icon.style]
         concept = of.get(word, word)
-        if (
-            split in found
-            and f"{icon.style}:{word}" not in exclude
-            and not (stream.name(word) or stream.name(concept))
-        ):
+        if split not in found or f"{icon.style}:{word}" in exclude:
+            continue
+        if not (stream.name(word) or stream.name(concept)):
             found[split][concept].append(icon)
     kept = sorted(c for c, drawn in found["train"].items() if enough(drawn))
     return {split: {c: by.get(c, []) for c in kept} for split, by in found.items()}

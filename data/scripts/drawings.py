@@ -1,4 +1,7 @@
-"""Drawings of icons: pixels, near-duplicates, the choice for each split, and the parquet files. Rasterising needs `resvg_py`."""
+"""Drawings of icons: pixels, near-duplicates, the choice for each split, and the parquet files.
+
+Rasterising needs `resvg_py`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ SPLITS = ("train", "val", "test")
 
 # ---- pixels ------------------------------------------------------------
 def mask(svg: str) -> np.ndarray | None:
-    """The ink of an icon as uint8 (32, 32), its bounding box fitted into the margins; None for a blank or a full box."""
+    """The ink of an icon as uint8 (32, 32), its bounding box fitted into the margins.
+
+    None for a blank or a full box.
+    """
     import resvg_py  # here, because only the scripts that draw need it
 
     try:
@@ -61,10 +67,8 @@ def turns(icons: list[Icon]) -> list[Icon]:
         by_set[icon.style].append(icon)
     # sets and drawings in an order that a hash decides: no set is first in every class
     key = lambda text: hashlib.sha256(text.encode()).digest()  # noqa: E731
-    queues = [
-        sorted(by_set[s], key=lambda i: key(f"{i.style}:{i.name}"))
-        for s in sorted(by_set, key=lambda s: key(s + icons[0].name))
-    ]
+    sets = sorted(by_set, key=lambda s: key(s + icons[0].name))
+    queues = [sorted(by_set[s], key=lambda i: key(f"{i.style}:{i.name}")) for s in sets]
     return [q[turn] for turn in range(max(map(len, queues))) for q in queues if turn < len(q)]
 
 
@@ -90,7 +94,8 @@ def hashes(entries: list[Entry]) -> np.ndarray:
 
 def without_near(entries: list[Entry], others: list[Entry]) -> list[Entry]:
     """Entries further than NEAR_ACROSS from every other."""
-    return [e for e, d in zip(entries, nearest(hashes(entries), hashes(others)), strict=True) if d > NEAR_ACROSS]
+    distance = nearest(hashes(entries), hashes(others))
+    return [e for e, d in zip(entries, distance, strict=True) if d > NEAR_ACROSS]
 
 
 def cap(entries: list[Entry], limit: int) -> list[Entry]:
@@ -115,12 +120,16 @@ def gather(
     return found
 
 
-def select(found: dict[str, dict[str, list[Icon]]], caps: dict[str, int], forbidden: list[Entry]) -> dict[str, list[Entry]]:
+def select(
+    found: dict[str, dict[str, list[Icon]]], caps: dict[str, int], forbidden: list[Entry]
+) -> dict[str, list[Entry]]:
     """Images of each split: test stays, validation avoids test, training avoids both (and `forbidden`)."""
     chosen: dict[str, list[Entry]] = {}
     avoid = list(forbidden)
     for split in [s for s in reversed(SPLITS) if s in caps]:
-        drawn = [e for label, c in enumerate(found[split]) for e in draw(found[split][c], label, 2 * caps[split])]
+        drawn: list[Entry] = []
+        for label, icons in enumerate(found[split].values()):
+            drawn += draw(icons, label, 2 * caps[split])
         chosen[split] = cap(without_near(drawn, avoid), caps[split])
         avoid += chosen[split]
     return chosen
@@ -129,7 +138,8 @@ def select(found: dict[str, dict[str, list[Icon]]], caps: dict[str, int], forbid
 # ---- files ------------------------------------------------------------
 def content_hash(images: np.ndarray, labels: np.ndarray) -> str:
     """sha256 over decoded pixels and labels: uint8 (N, 32, 32), int (N,)."""
-    return hashlib.sha256(np.ascontiguousarray(images, np.uint8).tobytes() + np.asarray(labels, "<i8").tobytes()).hexdigest()
+    pixels, numbers = np.ascontiguousarray(images, np.uint8), np.asarray(labels, "<i8")
+    return hashlib.sha256(pixels.tobytes() + numbers.tobytes()).hexdigest()
 
 
 def png(image: np.ndarray) -> bytes:
@@ -145,13 +155,13 @@ def write(path: Path, entries: list[Entry], classes: list[str]) -> None:
         "label": {"_type": "ClassLabel", "names": classes},
         "style": {"_type": "Value", "dtype": "string"},
     }
-    image = pa.array(
-        [{"bytes": png(e.image), "path": f"{e.icon.style}/{e.icon.name}.png"} for e in entries],
-        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-    )
-    table = pa.table(
-        {"image": image, "label": pa.array([e.label for e in entries], pa.int64()), "style": [e.icon.style for e in entries]}
-    )
+    images = [{"bytes": png(e.image), "path": f"{e.icon.style}/{e.icon.name}.png"} for e in entries]
+    columns = {
+        "image": pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        "label": pa.array([e.label for e in entries], pa.int64()),
+        "style": [e.icon.style for e in entries],
+    }
+    table = pa.table(columns)
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, compression="zstd")
@@ -167,11 +177,16 @@ def read(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
 
 
 def distances(a: list[Entry], b: list[Entry]) -> dict[str, object]:
-    """How near the images of a come to those of b: the nearest hash distances, and how often the nearest is of its class."""
+    """How near the images of a come to those of b.
+
+    The nearest hash distances, and how often the nearest is of its class.
+    """
     code_a, code_b = hashes(a), hashes(b)
     near = nearest(code_a, code_b)
     label_b = np.array([e.label for e in b])
-    alike = [np.mean(label_b[np.bitwise_count(code_b ^ code) == d] == e.label) for e, code, d in zip(a, code_a, near)]
+    alike = []
+    for e, code, d in zip(a, code_a, near):
+        alike.append(np.mean(label_b[np.bitwise_count(code_b ^ code) == d] == e.label))
     return {
         "min": int(near.min()),
         "quantiles_5_25_50_75_95": [int(q) for q in np.quantile(near, [0.05, 0.25, 0.5, 0.75, 0.95])],

@@ -2,9 +2,10 @@
 
     python data/scripts/pretrain_backbone.py            # about eleven minutes on two CPU cores
 
-Supervised classification of the vocabulary's concepts, in grey: a random ink on a random ground of both polarities,
-with mild noise and mild geometry, never a colour and never a texture. Those are the shift in style that the stream
-brings, so that a model has to adapt. Writes `icons-vit.safetensors` (fp16, no head) and `icons-vit.json`, the card.
+Supervised classification of the vocabulary's concepts, in grey: a random ink on a random ground of both
+polarities, with mild noise and mild geometry, never a colour and never a texture. Those are the shift in
+style that the stream brings, so that a model has to adapt. Writes `icons-vit.safetensors` (fp16, no head) and
+`icons-vit.json`, the card.
 """
 
 from __future__ import annotations
@@ -30,18 +31,26 @@ DATA = Path(__file__).resolve().parents[1]
 
 
 def jitter(alpha: Tensor, generator: torch.Generator) -> Tensor:
-    """Mild geometry: shift by up to 3 px, scale .8-1.15, rotation up to 12 degrees. float (B, 1, S, S) in [0, 1]."""
+    """Mild geometry: shift by up to 3 px, scale .8-1.15, rotation up to 12 degrees.
+
+    float (B, 1, S, S) in [0, 1].
+    """
     u = torch.rand(4, len(alpha), generator=generator) * 2 - 1  # (4, B) in [-1, 1]
     turn = u[0] * math.radians(12)
     zoom = torch.where(u[1] < 0, 1 + 0.2 * u[1], 1 + 0.15 * u[1])
     shift = u[2:] * 3 * 2 / alpha.shape[-1]  # affine_grid counts the image side as 2
     cos, sin = turn.cos() / zoom, turn.sin() / zoom
-    theta = torch.stack([torch.stack([cos, -sin, shift[0]], 1), torch.stack([sin, cos, shift[1]], 1)], 1)  # (B, 2, 3)
-    return F.grid_sample(alpha, F.affine_grid(theta, list(alpha.shape), align_corners=False), align_corners=False)
+    rows = [torch.stack([cos, -sin, shift[0]], 1), torch.stack([sin, cos, shift[1]], 1)]
+    theta = torch.stack(rows, 1)  # (B, 2, 3)
+    grid = F.affine_grid(theta, list(alpha.shape), align_corners=False)
+    return F.grid_sample(alpha, grid, align_corners=False)
 
 
 def grey(alpha: Tensor, generator: torch.Generator) -> Tensor:
-    """A grey ink on a grey ground, at least 0.35 apart, and mild noise. float (B, 1, S, S) -> (B, 3, S, S) in [0, 1]."""
+    """A grey ink on a grey ground, at least 0.35 apart, and mild noise.
+
+    float (B, 1, S, S) -> (B, 3, S, S) in [0, 1].
+    """
     contrast, position, polarity, noise = torch.rand(4, len(alpha), 1, 1, 1, generator=generator)
     contrast = 0.35 + 0.65 * contrast
     low = position * (1 - contrast)
@@ -77,7 +86,9 @@ def backbone_state(model: nn.Module) -> dict[str, Tensor]:
 
 def options(description: str, out: Path, epochs: int) -> argparse.ArgumentParser:
     """The command line that both pre-training scripts share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=64)
@@ -98,21 +109,22 @@ def fit(
     generator: torch.Generator,
     after: Callable[[int], None] = lambda epoch: None,
 ) -> list[dict[str, float]]:
-    """AdamW under a cosine with a warm-up over `args.epochs` epochs of `count` images; epoch, loss and accuracy of each.
+    """AdamW under a cosine with a warm-up over `args.epochs` epochs of `count` images.
 
-    loss_of(indices (B,)) is the loss of a batch, accuracy_of() the validation accuracy in per cent; `after(epoch)` is called
-    after each epoch.
+    Gives epoch, loss and accuracy of each epoch. loss_of(indices (B,)) is the loss of a batch, accuracy_of()
+    the validation accuracy in per cent; `after(epoch)` is called after each epoch.
     """
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}], lr=args.lr
-    )
+    groups = [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=args.lr)
     steps = args.epochs * (count // args.batch)
     warm = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda i: min((i + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(0, i - warm) / (steps - warm))))
-    )
+
+    def rate(i: int) -> float:
+        return min((i + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(0, i - warm) / (steps - warm))))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
     print(f"{count} images, {steps} steps", flush=True)
     history: list[dict[str, float]] = []
     start = time.time()
@@ -132,7 +144,8 @@ def fit(
         history.append({"epoch": epoch, "loss": round(total / count, 4), "val_accuracy": round(val, 2)})
         left = spent / epoch * (args.epochs - epoch)
         print(
-            f"epoch {epoch}/{args.epochs}  loss {total / count:.3f}  val {val:.1f} %  {spent:.0f} s, {left:.0f} s left",
+            f"epoch {epoch}/{args.epochs}  loss {total / count:.3f}  val {val:.1f} %  "
+            f"{spent:.0f} s, {left:.0f} s left",
             flush=True,
         )
         after(epoch)
@@ -160,7 +173,9 @@ def recipe(args: argparse.Namespace, history: list[dict[str, float]], start: flo
 
 def main() -> None:
     parser = options(__doc__, DATA / "backbone" / "icons-vit.safetensors", epochs=24)
-    parser.add_argument("--checkpoints", type=Path, help="folder for weights after 40%% and 70%% of the epochs, and the end")
+    parser.add_argument(
+        "--checkpoints", type=Path, help="folder for weights after 40%% and 70%% of the epochs, and the end"
+    )
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
@@ -183,17 +198,24 @@ def main() -> None:
             args.checkpoints.mkdir(parents=True, exist_ok=True)
             save_file(backbone_state(model), args.checkpoints / f"icons-vit-epoch{epoch:02d}.safetensors")
 
+    def accuracy_of() -> float:
+        return accuracy(model, val_alpha, val_labels)
+
     start = time.time()
-    history = fit(model, len(labels), loss_of, lambda: accuracy(model, val_alpha, val_labels), args, generator, after)
+    history = fit(model, len(labels), loss_of, accuracy_of, args, generator, after)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(backbone_state(model), args.out)
+    manifest = json.loads((DATA / "icons-r" / "manifest.json").read_text())
     card = {
         "architecture": "janus.models.backbones.embedded_vit",
         "vocabulary": {"concepts": len(classes), "train_images": len(labels), "val_images": len(val_labels)},
-        "vocabulary_sha256": json.loads((DATA / "icons-r" / "manifest.json").read_text())["icons-vocab"]["train"]["sha256"],
+        "vocabulary_sha256": manifest["icons-vocab"]["train"]["sha256"],
     } | recipe(args, history, start)
     args.out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
-    print(f"wrote {args.out}: {history[-1]['val_accuracy']:.1f} % of the validation icons named rightly", flush=True)
+    print(
+        f"wrote {args.out}: {history[-1]['val_accuracy']:.1f} % of the validation icons named rightly",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

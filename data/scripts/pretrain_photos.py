@@ -1,10 +1,10 @@
 """Pre-train a backbone for small photographs on 50 classes of Tiny-ImageNet that the stream does not contain.
 
-    python data/scripts/build_tin100.py tiny-imagenet-200 --out photographs                 # the four parquet files
+    python data/scripts/build_tin100.py tiny-imagenet-200 --out photographs           # the four parquet files
     python data/scripts/pretrain_photos.py photographs --out photographs/photos-vit.safetensors
 
-Supervised classification, with random crops, mirroring and CutMix: 25 000 images are few for a ViT. Writes the weights (fp16, no
-head) and, beside them, the card as JSON.
+Supervised classification, with random crops, mirroring and CutMix: 25 000 images are few for a ViT. Writes
+the weights (fp16, no head) and, beside them, the card as JSON.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def accuracy(model: nn.Module, images: Images) -> float:
 
 def main() -> None:
     parser = options(__doc__, Path("photos-vit.safetensors"), epochs=30)
-    parser.add_argument("data", type=Path, help="the folder with tinpre-train.parquet and tinpre-test.parquet")
+    parser.add_argument(
+        "data", type=Path, help="the folder with tinpre-train.parquet and tinpre-test.parquet"
+    )
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
@@ -53,10 +55,12 @@ def main() -> None:
     data = datasets.load(args.data / "tinpre-*.parquet", size=64)
     model = embedded_vit(num_classes=len(data.classes), img_size=64, patch_size=16).train()
     augment = train_transform("photo", PREPROCESS, scale=(0.25, 1.0))
-    mixup = Mixup(mixup_alpha=0, cutmix_alpha=1.0, prob=CUTMIX, label_smoothing=args.label_smoothing, num_classes=len(data.classes))
+    mixing = {"mixup_alpha": 0, "cutmix_alpha": 1.0, "prob": CUTMIX}
+    mixup = Mixup(**mixing, label_smoothing=args.label_smoothing, num_classes=len(data.classes))
 
     def loss_of(batch: Tensor) -> Tensor:
-        images, soft = mixup(augment(data.train.batch(batch), generator), data.train.labels[batch])  # soft (B, classes)
+        augmented = augment(data.train.batch(batch), generator)
+        images, soft = mixup(augmented, data.train.labels[batch])  # soft (B, classes)
         return F.cross_entropy(model(images), soft)
 
     start = time.time()
@@ -69,7 +73,10 @@ def main() -> None:
         "cutmix": CUTMIX,
     } | recipe(args, history, start)
     args.out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
-    print(f"wrote {args.out}: {history[-1]['val_accuracy']:.1f} % of the validation photographs named rightly", flush=True)
+    print(
+        f"wrote {args.out}: {history[-1]['val_accuracy']:.1f} % of the validation photographs named rightly",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What the frozen embedded backbone is worth on Icons-R, on validation, at several strengths of the renditions.
+"""What the frozen embedded backbone is worth on Icons-R's validation, at several strengths of the renditions.
 
     python data/scripts/probe_backbone.py --out benchmarks/results/measurements/probe.json
 
-All 100 classes at once, no adaptation: the nearest class mean by cosine, and a ridge classifier (scikit-learn; its penalty
-from leave-one-out on the training images). Test images are not read.
+All 100 classes at once, no adaptation: the nearest class mean by cosine, and a ridge classifier
+(scikit-learn; its penalty from leave-one-out on the training images). Test images are not read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from janus.separation import class_means
 @torch.no_grad()
 def features(model: torch.nn.Module, images: np.ndarray) -> torch.Tensor:
     """uint8 (N, 3, 32, 32) -> (N, d)."""
-    return torch.cat([model(torch.from_numpy(part).float() / 127.5 - 1) for part in np.array_split(images, len(images) // 250)])
+    parts = np.array_split(images, len(images) // 250)
+    return torch.cat([model(torch.from_numpy(part).float() / 127.5 - 1) for part in parts])
 
 
 def probe(model: torch.nn.Module, strengths: Iterable[float]) -> dict[str, dict[str, float]]:
@@ -53,7 +54,9 @@ def probe(model: torch.nn.Module, strengths: Iterable[float]) -> dict[str, dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.0, 0.5, 1.0])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

@@ -147,9 +147,8 @@ class Training:
             raise SystemExit(
                 f"{path} belongs to another training ({told}): choose another --out, or the old settings"
             )
-        self.model.load_state_dict(
-            {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
-        )
+        weights = {k: t for k, t in tensors.items() if k.startswith("model.")}
+        self.model.load_state_dict({k.removeprefix("model."): t for k, t in weights.items()})
         for name, parameter in self.model.named_parameters():
             head = f"optimiser.{name}:"
             kept = {k.removeprefix(head): t for k, t in tensors.items() if k.startswith(head)}

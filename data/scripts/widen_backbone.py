@@ -51,9 +51,8 @@ def model_from(start: Path, classes: int, seed: int) -> nn.Module:
     """
     torch.manual_seed(seed)  # of the head
     model = embedded_vit(num_classes=classes)
-    missing, unexpected = model.load_state_dict(
-        {k: t.float() if t.is_floating_point() else t for k, t in load_file(start).items()}, strict=False
-    )
+    weights = {k: t.float() if t.is_floating_point() else t for k, t in load_file(start).items()}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
     if unexpected or [k for k in missing if not k.startswith("head.")]:
         raise SystemExit(
             f"{start} does not fit the embedded architecture: begin with data/backbone/icons-vit.safetensors"
@@ -70,9 +69,8 @@ def loss_on(
 
     def loss_of(batch: Tensor, generator: torch.Generator) -> Tensor:
         alpha = masks[batch].float().div(255)[:, None]
-        images = normalise(grey(jitter(alpha, generator), generator)).contiguous(
-            memory_format=torch.channels_last
-        )
+        images = normalise(grey(jitter(alpha, generator), generator))
+        images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(images)
         return F.cross_entropy(logits.float(), labels[batch], label_smoothing=label_smoothing)
@@ -139,9 +137,8 @@ def main() -> None:
     _, *held_out = read(args.vocabulary / "val.parquet")
     plan = Plan(len(labels), args.passes, content_hash(masks, labels), sha256(args.start), seed=args.seed)
     model = model_from(args.start, len(classes), args.seed)
-    training = Training(
-        model, plan, loss_on(model, torch.from_numpy(masks), torch.from_numpy(labels), plan.label_smoothing)
-    )
+    drawings = torch.from_numpy(masks), torch.from_numpy(labels)
+    training = Training(model, plan, loss_on(model, *drawings, plan.label_smoothing))
     state = args.out / "state.safetensors"
     if state.exists():
         training.load(state)

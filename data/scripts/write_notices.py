@@ -1,4 +1,4 @@
-"""Write `data/ATTRIBUTION.md` and `data/LICENSES/NOTICE-<set>.txt`: who drew the icons, and under which licence.
+"""Write `data/ATTRIBUTION.md`, `data/LICENSES/NOTICE-<set>.txt`: who drew the icons, under which licence.
 
     python data/scripts/write_notices.py iconify-json-2.2.535.tgz
 
@@ -26,7 +26,9 @@ def used() -> Counter[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tgz", type=Path)
     files = archive(parser.parse_args().tgz)
     count = used()
@@ -41,20 +43,27 @@ def main() -> None:
         by = f"[{author['name']}]({author['url']})" if author.get("url") else author["name"]
         under = f"[{licence['spdx']}]({licence['url']})" if licence.get("url") else licence["spdx"]
         rows.append(f"| {info['name']} | `{style}` | {by} | {under} | {count[style]} |")
+        version = f", version {info['version']}" if info.get("version") else ""
+        address = f" <{author['url']}>" if author.get("url") else ""
         (folder / f"NOTICE-{style}.txt").write_text(
-            f"{info['name']} (Iconify prefix: {style}{', version ' + info['version'] if info.get('version') else ''})\n"
-            f"Copyright (c) {author['name']}{' <' + author['url'] + '>' if author.get('url') else ''}\n"
+            f"{info['name']} (Iconify prefix: {style}{version})\n"
+            f"Copyright (c) {author['name']}{address}\n"
             f"Licence: {licence.get('title', licence['spdx'])} (SPDX: {licence['spdx']})\n"
             f"Licence file: {licence.get('url', 'none named by the source')}\n"
             f"Text: {licence['spdx']}.txt in this folder\n"
-            f"Changes: {count[style]} icons, rasterised to 32x32 grey-scale masks, cropped and scaled to their bounding box.\n"
+            f"Changes: {count[style]} icons, rasterised to 32x32 grey-scale masks, "
+            "cropped and scaled to their bounding box.\n"
         )
     (DATA / "ATTRIBUTION.md").write_text(
         "# Attribution\n\n"
-        f"Every image in `icons-r/` and `icons-vocab/` is an icon of one of these {len(rows)} sets, taken from the npm\n"
-        f"package [`@iconify/json`](https://www.npmjs.com/package/@iconify/json) {VERSION}. Changes made: rasterised to\n"
-        "32×32 grey-scale masks, cropped and scaled to the bounding box; coloured and textured when loaded. The texts of\n"
-        "the licences and one notice a set are in `LICENSES/`. In the parquet files the column `style` names the set of\n"
+        f"Every image in `icons-r/` and `icons-vocab/` is an icon of one of these {len(rows)} sets, "
+        "taken from the npm\n"
+        f"package [`@iconify/json`](https://www.npmjs.com/package/@iconify/json) {VERSION}. "
+        "Changes made: rasterised to\n"
+        "32×32 grey-scale masks, cropped and scaled to the bounding box; coloured and textured when loaded. "
+        "The texts of\n"
+        "the licences and one notice a set are in `LICENSES/`. "
+        "In the parquet files the column `style` names the set of\n"
         "an image, `image.path` the icon.\n\n"
         "| set | prefix | author | licence | images |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )

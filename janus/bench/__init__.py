@@ -1,1 +1,1 @@
-"""Experiments: the variants that are compared, grid files, the scheduler of their runs, and the tables of finished runs."""
+"""Experiments: the variants that are compared, grid files, their runs' scheduler, tables of finished runs."""

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import JanusError, UsageError
-from .grids import parse
+from .grid_files import parse
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
 @contextlib.contextmanager
-def connect(runs: int, workers: int | None, scheduler: str | None,
-            slurm: str | Path | None) -> Iterator[tuple[Client, Callable[[], None]]]:
-    """A client of the cluster that is asked for, and what asks it for workers in place of those that it has lost: SLURM jobs end at
-    their time limit. A cluster that was started here ends with the client."""
+def connect(
+    runs: int, workers: int | None, scheduler: str | None, slurm: str | Path | None
+) -> Iterator[tuple[Client, Callable[[], None]]]:
+    """A client of the cluster that is asked for, and what asks it for workers in place of those that it has
+    lost: SLURM jobs end at their time limit. A cluster that was started here ends with the client."""
     try:
         import distributed
     except ImportError as error:
@@ -30,13 +31,15 @@ def connect(runs: int, workers: int | None, scheduler: str | None,
             try:
                 client = distributed.Client(scheduler, timeout="10s")
             except (OSError, TimeoutError, ValueError) as error:
-                raise JanusError(f"no Dask scheduler answers at {scheduler} ({str(error).splitlines()[0]})") from None
+                said = str(error).splitlines()[0]
+                raise JanusError(f"no Dask scheduler answers at {scheduler} ({said})") from None
             yield stack.enter_context(client), lambda: None
             return
         jobs = min(runs, workers or runs)
         cluster = stack.enter_context(slurm_jobs(Path(slurm), jobs) if slurm else local(runs, workers))
         client = stack.enter_context(distributed.Client(cluster))
-        yield client, (lambda: cluster.scale(jobs=jobs)) if slurm else (lambda: None)  # here a worker's nanny starts it again
+        # here a worker's nanny starts it again
+        yield client, (lambda: cluster.scale(jobs=jobs)) if slurm else (lambda: None)
 
 
 def local(runs: int, workers: int | None) -> Any:
@@ -53,14 +56,24 @@ def local(runs: int, workers: int | None) -> Any:
     for i in range(count):
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         environment |= {"CUDA_VISIBLE_DEVICES": visible[i % len(visible)]} if visible else {}
-        spec[i] = {"cls": Nanny, "options": {"nthreads": 1, "env": environment, "dashboard": False, "host": "127.0.0.1",
-                                             "memory_limit": 0,  # it would watch the worker, not its kernel, ten times a second
-                                             "silence_logs": logging.CRITICAL}}  # what matters, `Bench` says
-    dask.config.set({"distributed.worker.profile.enabled": False,  # of a worker that only waits for its kernel
-                     "distributed.scheduler.worker-ttl": None})  # a laptop that slept: a dead worker's connection closes anyway
+        nanny = {
+            "nthreads": 1,
+            "env": environment,
+            "dashboard": False,
+            "host": "127.0.0.1",
+            "memory_limit": 0,  # it would watch the worker, not its kernel, ten times a second
+            "silence_logs": logging.CRITICAL,  # what matters, `Bench` says
+        }
+        spec[i] = {"cls": Nanny, "options": nanny}
+    settings = {
+        "distributed.worker.profile.enabled": False,  # of a worker that only waits for its kernel
+        # a laptop that slept: a dead worker's connection closes anyway
+        "distributed.scheduler.worker-ttl": None,
+    }
+    dask.config.set(settings)
     options = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    return SpecCluster(workers=spec, scheduler={"cls": Scheduler, "options": options}, silence_logs=logging.CRITICAL,
-                       name="janus-bench")
+    scheduler = {"cls": Scheduler, "options": options}
+    return SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL, name="janus-bench")
 
 
 def gpus() -> list[str]:
@@ -85,10 +98,14 @@ def slurm_jobs(file: Path, jobs: int) -> Any:
     try:
         cluster = SLURMCluster(**{"processes": 1, "name": "janus-bench"} | parse(file))
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{file}: SLURMCluster does not take this ({' '.join(str(error).split())})") from None
+        said = " ".join(str(error).split())
+        raise UsageError(f"{file}: SLURMCluster does not take this ({said})") from None
+    refusal = None
     try:  # Dask alone would say what SLURM has against a job in tracebacks, and wait for it
-        asked = subprocess.run(["sbatch", "--test-only"], input=cluster.job_script(), capture_output=True, text=True)
-        refusal = (" ".join(asked.stderr.split()) or f"sbatch: exit code {asked.returncode}") if asked.returncode else None
+        script = cluster.job_script()
+        asked = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
+        if asked.returncode:
+            refusal = " ".join(asked.stderr.split()) or f"sbatch: exit code {asked.returncode}"
     except OSError as error:
         refusal = f"{error.strerror}: sbatch; start the bench where jobs are submitted"
     if refusal:

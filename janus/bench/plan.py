@@ -18,14 +18,17 @@ from .grids import Grid, PlannedRun
 from .states import State, states
 
 UNKNOWN = "unknown"
-COST = ("backbone.model", "backbone.rank", "training.epochs", "training.batch_size", "method.name", "method.oe",
-        "method.gr", "method.dml", "method.adapter", "method.init")  # what seconds depend on, and the data, without:
+COST = (  # what seconds depend on, and the data, without `NO_COST`
+    *("backbone.model", "backbone.rank", "training.epochs", "training.batch_size"),
+    *("method.name", "method.oe", "method.gr", "method.dml", "method.adapter", "method.init"),
+)
 NO_COST = ("data.tasks", "data.class_seed", "data.evaluate", "data.extended", "data.augment", "data.cache")
 
 
 class RuntimeEstimate:
-    """Seconds that a run takes, from finished runs of the same variant on the same data: those here, else those that come with
-    janus, from another machine. An estimate: the number of tasks and of threads is not looked at."""
+    """Seconds that a run takes, from finished runs of the same variant on the same data: those here, else
+    those that come with janus, from another machine. An estimate: the number of tasks and of threads is not
+    looked at."""
 
     def __init__(self) -> None:
         self.here: dict[str, list[float]] = {}
@@ -51,7 +54,9 @@ class RuntimeEstimate:
         known = [seconds * max(0.0, 1 - done) for seconds, done in times if seconds is not None]
         missing = len(times) - len(known)
         text = clock(sum(known) / max(1, min(workers, len(runs))))
-        return text if not missing else UNKNOWN if not known else f"{text} and {missing} runs whose time is {UNKNOWN}"
+        if not missing:
+            return text
+        return f"{text} and {missing} runs whose time is {UNKNOWN}" if known else UNKNOWN
 
 
 def plan(grid: Grid, out: Path, workers: int | None = None, known: Sequence[str | Path] = ()) -> list[str]:
@@ -71,8 +76,9 @@ def plan(grid: Grid, out: Path, workers: int | None = None, known: Sequence[str 
         lines.append(f"{run.name:{width}s}  {method:8s}  {seed:4d}  {time_:8s}  {found[run.name].text}")
     kinds = Counter(state.kind for state in found.values())
     todo = [(run, found[run.name].done) for run in grid.runs if found[run.name].kind in ("to do", "stopped")]
-    lines.append(f"{grid.title}: {len(grid.runs)} runs, " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-                 + f"; time left {estimate.left(todo, workers)}")
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    left = estimate.left(todo, workers)
+    lines.append(f"{grid.title}: {len(grid.runs)} runs, {counts}; time left {left}")
     return lines
 
 
@@ -86,6 +92,6 @@ def runtime_estimate(grid: Grid, found: Mapping[str, State]) -> RuntimeEstimate:
 
 def _cost(settings: Mapping[str, Any]) -> str:
     """Equal for runs that take about as long, but for the number of tasks."""
-    kept = {key: value for key, value in settings.items() if value is not None
-            and (key in COST or key.startswith("data.") and key not in NO_COST)}
+    names = [key for key in settings if key in COST or key.startswith("data.") and key not in NO_COST]
+    kept = {name: settings[name] for name in names if settings[name] is not None}
     return json.dumps(kept, sort_keys=True)

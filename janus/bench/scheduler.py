@@ -1,7 +1,8 @@
-"""Execute the runs of a grid, each through notebook 07, on the workers of a Dask cluster; what is finished is not repeated.
+"""Execute a grid's runs, each through notebook 07, on the workers of a Dask cluster; none is done twice.
 
-`<out>/<run name>/` holds the run's result.json and checkpoint (`janus run`'s own folder), notebook.ipynb as executed, and
-failed.json with one line if it failed. The folder is all the state there is: a bench that was killed resumes from it.
+`<out>/<run name>/` holds the run's result.json and checkpoint (`janus run`'s own folder), notebook.ipynb as
+executed, and failed.json with one line if it failed. The folder is all the state there is: a bench that was
+killed resumes from it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_KILLS = 3  # workers or kernels that a run may take with it, without finishing a task, before it counts as failed
+# workers or kernels that a run may take with it, without finishing a task, before it counts as failed
+MAX_KILLS = 3
 WAITING = 60  # seconds between two lines that say how far the runs are, or that there is no worker
 RENEWAL = 10  # seconds between two requests for workers in place of lost ones
 
@@ -41,23 +43,34 @@ RENEWAL = 10  # seconds between two requests for workers in place of lost ones
 def check_options(workers: int | None, scheduler: str | None, slurm: str | Path | None) -> None:
     """UsageError: options of the cluster that do not go together, a file that is not there."""
     if scheduler and (slurm or workers is not None):
-        raise UsageError("--scheduler goes with neither --workers nor --slurm: a running cluster has its own workers")
+        own = "a running cluster has its own workers"
+        raise UsageError(f"--scheduler goes with neither --workers nor --slurm: {own}")
     if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, got {workers}")
     if slurm and not Path(slurm).is_file():
-        raise UsageError(f"no file {slurm} for --slurm: a YAML file of dask_jobqueue.SLURMCluster's arguments")
+        what = "a YAML file of dask_jobqueue.SLURMCluster's arguments"
+        raise UsageError(f"no file {slurm} for --slurm: {what}")
 
 
-def execute(grid: Grid, out: str | Path, *, retry: bool = False, workers: int | None = None, scheduler: str | None = None,
-            slurm: str | Path | None = None, known: Sequence[str | Path] = (),
-            progress: Progress | None = None) -> dict[str, str]:
+def execute(
+    grid: Grid,
+    out: str | Path,
+    *,
+    retry: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    slurm: str | Path | None = None,
+    known: Sequence[str | Path] = (),
+    progress: Progress | None = None,
+) -> dict[str, str]:
     """Run what is not finished; the runs that failed, now or before, with a line each.
 
     Args:
         out: the folder of the run folders; with `scheduler` or `slurm` one that all workers see.
         retry: run those again that failed before.
         workers: how many runs at once. Here: one a GPU, or one; on SLURM: jobs, one a run.
-        scheduler: address of a running Dask scheduler. slurm: a YAML file of `dask_jobqueue.SLURMCluster`'s arguments.
+        scheduler: address of a running Dask scheduler. slurm: a YAML file of `dask_jobqueue.SLURMCluster`'s
+            arguments.
         known: folders of results; what has one there, by the hash of its config, is not run again.
         progress: called with a line now and then; None: they are only logged.
 
@@ -69,11 +82,14 @@ def execute(grid: Grid, out: str | Path, *, retry: bool = False, workers: int | 
     check_options(workers, scheduler, slurm)
     with _lock(out), forwarded(progress):
         found = states(grid, out, known)
-        failed = {run.name: found[run.name].text.removeprefix("failed: ") for run in grid.runs
-                  if found[run.name].kind == "failed" and not retry}
+        failed = {}
+        for run in grid.runs:
+            if found[run.name].kind == "failed" and not retry:
+                failed[run.name] = found[run.name].text.removeprefix("failed: ")
         todo = [run for run in grid.runs if found[run.name].kind != "finished" and run.name not in failed]
-        logger.info(f"{grid.title}: {len(grid.runs)} runs, {len(grid.runs) - len(todo) - len(failed)} finished already"
-                    + (f", {len(failed)} failed before" if failed else ""))
+        finished = len(grid.runs) - len(todo) - len(failed)
+        before = f", {len(failed)} failed before" if failed else ""
+        logger.info(f"{grid.title}: {len(grid.runs)} runs, {finished} finished already{before}")
         if todo:
             with connect(len(todo), workers, scheduler, slurm) as (client, renew):
                 failed |= Bench(client, renew, grid, out, found).finish(todo, failed)
@@ -90,9 +106,11 @@ class Running:
 
 
 class Bench:
-    """One run for each worker at a time. A run is bound to its worker, so that a worker's death is known to be that run's."""
+    """One run for each worker at a time. A run is bound to its worker, so a worker's death is that run's."""
 
-    def __init__(self, client: Client, renew: Callable[[], None], grid: Grid, out: Path, found: Mapping[str, State]) -> None:
+    def __init__(
+        self, client: Client, renew: Callable[[], None], grid: Grid, out: Path, found: Mapping[str, State]
+    ) -> None:
         self.client, self.renew, self.out, self.found = client, renew, out, found
         self.estimate = runtime_estimate(grid, found)
         self.finished = sum(state.kind == "finished" for state in found.values())
@@ -114,10 +132,11 @@ class Bench:
         noted = renewed = time.monotonic()
         most = 0  # workers that there have been at once: jobs that have not come yet are asked for already
         while self.queue or self.running:
-            try:
-                self.workers = set(self.client.nthreads())  # Dask's cached `scheduler_info` has moments without any
+            try:  # Dask's cached `scheduler_info` has moments without any
+                self.workers = set(self.client.nthreads())
             except OSError as error:
-                raise JanusError(f"the Dask scheduler does not answer any more ({error}); the same command resumes") from None
+                fault = f"the Dask scheduler does not answer any more ({error}); the same command resumes"
+                raise JanusError(fault) from None
             most = max(most, len(self.workers))
             if self.queue and len(self.workers) < most and time.monotonic() - renewed > RENEWAL:
                 self.renew()
@@ -136,7 +155,8 @@ class Bench:
                     noted = time.monotonic()
                 time.sleep(0.2)
                 continue
-            with contextlib.suppress(TimeoutError, CancelledError):  # of futures: the scheduler is gone, or forgot them
+            # of futures: the scheduler is gone, or forgot them
+            with contextlib.suppress(TimeoutError, CancelledError):
                 wait(list(self.running), timeout=1, return_when="FIRST_COMPLETED")
             for future in [future for future in self.running if future.done()]:
                 self.end(future, self.running.pop(future))
@@ -145,8 +165,17 @@ class Bench:
 
     def start(self, run: PlannedRun, worker: str) -> None:
         self.starts[run.name] += 1
-        future = self.client.submit(work, run.name, str(self.out / run.name), run.hash, parameters(run, self.out), os.getcwd(),
-                                    key=f"{run.name}-{self.starts[run.name]}", workers=[worker], pure=False)
+        future = self.client.submit(
+            work,
+            run.name,
+            str(self.out / run.name),
+            run.hash,
+            parameters(run, self.out),
+            os.getcwd(),
+            key=f"{run.name}-{self.starts[run.name]}",
+            workers=[worker],
+            pure=False,
+        )
         self.running[future] = Running(run, worker, time.monotonic())
         again = self.found[run.name].kind == "stopped" or self.starts[run.name] > 1
         logger.info(f"{run.name}: {'resumed' if again else 'started'}")
@@ -157,12 +186,14 @@ class Bench:
         try:
             error = future.result(timeout=10)
         except Exception as lost:  # Dask's own: the worker died, or cannot import what it needs
-            if future.status in ("lost", "cancelled", "pending") or type(lost).__name__ in ("KilledWorker", "TimeoutError"):
+            kind = type(lost).__name__
+            if future.status in ("lost", "cancelled", "pending") or kind in ("KilledWorker", "TimeoutError"):
                 return self.worker_died(job)
-            error = f"its worker could not execute it ({type(lost).__name__}: {lost}); is the same janus installed there?"
+            error = f"its worker could not execute it ({kind}: {lost}); is the same janus installed there?"
         if error == DIED:
             return self.worker_died(job)
-        if error == BUSY:  # a kernel of a bench that was stopped, or of a host that was cut off: it may well finish the run
+        # a kernel of a bench that was stopped, or of a host that was cut off: it may well finish the run
+        if error == BUSY:
             logger.info(f"{job.run.name}: {BUSY}; the run waits")
             return self.queue.append(job.run)
         if error:
@@ -171,7 +202,8 @@ class Bench:
         if self.found[job.run.name].kind != "stopped" and self.starts[job.run.name] == 1:
             self.estimate.add(job.run, seconds)
         acc = read_json(self.out / job.run.name / RESULT).get("acc")
-        logger.info(f"{job.run.name}: finished in {clock(seconds)}" + (f", acc {acc:.2f}" if acc is not None else ""))
+        reached = f", acc {acc:.2f}" if acc is not None else ""
+        logger.info(f"{job.run.name}: finished in {clock(seconds)}{reached}")
 
     def worker_died(self, job: Running) -> None:
         name, done = job.run.name, state(job.run, self.out).done
@@ -184,8 +216,9 @@ class Bench:
         from ..runtime import checkpoint
 
         error = f"its worker or its kernel died {MAX_KILLS} times (out of memory?)"
+        told = {"name": name, "hash": job.run.hash, "error": error}
         with contextlib.suppress(JanusError):
-            checkpoint.write_json(self.out / name / FAILED, {"name": name, "hash": job.run.hash, "error": error})
+            checkpoint.write_json(self.out / name / FAILED, told)
         self.fail(job, error)
 
     def fail(self, job: Running, error: str) -> None:
@@ -193,8 +226,8 @@ class Bench:
         logger.info(f"{job.run.name}: failed: {error}")
 
     def status(self) -> None:
-        """A line of what is done, running, failed and left, and of the time left, if any of the counts has changed; and now and
-        then also how far each run is."""
+        """A line of what is done, running, failed and left, and of the time left, if any of the counts has
+        changed; and now and then also how far each run is."""
         counts, now = (self.finished, len(self.running), len(self.failed), len(self.queue)), time.monotonic()
         late = bool(self.running) and now - self.said > WAITING
         if counts == self.counts and not late:
@@ -203,9 +236,10 @@ class Bench:
         left = [(run, self.found[run.name].done) for run in self.queue]
         for job in self.running.values():
             seconds = self.estimate.estimate(job.run)
-            left.append((job.run, self.found[job.run.name].done + ((now - job.began) / seconds if seconds else 0)))
-        logger.info("{} done, {} running, {} failed, {} left, ".format(*counts) +
-                    f"time left {self.estimate.left(left, len(self.workers))}")
+            since = (now - job.began) / seconds if seconds else 0
+            left.append((job.run, self.found[job.run.name].done + since))
+        said = "{} done, {} running, {} failed, {} left".format(*counts)
+        logger.info(f"{said}, time left {self.estimate.left(left, len(self.workers))}")
         if late:
             from ..runtime.checkpoint import header
 
@@ -222,7 +256,8 @@ def _lock(out: Path) -> FileLock:
         out.mkdir(parents=True, exist_ok=True)
         guard.acquire()
     except Timeout:
-        raise JanusError(f"{out} is in use by another janus bench; wait for it, or choose another --out") from None
+        fault = f"{out} is in use by another janus bench; wait for it, or choose another --out"
+        raise JanusError(fault) from None
     except OSError as error:
         raise JanusError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
     return guard

@@ -13,13 +13,25 @@ CHOSEN = Path(__file__).with_name("chosen.json")
 
 
 def _row(oe: bool, gr: str, dml: bool, adapter: str = "shared", init: str = "free") -> dict[str, Any]:
-    return {"method.name": "janus", "method.oe": oe, "method.gr": gr, "method.dml": dml, "method.adapter": adapter,
-            "method.init": init}
+    return {
+        "method.name": "janus",
+        "method.oe": oe,
+        "method.gr": gr,
+        "method.dml": dml,
+        "method.adapter": adapter,
+        "method.init": init,
+    }
 
 
 # What every row shares, the reference baselines and joint included.
-PROTOCOL: dict[str, Any] = {"data.dataset": "icons-r", "data.tasks": 10, "training.epochs": 3, "training.batch_size": 16,
-                            "training.head_lr": 5e-3, "method.energy": 0.95}
+PROTOCOL: dict[str, Any] = {
+    "data.dataset": "icons-r",
+    "data.tasks": 10,
+    "training.epochs": 3,
+    "training.batch_size": 16,
+    "training.head_lr": 5e-3,
+    "method.energy": 0.95,
+}
 
 PAPER_ROWS: dict[str, dict[str, Any]] = {  # adapter=shared, init=free, as in the paper
     "LoRA": _row(False, "none", False),
@@ -30,9 +42,10 @@ PAPER_ROWS: dict[str, dict[str, Any]] = {  # adapter=shared, init=free, as in th
     "OE+DML": _row(True, "none", True),
     "OE+GR+DML": _row(True, "tangent", True),
 }
+_EXACT = _row(True, "exact", False, "merged", "nullspace")
 OTHER_ROWS: dict[str, dict[str, Any]] = {
     "GPM": {"method.name": "gpm"},
-    "exact": _row(True, "exact", False, "merged", "nullspace"),
+    "exact": _EXACT,
     "exact+DML": _row(True, "exact", True, "merged", "nullspace"),
     "frozen": {"method.name": "frozen"},
     "ncm": {"method.name": "ncm"},
@@ -43,18 +56,21 @@ ROWS = PAPER_ROWS | OTHER_ROWS
 # adapter x init x gr x oe: the legal cells that are no row of the paper (exact is one already)
 CROSS: dict[str, dict[str, Any]] = {
     f"merged {init}{' OE' if oe else ''} gr={gr}": _row(oe, gr, False, "merged", init)
-    for init in ("free", "nullspace") for oe in (False, True) for gr in ("none", "tangent")
+    for init in ("free", "nullspace")
+    for oe in (False, True)
+    for gr in ("none", "tangent")
     if oe or init == "free"
 }
 
+_DRS = {"method.name": "drs", "method.energy": 0.99, "method.energy_end": None}
 
-# Published baselines, and the strongest head on our features and on theirs. ε is what a method's authors state (for
-# ImageNet-R; a protocol may say what they state for its data), not the protocol's own
+# Published baselines, and the strongest head on our features and on theirs. ε is what a method's authors
+# state (for ImageNet-R; a protocol may say what they state for its data), not the protocol's own
 PUBLISHED: dict[str, dict[str, Any]] = {
     "InfLoRA": {"method.name": "inflora", "method.energy": 0.98, "method.energy_end": 0.998},
-    "LoRA-DRS": {"method.name": "drs", "method.energy": 0.99, "method.energy_end": None},
-    "LoRA-DRS+GR": {"method.name": "drs", "method.energy": 0.99, "method.energy_end": None, "method.gr": "tangent"},
-    "LoRA-DRS, class means": {"method.name": "drs", "method.energy": 0.99, "method.energy_end": None, "classifier.name": "ncm"},
+    "LoRA-DRS": _DRS,
+    "LoRA-DRS+GR": _DRS | {"method.gr": "tangent"},
+    "LoRA-DRS, class means": _DRS | {"classifier.name": "ncm"},
     "BiLoRA": {"method.name": "bilora"},
     "SD-LoRA": {"method.name": "sdlora"},
     "O-LoRA": {"method.name": "olora"},
@@ -66,7 +82,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "SLCA": {"method.name": "slca"},
     "RanPAC": {"method.name": "ranpac"},
     "LoRA, RanPAC head": _row(False, "none", False) | {"classifier.name": "ranpac"},
-    "exact, RanPAC head": _row(True, "exact", False, "merged", "nullspace") | {"classifier.name": "ranpac"},
+    "exact, RanPAC head": _EXACT | {"classifier.name": "ranpac"},
     "OE+GR, RanPAC head": _row(True, "tangent", False) | {"classifier.name": "ranpac"},
 }
 # What only the second benchmark has, so far: see benchmarks/protocols/icons_r2.yaml
@@ -76,11 +92,12 @@ REFERENCES: dict[str, dict[str, Any]] = {
     "frozen, aligned heads": {"method.name": "frozen", "classifier.name": "aligned"},
     "LoRA, aligned heads": _row(False, "none", False) | {"classifier.name": "aligned"},
     "OE+GR, aligned heads": _row(True, "tangent", False) | {"classifier.name": "aligned"},
-    "exact, aligned heads": _row(True, "exact", False, "merged", "nullspace") | {"classifier.name": "aligned"},
+    "exact, aligned heads": _EXACT | {"classifier.name": "aligned"},
 }
 KNOWN = ROWS | CROSS | PUBLISHED | REFERENCES  # by these names in grids
 UNTRAINED = ("ncm", "RanPAC")  # no learning rate, so nothing to choose
-HEADS_ONLY = ("frozen", "probe", "frozen, aligned heads")  # they may go without a choice: a protocol states the heads' rate
+# they may go without a choice: a protocol states the heads' rate
+HEADS_ONLY = ("frozen", "probe", "frozen, aligned heads")
 
 
 def slug(row: str) -> str:
@@ -103,8 +120,10 @@ def choice(row: str, choices: dict[str, dict[str, Any]] | None) -> dict[str, Any
     if row in HEADS_ONLY:
         return choices.get(row, {})
     if row not in choices:
-        raise JanusError(f"no settings were chosen for {row!r} yet: choose them on validation first "
-                         "(benchmarks/choose.py, from the runs of a grid)")
+        raise JanusError(
+            f"no settings were chosen for {row!r} yet: choose them on validation first "
+            "(benchmarks/choose.py, from the runs of a grid)"
+        )
     return choices[row]
 
 

@@ -17,19 +17,21 @@ from .grids import PlannedRun
 from .states import FAILED, NOTEBOOK, RESULT
 
 BUSY = "another process works in its folder"
-DIED = "the kernel died"  # killed for memory, or by a batch system that ends a whole job: no error of the run's own
-HANDOVER = 120  # seconds a dead worker's kernel has to let go of its run's folder; on a host that was cut off it learns late
+# killed for memory, or by a batch system that ends a whole job: no error of the run's own
+DIED = "the kernel died"
+# seconds a dead worker's kernel has to let go of its run's folder; on a host that was cut off it learns late
+HANDOVER = 120
 KERNEL_START = 300  # seconds: torch on a cold, shared disk is slow
 
 
 def work(name: str, folder: str, digest: str, parameters: dict[str, Any], cwd: str) -> str | None:
-    """Execute one run; None, or in one line what went wrong, which failed.json keeps; or `DIED` or `BUSY`, which are not kept."""
+    """Execute one run; None, or in a line what went wrong, kept in failed.json; `DIED` and `BUSY` are not."""
     try:
         return _execute(Path(folder), parameters, cwd)
     except Exception as error:  # whatever it is, the other runs go on
         from ..runtime import checkpoint
 
-        if type(error).__name__ == "DeadKernelError" or "Kernel died" in str(error):  # while it runs, or starts
+        if type(error).__name__ == "DeadKernelError" or "Kernel died" in str(error):  # running, or starting
             return DIED
         text = str(error) if isinstance(error, JanusError) else f"{type(error).__name__}: {error}"
         text = " ".join(text.split())
@@ -44,7 +46,8 @@ def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> str | None:
     from . import papermill
 
     if not folder.parent.is_dir():
-        raise UsageError(f"{folder.parent} is not there on this worker: the output folder must be shared by all of them")
+        shared = "the output folder must be shared by all of them"
+        raise UsageError(f"{folder.parent} is not there on this worker: {shared}")
     if not Path(cwd).is_dir():
         raise UsageError(f"the folder {cwd}, in which the bench was started, is not there on this worker")
     folder.mkdir(exist_ok=True)
@@ -56,21 +59,33 @@ def _execute(folder: Path, parameters: dict[str, Any], cwd: str) -> str | None:
 
                 try:
                     Result.load(folder)
-                except JanusError:
-                    (folder / RESULT).rename(folder / f"{RESULT}.damaged")  # the run resumes from its checkpoint
+                except JanusError:  # the run resumes from its checkpoint
+                    (folder / RESULT).rename(folder / f"{RESULT}.damaged")
     except Timeout:
         return BUSY
     os.environ.pop("JANUS_FAST", None)  # the lessons' switch for tiny streams would make it another run
-    os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)  # Dask's, to give memory back at once: a run takes 1.5 times as long with it
+    # Dask's, to give memory back at once: a run takes 1.5 times as long with it
+    os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
     os.environ["JANUS_PNG"] = "0"  # a Chrome for each run takes longer than all else here
-    papermill.execute(assets.notebook(), folder / NOTEBOOK, parameters, cwd=cwd, start_timeout=KERNEL_START,
-                      extra_arguments=["--log-level=CRITICAL"])  # of the kernel, on the bench's own stderr
+    papermill.execute(
+        assets.notebook(),
+        folder / NOTEBOOK,
+        parameters,
+        cwd=cwd,
+        start_timeout=KERNEL_START,
+        extra_arguments=["--log-level=CRITICAL"],  # of the kernel, on the bench's own stderr
+    )
     return None
 
 
 def parameters(run: PlannedRun, out: Path) -> dict[str, Any]:
     """Notebook 07's parameters for a run: what names it, and the rest of its complete config as JSON."""
     values = configure.flat(run.config)
-    named = {name.upper(): values.pop(path) for name, path in
-             (("dataset", "data.dataset"), ("method", "method.name"), ("tasks", "data.tasks"), ("seed", "training.seed"))}
-    return named | {"VARIANT": run.variant, "OUT": str(out.resolve() / run.name), "CONFIG": json.dumps(values)}
+    named = {
+        "DATASET": values.pop("data.dataset"),
+        "METHOD": values.pop("method.name"),
+        "TASKS": values.pop("data.tasks"),
+        "SEED": values.pop("training.seed"),
+    }
+    place = str(out.resolve() / run.name)
+    return named | {"VARIANT": run.variant, "OUT": place, "CONFIG": json.dumps(values)}

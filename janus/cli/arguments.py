@@ -40,8 +40,8 @@ def _run(add: Callable[..., Any]) -> None:
 
 
 def _settings(add: Callable[..., Any]) -> None:
-    add("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
-        help="settings, by full path (method.margin=2) or by the last part where that is unique")
+    what = "settings, by full path (method.margin=2) or by the last part where that is unique"
+    add("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help=what)
     add("--quiet", action="store_true", help="no progress")
 
 
@@ -56,15 +56,21 @@ def _bench(add: Callable[..., Any]) -> None:
     add("grid", metavar="GRID.yaml", help="the runs: a grid file, or the name of one that comes with janus")
     add("--out", metavar="DIR", required=True, help="folder of the runs, one folder each")
     add("--dry-run", action="store_true", help="only show the runs, how far each is, and the time left")
-    add("--known", metavar="DIR", nargs="+", default=(), help="folders of results: a run that "
-        "has one there, whatever it is called, counts as finished")
+    what = "folders of results: a run that has one there, whatever it is called, counts as finished"
+    add("--known", metavar="DIR", nargs="+", default=(), help=what)
     add("--retry", action="store_true", help="run those again that failed before")
-    add("--workers", metavar="N", type=int,
-        help="runs at once (one a GPU, or one); with --slurm: jobs (one a run)")
-    add("--scheduler", metavar="ADDRESS", help="a running Dask scheduler, e.g. tcp://host:8786; its "
-        "workers have the same janus, and share --out, the data and this folder under the same paths")
-    add("--slurm", metavar="FILE", help="workers as SLURM jobs, on the same conditions: a YAML file of "
-        "dask_jobqueue.SLURMCluster's arguments (queue, cores, memory, walltime, …)")
+    what = "runs at once (one a GPU, or one); with --slurm: jobs (one a run)"
+    add("--workers", metavar="N", type=int, help=what)
+    what = (
+        "a running Dask scheduler, e.g. tcp://host:8786; its workers have the same janus, and share --out, "
+        "the data and this folder under the same paths"
+    )
+    add("--scheduler", metavar="ADDRESS", help=what)
+    what = (
+        "workers as SLURM jobs, on the same conditions: a YAML file of dask_jobqueue.SLURMCluster's "
+        "arguments (queue, cores, memory, walltime, …)"
+    )
+    add("--slurm", metavar="FILE", help=what)
 
 
 def _predict(add: Callable[..., Any]) -> None:
@@ -77,8 +83,11 @@ def _predict(add: Callable[..., Any]) -> None:
 
 def _evaluate(add: Callable[..., Any]) -> None:
     add("folder", metavar="DIR", help="folder of a finished run")
-    add("--data", metavar="DATA", help="labelled images: an image folder (its test images, where it "
-        "has splits) or a data set (without: those that the run was judged on)")
+    what = (
+        "labelled images: an image folder (its test images, where it has splits) or a data set (without: "
+        "those that the run was judged on)"
+    )
+    add("--data", metavar="DATA", help=what)
     add("--root", metavar="FOLDER", help="where the data set's local files are")
     add("--skip-unknown", action="store_true", help="leave out classes that the run has not met")
     add("--out", metavar="OUT", type=Path, help="folder for classes.csv, confusion.csv and the figure")
@@ -94,10 +103,9 @@ def _report(add: Callable[..., Any]) -> None:
     add("results", metavar="RESULTS", nargs="*", help="folders of runs or their tables")
     add("--to", metavar="KIND", default="md", help="md, html, csv (a line a run) or tex (md)")
     add("--out", metavar="FILE", type=Path, help="where to write it (to the terminal)")
-    add("--collect", metavar="RUNS", nargs="+",
-        help="no report: add the runs in these folders to tables")
-    add("--into", metavar="DIR",
-        help="with --collect: the tables' folder (benchmarks/results of this checkout)")
+    add("--collect", metavar="RUNS", nargs="+", help="no report: add the runs in these folders to tables")
+    what = "with --collect: the tables' folder (benchmarks/results of this checkout)"
+    add("--into", metavar="DIR", help=what)
 
 
 def _doctor(add: Callable[..., Any]) -> None:
@@ -109,8 +117,9 @@ def _doctor(add: Callable[..., Any]) -> None:
 def _methods(add: Callable[..., Any]) -> None:
     add("name", metavar="NAME", nargs="?", help="describe this one (without: a table of all)")
     add("--model", metavar="NAME", default="icons-vit", help="backbone, by its shapes alone (icons-vit)")
-    for flag, value, what in (("--tasks", 10, "tasks"), ("--classes", 100, "all classes"), ("--rank", 8, "of the factors")):
-        add(flag, metavar="N", type=int, default=value, help=f"{what} ({value})")
+    add("--tasks", metavar="N", type=int, default=10, help="tasks (10)")
+    add("--classes", metavar="N", type=int, default=100, help="all classes (100)")
+    add("--rank", metavar="N", type=int, default=8, help="of the factors (8)")
     add("--json", action="store_true", help="print JSON")
 
 
@@ -118,8 +127,19 @@ def _pattern(add: Callable[..., Any]) -> None:
     add("pattern", metavar="TEXT", nargs="?", default="", help="only names that contain this")
 
 
-OPTIONS = {"run": _run, "bench": _bench, "extend": _extend, "predict": _predict, "evaluate": _evaluate, "export": _export,
-           "report": _report, "doctor": _doctor, "methods": _methods, "datasets": _pattern, "models": _pattern}
+OPTIONS = {
+    "run": _run,
+    "bench": _bench,
+    "extend": _extend,
+    "predict": _predict,
+    "evaluate": _evaluate,
+    "export": _export,
+    "report": _report,
+    "doctor": _doctor,
+    "methods": _methods,
+    "datasets": _pattern,
+    "models": _pattern,
+}
 
 
 def build_parser(commands: Commands) -> Parser:
@@ -137,5 +157,7 @@ def build_parser(commands: Commands) -> Parser:
         part.add_argument("--debug", action="store_true", help="show the traceback of an error")
     for name, options in OPTIONS.items():
         options(parts[name].add_argument)
-    parser.options = {name: [o for a in part._actions for o in a.option_strings] for name, part in parts.items()}
+    parser.options = {}
+    for name, part in parts.items():
+        parser.options[name] = [option for action in part._actions for option in action.option_strings]
     return parser

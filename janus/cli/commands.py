@@ -27,8 +27,10 @@ def run(args: argparse.Namespace) -> None:
     for key in ("dataset", "root", "model", "method", "tasks", "seed"):
         value = getattr(args, key)
         if value is not None and values.setdefault(key, value) != value:
-            raise UsageError(f"{key} is given twice: --{key} {value} and --set {key}={values[key]}; leave one out")
-    config = configure.layered(paths.folder_of(args.out), values)  # before torch: a typing error is answered at once
+            both = f"--{key} {value} and --set {key}={values[key]}"
+            raise UsageError(f"{key} is given twice: {both}; leave one out")
+    # before torch: a typing error is answered at once
+    config = configure.layered(paths.folder_of(args.out), values)
 
     from .. import train
 
@@ -42,14 +44,24 @@ def bench(args: argparse.Namespace) -> None:
     grid = grids.load(args.grid)
     scheduler.check_options(args.workers, args.scheduler, args.slurm)
     if args.dry_run:
-        at_once = args.workers or (len(grid.runs) if args.slurm else 1 if args.scheduler else None)  # of a cluster nothing is known
-        print("\n".join(plan.plan(grid, Path(args.out), at_once, args.known)))
+        # of a cluster that runs already nothing is known
+        at_once = len(grid.runs) if args.slurm else 1 if args.scheduler else None
+        print("\n".join(plan.plan(grid, Path(args.out), args.workers or at_once, args.known)))
         return
-    failed = scheduler.execute(grid, args.out, retry=args.retry, workers=args.workers, scheduler=args.scheduler, slurm=args.slurm,
-                                known=args.known, progress=lambda line: print(line, file=sys.stderr, flush=True))
+    failed = scheduler.execute(
+        grid,
+        args.out,
+        retry=args.retry,
+        workers=args.workers,
+        scheduler=args.scheduler,
+        slurm=args.slurm,
+        known=args.known,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
     if failed:
-        raise JanusError(f"{len(failed)} of {len(grid.runs)} runs failed (named above, each with its notebook in {args.out}); "
-                         "the same command with --retry tries them again")
+        where = f"named above, each with its notebook in {args.out}"
+        again = "the same command with --retry tries them again"
+        raise JanusError(f"{len(failed)} of {len(grid.runs)} runs failed ({where}); {again}")
     print(f"{grid.title}: all {len(grid.runs)} runs are finished, in {args.out}")
 
 
@@ -72,11 +84,11 @@ def predict(args: argparse.Namespace) -> None:
     predictor = predict.load(args.folder, args.device)
     answers, faults = predictor.attempt(args.images, args.top)
     if args.json:
-        named = [
-            {"image": image, predictor.score: [{"class": name, "score": score} for name, score in answer]}
-            | ({"error": faults[i]} if i in faults else {})
-            for i, (image, answer) in enumerate(zip(args.images, answers))
-        ]
+        named = []
+        for i, (image, answer) in enumerate(zip(args.images, answers)):
+            scores = [{"class": name, "score": score} for name, score in answer]
+            fault = {"error": faults[i]} if i in faults else {}
+            named.append({"image": image, predictor.score: scores} | fault)
         print(json.dumps(named, indent=1))
     for i, (image, answer) in enumerate(zip(args.images, answers)):
         if i not in faults and not args.json:
@@ -88,7 +100,9 @@ def predict(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     from ..report import confusion
 
-    found = confusion.evaluate(args.folder, args.data, root=args.root, skip_unknown=args.skip_unknown, device=args.device)
+    found = confusion.evaluate(
+        args.folder, args.data, root=args.root, skip_unknown=args.skip_unknown, device=args.device
+    )
     for note in found.notes:
         print(f"janus: note: {note}", file=sys.stderr)
     print(found.table().plain())
@@ -111,8 +125,8 @@ def report(args: argparse.Namespace) -> None:
     if args.collect:
         return _collect(args)
     if args.into or not args.results:
-        raise UsageError("report takes folders of results; --into goes with --collect RUNS; see janus report "
-                         "--help")
+        see = "see janus report --help"
+        raise UsageError(f"report takes folders of results; --into goes with --collect RUNS; {see}")
     text = document.write(args.results, args.to)
     if args.out is None:
         print(text, end="")
@@ -126,12 +140,12 @@ def _collect(args: argparse.Namespace) -> None:
     from ..runtime import assets
 
     if args.results or args.out:
-        raise UsageError("--collect adds runs to tables and writes no report: it goes with neither RESULTS nor "
-                         "--out")
+        why = "it goes with neither RESULTS nor --out"
+        raise UsageError(f"--collect adds runs to tables and writes no report: {why}")
     into = Path(args.into) if args.into else assets.results()
     if not args.into and into.is_relative_to(assets.PACKAGE):
-        raise UsageError("--collect needs --into DIR here: the tables that come with an installed janus stay as "
-                         "they are")
+        why = "the tables that come with an installed janus stay as they are"
+        raise UsageError(f"--collect needs --into DIR here: {why}")
     done = store.collect(args.collect, into)
     print(f"{done.added} runs added to {into}, {done.known} known already, {len(done.refused)} refused")
     if done.refused:
@@ -151,7 +165,8 @@ def methods(args: argparse.Namespace) -> None:
 
     setting = properties.Setting(args.model, args.tasks, args.classes, args.rank)
     if args.json:
-        print(json.dumps(properties.one(args.name, setting) if args.name else properties.every(setting), indent=1))
+        found = properties.one(args.name, setting) if args.name else properties.every(setting)
+        print(json.dumps(found, indent=1))
     else:
         print(properties.described(args.name, setting) if args.name else properties.listing(setting))
 
@@ -175,18 +190,20 @@ def doctor(args: argparse.Namespace) -> int:
     return 1 if found.failed else 0
 
 
+EVALUATE = "accuracy of a finished run on labelled images, class by class, and what it takes for what"
+DOCTOR = "whether this machine computes what it should, and how fast; what to run first on a new one"
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str]] = {
     "run": (run, "train and evaluate a method on a stream; the same command again resumes"),
     "bench": (bench, "run all that a grid file describes; the same command again resumes"),
     "extend": (extend, "teach new classes to a finished run, which itself stays as it is"),
     "predict": (predict, "name what is on images, with a finished run"),
-    "evaluate": (evaluate, "accuracy of a finished run on labelled images, class by class, and what it takes for what"),
+    "evaluate": (evaluate, EVALUATE),
     "export": (export, "a finished run as plain timm weights, with a script that needs no janus"),
     "report": (report, "tables (and, in HTML, figures) from folders of results"),
     "datasets": (datasets, "list the data sets"),
     "methods": (methods, "list the methods and what each keeps and trains, or describe one"),
     "models": (models, "list the backbones"),
-    "doctor": (doctor, "whether this machine computes what it should, and how fast; what to run first on a new one"),
+    "doctor": (doctor, DOCTOR),
 }
 
 
@@ -194,8 +211,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 if the work, or a check of the doctor, failed, 2 if the request was wrong, 130 after Ctrl-C. Errors are one line
-        on stderr.
+        0; 1 if the work, or a check of the doctor, failed, 2 if the request was wrong, 130 after Ctrl-C.
+        Errors are one line on stderr.
     """
     argv = sys.argv[1:] if argv is None else argv
     works = argv[:1] in (["run"], ["extend"])
@@ -209,8 +226,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def explained(work: Callable[[], int | None], debug: bool, stopped: str) -> int:
-    """Do the work, which may return an exit code; an error becomes one line on stderr and an exit code, Ctrl-C the line
-    `stopped`. `debug`: tracebacks."""
+    """Do the work, which may return an exit code; an error becomes one line on stderr and an exit code,
+    Ctrl-C the line `stopped`. `debug`: tracebacks."""
     warnings.showwarning = _show_warning
     try:
         code = work() or 0
@@ -255,9 +272,11 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"no space left on the disk ({text}); free some and run the same command again"
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
-        return f"out of memory ({text}); try --set micro_batch=N (the same run, N images at a time), or another device"
+        less = "--set micro_batch=N (the same run, N images at a time)"
+        return f"out of memory ({text}); try {less}, or another device"
     if "by peer" in text and distributed.launched()[0] > 1:
-        return "another process of this run stopped without a word; the same command resumes from the last checkpoint"
+        again = "the same command resumes from the last checkpoint"
+        return f"another process of this run stopped without a word; {again}"
     return f"unexpected {type(error).__name__}: {text}; the same command with --debug shows where"
 
 

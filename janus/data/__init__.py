@@ -1,1 +1,4 @@
-"""Data: the image sets by name, where their images come from, how they are decoded and drawn, and the streams made of them."""
+"""Data: the image sets by name, where their images come from, and the streams made of them.
+
+Also how images are decoded and drawn.
+"""

@@ -1,9 +1,10 @@
-"""Decoded images on disk: a set that does not fit in memory is decoded once and read as plain pixels ever after.
+"""Decoded images on disk: what does not fit in memory is decoded once and read as plain pixels ever after.
 
-One `.npy` file a data set and side, an array of records (state, pixels), memory-mapped: the operating system keeps in memory
-what fits. The file's name follows from the identity of the images (`Source.identity`), so images that change get a new file.
-$JANUS_CACHE says in which folder (default: the user's cache folder); JANUS_CACHE=none switches the cache off. Nothing is ever
-deleted: the folder may be emptied whenever no run is under way.
+One `.npy` file a data set and side, an array of records (state, pixels), memory-mapped: the operating system
+keeps in memory what fits. The file's name follows from the identity of the images (`Source.identity`), so
+images that change get a new file. $JANUS_CACHE says in which folder (default: the user's cache folder);
+JANUS_CACHE=none switches the cache off. Nothing is ever deleted: the folder may be emptied whenever no run is
+under way.
 """
 
 from __future__ import annotations
@@ -45,14 +46,15 @@ def folder() -> Path | None:
 class DiskCache:
     """The decoded pixels of `count` images of side S, in one file below `place`.
 
-    `label` and `identity` name the file. `decode(i)` gives uint8 (3, S, S) of image i or raises JanusError; it runs in `pool`.
-    `open()` makes the file if it is not there: one process decodes while others wait for it, and what a killed one had
-    finished is not decoded again. JanusError: no room, no rights.
+    `label` and `identity` name the file. `decode(i)` gives uint8 (3, S, S) of image i or raises JanusError;
+    it runs in `pool`. `open()` makes the file if it is not there: one process decodes while others wait for
+    it, and what a killed one had finished is not decoded again. JanusError: no room, no rights.
     """
 
     def __init__(self, place: Path, label: str, identity: str, count: int, side: int) -> None:
         digest = hashlib.sha256(f"{VERSION}\0{identity}\0{count}\0{side}".encode()).hexdigest()[:24]
-        self.path = place / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', label)[-40:].strip('._') or 'images'}-{side}px-{digest}.npy"
+        name = re.sub(r"[^A-Za-z0-9.-]+", "_", label)[-40:].strip("._") or "images"
+        self.path = place / f"{name}-{side}px-{digest}.npy"
         self.count, self.label = count, label
         self.dtype = np.dtype([("state", np.uint8), ("pixels", np.uint8, (side, side, 3))])
         self.records: np.ndarray | None = None
@@ -73,8 +75,8 @@ class DiskCache:
                     self.records = self._mapped(self.path, "r")
         except OSError as error:
             raise JanusError(
-                f"cannot write the image cache {self.path} ({error.strerror or error}); set JANUS_CACHE to a folder with room, "
-                "or JANUS_CACHE=none to decode at every use"
+                f"cannot write the image cache {self.path} ({error.strerror or error}); set JANUS_CACHE to "
+                "a folder with room, or JANUS_CACHE=none to decode at every use"
             ) from error
 
     def good(self, rows: Sequence[int]) -> list[bool]:
@@ -82,7 +84,7 @@ class DiskCache:
         return (self.records["state"][list(rows)] == GOOD).tolist()
 
     def read(self, rows: Sequence[int], pool: ThreadPoolExecutor, workers: int) -> Tensor:
-        """uint8 (B, 3, S, S) of the images `rows`, colours last in memory; several threads wait for the disk at once."""
+        """uint8 (B, 3, S, S) of the images `rows`, colours last in memory; several threads read at once."""
         out = torch.empty((len(rows), *self.dtype["pixels"].shape), dtype=torch.uint8)
         into, records = out.numpy(), self.records
 
@@ -111,7 +113,7 @@ class DiskCache:
         return found if found.dtype == self.dtype and found.shape == (self.count,) else None
 
     def _build(self, decode: Callable[[int], Tensor], pool: ThreadPoolExecutor) -> None:
-        """Decode what is not there yet into a file beside the final one, then put it in its place. Under the lock."""
+        """Decode what is not there yet into a file beside the final one, which it becomes; under the lock."""
         part = self.path.with_suffix(".part")
         self._fill(part, decode, pool)
         os.replace(part, self.path)
@@ -122,13 +124,17 @@ class DiskCache:
             part.unlink(missing_ok=True)
             self._room()
             records = np.lib.format.open_memmap(part, "w+", self.dtype, (self.count,))
-        if hasattr(os, "posix_fallocate"):  # a full disk is told of now, and not by a signal in the middle of a write
+        # a full disk is told of now, and not by a signal in the middle of a write
+        if hasattr(os, "posix_fallocate"):
             with part.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
         missing = (records["state"] == ABSENT).nonzero()[0].tolist()
         size = f"{self.count * self.dtype.itemsize / 1e9:.1f} GB"
         if len(missing) < self.count:
-            logger.info(f"{self.label}: going on with {self.path} where it stopped, {self.count - len(missing)} images are there")
+            logger.info(
+                f"{self.label}: going on with {self.path} where it stopped, "
+                f"{self.count - len(missing)} images are there"
+            )
         begun = told = time.monotonic()
 
         def state(i: int) -> int:
@@ -148,14 +154,17 @@ class DiskCache:
             now = time.monotonic()
             if now - told >= SECONDS or done == len(missing):
                 told, rest = now, (now - begun) * (len(missing) - done) / done
-                logger.info(f"decoding {self.label} once into {self.path} ({size}): {done}/{len(missing)} images, "
-                            f"{rest:.0f} s left")
+                logger.info(
+                    f"decoding {self.label} once into {self.path} ({size}): {done}/{len(missing)} images, "
+                    f"{rest:.0f} s left"
+                )
         records.flush()
 
     def _room(self) -> None:
         needed, free = self.count * self.dtype.itemsize, shutil.disk_usage(self.path.parent).free
         if free < needed * 1.02:
             raise JanusError(
-                f"the decoded images of {self.label} need {needed / 1e9:.1f} GB and {self.path.parent} has {free / 1e9:.1f}; set "
-                "JANUS_CACHE to a folder with room, or JANUS_CACHE=none to decode at every use"
+                f"the decoded images of {self.label} need {needed / 1e9:.1f} GB and {self.path.parent} has "
+                f"{free / 1e9:.1f}; set JANUS_CACHE to a folder with room, "
+                "or JANUS_CACHE=none to decode at every use"
             )

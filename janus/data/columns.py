@@ -17,12 +17,17 @@ def values(column, where: str, name: str) -> list:
         kind = kind.value_type
         column = column.cast(kind)
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise UsageError(f"{where}: column {name!r} holds {kind}, not whole numbers or strings; choose another column")
+        raise UsageError(
+            f"{where}: column {name!r} holds {kind}, not whole numbers or strings; choose another column"
+        )
     return column.to_pylist()
 
 
 def encoded(column, where: str, name: str) -> Callable[[int, Path], Path | bytes]:
-    """get(row, base) -> an image's bytes, or its path below `base`; from struct{bytes, path}, binary or string columns."""
+    """get(row, base) -> an image's bytes, or its path below `base`; of a struct, binary or string column.
+
+    The fields of a struct are bytes and path.
+    """
     import pyarrow as pa
 
     kind = column.type

@@ -1,4 +1,4 @@
-"""The image sets by name: embedded, local files, folders, parquet and the Hugging Face hub, all as one `ImageSet`."""
+"""The image sets by name: embedded, local files, folders, parquet, the hub, all as one `ImageSet`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import torch
 
 from ..errors import JanusError, UsageError, unknown
 from ..runtime.assets import home, photographs
-from . import folders, idx, registry, renditions, sources, splits
+from . import folders, idx, loaders, registry, renditions, sources, splits
 from .images import TensorImages
-from .imageset import ImageSet, assemble, carve, checked_fraction, complete, share_note
+from .imageset import ImageSet, carve, checked_fraction, complete, share_note
 from .sources import Source
 
 CACHES = ("auto", "disk", "none")
-ACCEPTED = "a folder with one folder of images per class, .parquet files (one, a folder or a pattern), or hf:OWNER/NAME"
+ACCEPTED = (
+    "a folder with one folder of images per class, .parquet files (one, a folder or a pattern), "
+    "or hf:OWNER/NAME"
+)
 COMMON = ("root", "size", "skip_corrupt", "cache")  # what every loader takes
 
 
@@ -27,21 +30,22 @@ def load(
     cache: str = "auto",
     **options: object,
 ) -> ImageSet:
-    """The image set called `name` (see `registry.names`), or the one at a path: an image folder, parquet files, a pattern.
+    """The image set called `name` (see `registry.names`), or the one at a path.
 
-    `root` says where local files are; without it they are looked for in $JANUS_DATA. `size` is the input side of the
-    backbone (photographs are stored a little larger, see `janus.data.images.Encoded`). With `skip_corrupt` every image is
-    decoded once at load time and those that cannot be are left out, counted and named. `cache` says where decoded images
-    are kept, see `janus.data.images.Encoded`; progress is logged while they are made. Sets without splits are split
-    here, always in the same way, class by class. UsageError: unknown set or option, a path that does not exist, a
-    class without images in train or test; JanusError: unreadable data.
+    At a path are an image folder or parquet files; it may be a pattern. `root` says where local files are;
+    without it they are looked for in $JANUS_DATA. `size` is the input side of the backbone (photographs are
+    stored a little larger, see `janus.data.images.Encoded`). With `skip_corrupt` every image is decoded once
+    at load time and those that cannot be are left out, counted and named. `cache` says where decoded images
+    are kept, see `janus.data.images.Encoded`; progress is logged while they are made. Sets without splits are
+    split here, always in the same way, class by class. UsageError: unknown set or option, a path that does
+    not exist, a class without images in train or test; JanusError: unreadable data.
     """
     name = str(name)
     if cache not in CACHES:
         raise unknown("cache", cache, CACHES)
     common = {"root": root, "size": size, "skip_corrupt": skip_corrupt, "cache": cache}
     if name.startswith("hf:"):
-        return _call("hf:", _hub, name[3:], common, options)
+        return _call("hf:", loaders.hub, name[3:], common, options)
     if name in LOADERS and name != "hf:":
         return _call(name, LOADERS[name], name, common, options)
     return _read(_at, name, common, {"given": options})
@@ -72,11 +76,11 @@ def _read(loader: Callable[..., ImageSet], name: str, common: dict, options: dic
         raise JanusError(f"cannot read {error.filename or name} ({error.strerror or error})") from error
 
 
-# ---- where local files are ------------------------------------------------------------------------------------------
+# ---- where local files are ---------------------------------------------------------------------------------
 
 
 def _find(name: str, root: str | Path | None) -> Path | None:
-    """`name` as a path or pattern: as it stands, below `root`, below $JANUS_DATA; None if nothing is there."""
+    """`name` as a path or pattern: as it stands, below `root`, below $JANUS_DATA; None: nothing is there."""
     bases = [Path(root).expanduser()] if root is not None else [Path(), *([home()] if home() else [])]
     for base in bases:
         path = base / Path(name).expanduser()
@@ -85,14 +89,19 @@ def _find(name: str, root: str | Path | None) -> Path | None:
     return None
 
 
-# ---- the sets -------------------------------------------------------------------------------------------------------
+# ---- the sets ----------------------------------------------------------------------------------------------
 
 
-FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
 
 
-def _fashion(name: str, root: str | Path | None, val_fraction: float | None = None, **common: object) -> ImageSet:
-    """Fashion-MNIST from its four IDX files, gzipped or not, or from parquet or class folders; grey becomes RGB."""
+def _fashion(
+    name: str, root: str | Path | None, val_fraction: float | None = None, **common: object
+) -> ImageSet:
+    """Fashion-MNIST from its four IDX files, gzipped or not, or from parquet or class folders.
+
+    Grey becomes RGB.
+    """
     bases = [Path(root).expanduser()] if root is not None else [home()] if home() else []
     places = [b / sub for b in bases for sub in ("", "fashion-mnist", "FashionMNIST/raw", "FashionMNIST")]
     own = places[:1] if root is not None else places[1:2]
@@ -108,79 +117,26 @@ def _fashion(name: str, root: str | Path | None, val_fraction: float | None = No
         file = idx.find(places, f"{stem}-labels", "idx1", instead)
         labels = idx.read(file, dims=1)
         if len(labels) != len(pixels):
-            raise JanusError(f"{file} has {len(labels)} labels for {len(pixels)} images; download the set again")
+            raise JanusError(
+                f"{file} has {len(labels)} labels for {len(pixels)} images; download the set again"
+            )
         if len(labels) and int(labels.max()) >= len(FASHION):
-            raise JanusError(f"{file} has a label {int(labels.max())} of {len(FASHION)} classes; is it Fashion-MNIST?")
-        parts[part] = TensorImages(pixels[:, None].expand(-1, 3, -1, -1), labels)  # one grey plane seen three times
+            raise JanusError(
+                f"{file} has a label {int(labels.max())} of {len(FASHION)} classes; is it Fashion-MNIST?"
+            )
+        planes = pixels[:, None].expand(-1, 3, -1, -1)  # one grey plane seen three times
+        parts[part] = TensorImages(planes, labels)
     notes: list[str] = []
     train, val, labels = torch.arange(len(parts["train"])), None, parts["train"].labels
     if val_fraction:
         train, val = carve(train, labels, checked_fraction("val_fraction", val_fraction), FASHION)
         notes.append(share_note(val_fraction))
     val_images = None if val is None else parts["train"].subset(val)
-    kept = parts["train"].subset(train)
-    return complete(ImageSet(name, list(FASHION), kept, val_images, parts["test"], transform="icons", notes=notes))
+    kept, test = parts["train"].subset(train), parts["test"]
+    return complete(ImageSet(name, list(FASHION), kept, val_images, test, transform="icons", notes=notes))
 
 
-def _folder(
-    name: str,
-    root: str | Path | None,
-    val_fraction: float | None = None,
-    test_fraction: float | None = None,
-    class_list: str | None = None,
-    **common: object,
-) -> ImageSet:
-    """One folder a class, below train/, val/, test/ or directly; see `folders.folder`."""
-    place = _given(root, "imagefolder")
-    source = _chosen(folders.folder(place), class_list, place)
-    return assemble(name, source, val_fraction=val_fraction, test_fraction=test_fraction, **common)
-
-
-def _parquet(
-    name: str,
-    root: str | Path | None,
-    val_fraction: float | None = None,
-    test_fraction: float | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    style_column: str | None = None,
-    class_list: str | None = None,
-    **common: object,
-) -> ImageSet:
-    """Parquet files in the Hugging Face image layout; see `sources.parquet`."""
-    path = _given(root, "parquet")
-    if not sources.parquet_files(path):
-        raise UsageError(f"no parquet files in {path}")
-    source = _chosen(sources.parquet(path, image_column, label_column, style_column), class_list, path)
-    return assemble(name, source, val_fraction=val_fraction, test_fraction=test_fraction, **common)
-
-
-def _hub(
-    name: str,
-    root: object,
-    val_fraction: float | None = None,
-    test_fraction: float | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    style_column: str | None = None,
-    class_list: str | None = None,
-    config: str | None = None,
-    revision: str | None = None,
-    **common: object,
-) -> ImageSet:
-    """A dataset of the Hugging Face hub; see `sources.hub`."""
-    if root is not None:
-        raise UsageError(f"hf:{name} comes from the hub and takes no root; give the folder itself as the dataset")
-    source = _chosen(sources.hub(name, config, revision, image_column, label_column, style_column), class_list, None)
-    return assemble(name, source, val_fraction=val_fraction, test_fraction=test_fraction, **common)
-
-
-def _chosen(source: Source, class_list: str | None, root: Path | None) -> Source:
-    """The classes of a list (option `class_list`), or all of them."""
-    return source if class_list is None else splits.only(source, splits.locate(class_list, root or home()))
-
-
-# ---- the benchmarks -------------------------------------------------------------------------------------------------
+# ---- the benchmarks ----------------------------------------------------------------------------------------
 
 
 HUB = {  # where each benchmark can be fetched from
@@ -196,12 +152,13 @@ HUB = {  # where each benchmark can be fetched from
 def _published(name: str, own: Callable[..., Source | None] | None = None) -> Callable[..., ImageSet]:
     """A benchmark of the paper: local files if `root` or $JANUS_DATA/<name> has them, else the hub.
 
-    `own(place)` reads the layout in which the set's authors publish it, None where `place` holds something else. It takes the
-    options that no other data set has.
+    `own(place)` reads the layout in which the set's authors publish it, None where `place` holds something
+    else. It takes the options that no other data set has.
     """
     fields, usual = registry.DATASETS[name].options.model_fields, registry.HubOptions.model_fields
     extra = [option for option in fields if option not in usual]
-    defaults = {option: fields[option].default for option in usual if fields[option].default != usual[option].default}
+    defaults = {option: fields[option].default for option in usual}
+    defaults = {option: value for option, value in defaults.items() if value != usual[option].default}
 
     def loader(name: str, root: str | Path | None, **options: object) -> ImageSet:
         mine = {k: options.pop(k) for k in extra if k in options}
@@ -212,10 +169,12 @@ def _published(name: str, own: Callable[..., Source | None] | None = None) -> Ca
             raise UsageError(f"{name}: the folder {place} given as root {state}; {_download(name)}")
         if place is None or not place.is_dir():
             if mine:
-                raise UsageError(f"{name}: {', '.join(mine)} needs the image files in a folder: root=FOLDER or $JANUS_DATA/{name}; "
-                                 "unpack the authors' archive there")
+                raise UsageError(
+                    f"{name}: {', '.join(mine)} needs the image files in a folder: root=FOLDER or "
+                    f"$JANUS_DATA/{name}; unpack the authors' archive there"
+                )
             try:
-                built = _hub(HUB[name], None, **(defaults | options), **common)
+                built = loaders.hub(HUB[name], None, **(defaults | options), **common)
             except UsageError:
                 raise
             except JanusError as error:
@@ -225,9 +184,10 @@ def _published(name: str, own: Callable[..., Source | None] | None = None) -> Ca
         common |= {"root": place}
         source = own(place, **mine) if own else None
         if source is not None:
-            known, what = registry.FolderOptions, f"{name} in its authors' layout"
-            usable = {k: v for k, v in defaults.items() if k in known.model_fields}
-            return _read(_of(source, place), name, common, registry.options_of("imagefolder", usable | options, what))
+            usable = {k: v for k, v in defaults.items() if k in registry.FolderOptions.model_fields}
+            what = f"{name} in its authors' layout"
+            checked = registry.options_of("imagefolder", usable | options, what)
+            return _read(loaders.of_source(source, place), name, common, checked)
         kind = folders.kind(place, options, defaults)
         usable = {k: v for k, v in defaults.items() if k in registry.DATASETS[kind].options.model_fields}
         return _call(kind, LOADERS[kind], name, common, usable | options)
@@ -235,27 +195,13 @@ def _published(name: str, own: Callable[..., Source | None] | None = None) -> Ca
     return loader
 
 
-def _of(source: Source, place: Path) -> Callable[..., ImageSet]:
-    """A loader of a source that is read already."""
-
-    def loader(
-        name: str,
-        root: object,
-        val_fraction: float | None = None,
-        test_fraction: float | None = None,
-        class_list: str | None = None,
-        **common: object,
-    ) -> ImageSet:
-        chosen = _chosen(source, class_list, place)
-        return assemble(name, chosen, val_fraction=val_fraction, test_fraction=test_fraction, **common)
-
-    return loader
-
-
 def _cifar_100(place: Path) -> None:
     """CIFAR-100 as its authors publish it is pickled and is not read."""
     if (place / "cifar-100-python").is_dir() or (place / "meta").is_file():
-        raise UsageError(f"{place} holds CIFAR-100's pickled files, which can run code; {_download('cifar-100')} as parquet")
+        raise UsageError(
+            f"{place} holds CIFAR-100's pickled files, which can run code; "
+            f"{_download('cifar-100')} as parquet"
+        )
 
 
 def _imagenet_r(place: Path, split_files: object = None) -> Source | None:
@@ -264,7 +210,7 @@ def _imagenet_r(place: Path, split_files: object = None) -> Source | None:
 
 
 def _domainnet(place: Path, split_files: object = None) -> Source | None:
-    """DomainNet by its official lists, <domain>_train.txt and <domain>_test.txt beside the domains' folders."""
+    """DomainNet by its official lists: <domain>_train.txt, <domain>_test.txt beside the domains' folders."""
     if split_files is not None:
         files = [splits.locate(f, place) for f in splits.named_files(split_files)]
     else:
@@ -291,7 +237,9 @@ def _imagenet_100(name: str, root: str | Path | None, class_list: str, **options
         what = "the data holds" if own else f"the class list {class_list} leads to"
         raise UsageError(f"imagenet-100: {what} {len(built.classes)} classes, not 100; check data.class_list")
     if own:
-        built.notes.append("the 100 classes are those the data holds, chosen by whoever made it (class_list=own)")
+        built.notes.append(
+            "the 100 classes are those the data holds, chosen by whoever made it (class_list=own)"
+        )
     return built
 
 
@@ -302,7 +250,8 @@ def _download(name: str) -> str:
     """The command that provides a benchmark, and where it puts it."""
     place = home() / name if home() else Path("data") / name
     then = "" if home() else f", then root={place}"
-    return f"`hf download {HUB[name]} --repo-type dataset --local-dir {place}` (pip install huggingface_hub) fetches it{then}"
+    command = f"`hf download {HUB[name]} --repo-type dataset --local-dir {place}`"
+    return f"{command} (pip install huggingface_hub) fetches it{then}"
 
 
 LOADERS: dict[str, Callable[..., ImageSet]] = {
@@ -313,18 +262,7 @@ LOADERS: dict[str, Callable[..., ImageSet]] = {
     "imagenet-100": _imagenet_100,
     "tiny-imagenet": _published("tiny-imagenet", _tiny_imagenet),
     "domainnet": _published("domainnet", _domainnet),
-    "imagefolder": _folder,
-    "parquet": _parquet,
-    "hf:": _hub,
+    "imagefolder": loaders.folder,
+    "parquet": loaders.parquet,
+    "hf:": loaders.hub,
 }
-
-
-def _given(root: str | Path | None, kind: str) -> Path:
-    if root is None:
-        raise UsageError(f"dataset {kind} needs root=PATH, or give the path itself as the dataset")
-    path = Path(root).expanduser()
-    if not path.exists() and not sources.parquet_files(path):
-        raise UsageError(f"no data at {str(root)!r}: the path does not exist")
-    if kind == "imagefolder" and not path.is_dir():
-        raise UsageError(f"{path} is not a folder")
-    return path

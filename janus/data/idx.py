@@ -20,7 +20,10 @@ def present(places: list[Path]) -> bool:
 
 
 def find(places: list[Path], stem: str, kind: str, instead: str) -> Path:
-    """The file of a part, in the first of the folders that has it. UsageError: none has; `instead` says how to get it."""
+    """The file of a part, in the first of the folders that has it.
+
+    UsageError: none has; `instead` says how to get it.
+    """
     for place in places:
         for file in (f"{stem}-{kind}-ubyte", f"{stem}.{kind}-ubyte"):
             for ending in ("", ".gz"):
@@ -28,17 +31,22 @@ def find(places: list[Path], stem: str, kind: str, instead: str) -> Path:
                     return place / (file + ending)
     where = f"not in {places[0]}" if places else "not found: neither root nor JANUS_DATA says where to look"
     raise UsageError(
-        f"Fashion-MNIST's {stem}-{kind}-ubyte[.gz] is {where}; give root=FOLDER with its four IDX files, or its parquet "
-        f"files: {instead}"
+        f"Fashion-MNIST's {stem}-{kind}-ubyte[.gz] is {where}; give root=FOLDER with its four IDX files, "
+        f"or its parquet files: {instead}"
     )
 
 
 def read(file: Path, dims: int) -> Tensor:
-    """An IDX file of unsigned bytes: magic 0x0000 08 dims, big-endian sizes, then the values. JanusError: damaged."""
+    """An IDX file of unsigned bytes: magic 0x0000 08 dims, big-endian sizes, then the values.
+
+    JanusError: damaged.
+    """
     try:
         data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise JanusError(f"cannot read {file} ({error}); it is truncated or damaged, download it again") from error
+        raise JanusError(
+            f"cannot read {file} ({error}); it is truncated or damaged, download it again"
+        ) from error
     head = 4 + 4 * dims
     if len(data) < head or data[:4] != bytes([0, 0, 8, dims]):
         start = data[:4].hex() or "nothing"

@@ -1,7 +1,8 @@
 """Labelled images: in memory, or decoded from files and encoded bytes when they are asked for.
 
-Every image of a set has one canonical square size, so a batch is one uint8 tensor (B, 3, S, S); whatever a backbone
-needs beyond that (its input size, its normalisation, augmentation) happens later, batched, in `janus.data.transforms`.
+Every image of a set has one canonical square size, so a batch is one uint8 tensor (B, 3, S, S); whatever a
+backbone needs beyond that (its input size, its normalisation, augmentation) happens later, batched, in
+`janus.data.transforms`.
 """
 
 from __future__ import annotations
@@ -25,17 +26,21 @@ from torch import Tensor
 from ..errors import JanusError
 from . import cache as disk
 
-SMALL = 96  # a shorter side up to this is kept whole (CIFAR 32, Tiny-ImageNet 64, STL-10 96); larger ones are photographs
+# a shorter side up to this is kept whole (CIFAR 32, Tiny-ImageNet 64, STL-10 96); larger ones are photographs
+SMALL = 96
 PHOTO_SIDE = 224  # the backbone input size photographs are prepared for when none is given
 MARGIN = 256 / 224  # photographs keep the usual border around the centre crop: 256 for a 224-pixel input
 CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory when the whole set fits below this
-STRIP = 16  # of an image longer than so many short sides, no more than that is resized: the centre, which is all that is kept
+STRIP = 16  # of an image longer than so many short sides, only the centre is resized: no more is kept
 WORKERS = min(16, os.cpu_count() or 1)
 
 
 class Images(Protocol):
-    """N labelled images, held at `side` S. `labels` (N,) int64; `styles` (N,) int64 or None, into `ImageSet.styles`. `in_memory`:
-    a batch is there as soon as it is asked for."""
+    """N labelled images, held at `side` S.
+
+    `labels` (N,) int64; `styles` (N,) int64 or None, into `ImageSet.styles`. `in_memory`: a batch is there as
+    soon as it is asked for.
+    """
 
     labels: Tensor
     styles: Tensor | None
@@ -45,7 +50,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, index: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) of the images at `index` (B,) int64; JanusError names an image that cannot be decoded."""
+        """uint8 (B, 3, S, S) of the images at `index` (B,) int64; JanusError: one cannot be decoded."""
         ...
 
     def subset(self, index: Tensor, labels: Tensor | None = None) -> Images:
@@ -72,13 +77,14 @@ class View:
 
     def subset(self, index: Tensor, labels: Tensor | None = None):
         styles = None if self.styles is None else self.styles[index]
+        labels = self.labels[index] if labels is None else labels
         view = copy(self)
-        View.__init__(view, self.store, self.rows[index], self.labels[index] if labels is None else labels, styles)
+        View.__init__(view, self.store, self.rows[index], labels, styles)
         return view
 
 
 class TensorImages(View):
-    """Images in memory: `pixels` uint8 (N, 3, H, W), `labels` (N,); given out as they are, or at another side."""
+    """Images in memory, at their own or another side: `pixels` uint8 (N, 3, H, W), `labels` (N,)."""
 
     other: int | None = None
 
@@ -123,15 +129,16 @@ class FileImages(View):
 
 
 class Encoded:
-    """A store of encoded images: `fetch(i)` gives a path or the bytes of image i, `name(i)` says what to call it in an
-    error, `hint` what else to do about it.
+    """A store of encoded images: `fetch(i)` gives a path or the bytes of image i.
 
-    `size` is the input side of the backbone the images are meant for (default 224). Where no `side` is given, it follows from
-    that and from the images, and is one for all of them: small ones (most have a shorter side <= 96 pixels) take their usual
-    size, photographs a shorter side of `size` * 256/224; both are cropped to the central square of that side. Decoding runs
-    in a thread pool; decoded images stay in memory when all of them fit in `cache_bytes`, and else on disk (`janus.data.cache`)
-    where `identity()` says which images they are. `cache` is "auto", "disk" (on disk even if they fit) or "none" (decode at
-    every use what does not fit). Progress is logged while the disk cache is made, at the first read.
+    `name(i)` says what to call it in an error, `hint` what else to do about it. `size` is the input side of
+    the backbone the images are meant for (default 224). Where no `side` is given, it follows from that and
+    from the images, and is one for all of them: small ones (most have a shorter side <= 96 pixels) take their
+    usual size, photographs a shorter side of `size` * 256/224; both are cropped to the central square of that
+    side. Decoding runs in a thread pool; decoded images stay in memory when all of them fit in `cache_bytes`,
+    and else on disk (`janus.data.cache`) where `identity()` says which images they are. `cache` is "auto",
+    "disk" (on disk even if they fit) or "none" (decode at every use what does not fit). Progress is logged
+    while the disk cache is made, at the first read.
     """
 
     def __init__(
@@ -173,9 +180,10 @@ class Encoded:
         return self.others[side]
 
     def _typical_side(self, probes: int = 15) -> int:
-        """Median shorter side of a few images spread over the set, from their headers; unreadable ones don't count."""
+        """Median shorter side of a few readable images spread over the set, from their headers."""
         sides = []
-        for i in sorted({round(k * (self.count - 1) / (probes - 1)) for k in range(probes)}) if self.count else ():
+        spread = {round(k * (self.count - 1) / (probes - 1)) for k in range(probes)} if self.count else ()
+        for i in sorted(spread):
             with suppress(JanusError), self._opened(i) as image:
                 sides.append(min(image.size))
         return sorted(sides)[len(sides) // 2] if sides else PHOTO_SIDE
@@ -188,7 +196,9 @@ class Encoded:
             with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
                 yield image
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error … on bad files
-            raise JanusError(f"cannot decode image {self.name(i)} ({error}); repair or remove it{self.hint}") from error
+            raise JanusError(
+                f"cannot decode image {self.name(i)} ({error}); repair or remove it{self.hint}"
+            ) from error
 
     def decode(self, i: int) -> Tensor:
         """uint8 (3, S, S) of image i; JanusError names it if it cannot be decoded."""
@@ -212,7 +222,8 @@ class Encoded:
             return images
         if self.pixels is None:
             decoded = list(_pool().map(self.decode, rows))
-            return torch.stack(decoded) if decoded else torch.empty((0, 3, self.side, self.side), dtype=torch.uint8)
+            none = torch.empty((0, 3, self.side, self.side), dtype=torch.uint8)
+            return torch.stack(decoded) if decoded else none
         missing = [i for i in dict.fromkeys(rows) if not self.decoded[i]]
         for i, image in zip(missing, _pool().map(self.decode, missing)):
             self.pixels[i] = image
@@ -220,7 +231,7 @@ class Encoded:
         return self.pixels[torch.tensor(rows, dtype=torch.long)]
 
     def readable(self) -> tuple[Tensor, list[str]]:
-        """Decode everything once (and keep it, see above): the rows (M,) that can be decoded, the names of the rest."""
+        """Decode everything once (and keep it): the rows (M,) that can be decoded, the names of the rest."""
 
         def works(i: int) -> bool:
             try:
@@ -234,7 +245,8 @@ class Encoded:
 
         if self.disk is not None:
             there = self._on_disk().good(range(self.count))
-            good = torch.tensor([there[i] or works(i) for i in range(self.count)], dtype=torch.bool)  # some may be well by now
+            found = [there[i] or works(i) for i in range(self.count)]  # some may be well by now
+            good = torch.tensor(found, dtype=torch.bool)
         else:
             good = torch.tensor(list(_pool().map(works, range(self.count))), dtype=torch.bool)
         return good.nonzero().flatten(), [self.name(i) for i in (~good).nonzero().flatten().tolist()]
@@ -258,12 +270,16 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
 
 
-if hasattr(os, "register_at_fork"):  # a forked process (a notebook's launcher makes them) has none of its parent's threads
+# a forked process (a notebook's launcher makes them) has none of its parent's threads
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright RGB: EXIF orientation applied, transparency laid over white, 16-bit and float grey scaled to 8 bits."""
+    """Upright RGB: EXIF orientation applied, transparency laid over white.
+
+    16-bit and float grey is scaled to 8 bits.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         grey = np.asarray(image, dtype=np.float64)
@@ -291,7 +307,7 @@ def square(image: Image.Image, side: int) -> np.ndarray:
 
 
 def _middle(image: Image.Image) -> Image.Image:
-    """The image, or of a strip its middle: 2 x 6000 pixels resized whole to 256 a side would be 768 000 wide."""
+    """The image, or of a strip its middle: 2 x 6000 pixels, all resized to 256, would be 768 000 wide."""
     short, long = sorted(image.size)
     cut = (long - STRIP * short) // 2
     if cut <= 0:
@@ -301,8 +317,12 @@ def _middle(image: Image.Image) -> Image.Image:
 
 
 def at_side(images: Tensor, side: int) -> Tensor:
-    """Images uint8 (B, 3, H, W) as a data set holds them: (B, 3, side, side), the same ones if they have that size."""
+    """Images uint8 (B, 3, H, W) as a data set holds them: (B, 3, side, side).
+
+    The same ones if they have that size.
+    """
     if images.shape[-2:] == (side, side) or not len(images):
         return images.new_empty((0, 3, side, side)) if not len(images) else images
     pictures = (Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in images)
-    return torch.stack([torch.from_numpy(square(picture, side)).permute(2, 0, 1) for picture in pictures]).to(images.device)
+    resized = [torch.from_numpy(square(picture, side)).permute(2, 0, 1) for picture in pictures]
+    return torch.stack(resized).to(images.device)

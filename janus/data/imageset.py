@@ -1,4 +1,4 @@
-"""An image set, and how what was read from a source becomes one: its own splits, or those that are cut here."""
+"""An image set, and how what was read from a source becomes one: its own splits, or those that are cut."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # data without splits: 70 % train, 10 % 
 
 @dataclass
 class ImageSet:
-    """Labelled images in splits. `classes[label]` is a name; `styles[style]` too where the set records styles.
+    """Labelled images in splits.
 
-    `transform` is the kind of augmentation that suits the images (see `janus.data.transforms`); `notes` say how the splits
-    came about and what was left out. Every image is given out at one `side`, whatever its own.
+    `classes[label]` is a name; `styles[style]` too where the set records styles. `transform` is the kind of
+    augmentation that suits the images (see `janus.data.transforms`); `notes` say how the splits came about
+    and what was left out. Every image is given out at one `side`, whatever its own.
     """
 
     name: str
@@ -47,8 +48,8 @@ class ImageSet:
         if side == self.side:
             return self
         notes = [note for note in self.notes if not note.startswith(HELD)]
-        val = None if self.val is None else self.val.at(side)
-        return replace(self, train=self.train.at(side), val=val, test=self.test.at(side), notes=[*notes, held(side)])
+        train, val = self.train.at(side), None if self.val is None else self.val.at(side)
+        return replace(self, train=train, val=val, test=self.test.at(side), notes=[*notes, held(side)])
 
 
 HELD = "images held at "
@@ -68,10 +69,11 @@ def assemble(
     test_fraction: float | None = None,
     cache: str = "auto",
 ) -> ImageSet:
-    """Split a source's images. Its own splits stand; a missing one is carved out, deterministically and class by class.
+    """Split a source's images.
 
-    One split only: `test_fraction` (0.2) and `val_fraction` (0.1) of all its images. Train and test: `val_fraction`
-    (none) of the training images. Train and validation: validation serves as the test split.
+    Its own splits stand; a missing one is carved out, deterministically and class by class. One split only:
+    `test_fraction` (0.2) and `val_fraction` (0.1) of all its images. Train and test: `val_fraction` (none) of
+    the training images. Train and validation: validation serves as the test split.
     """
     notes = list(source.notes)
     for note in notes:
@@ -80,7 +82,14 @@ def assemble(
         raise UsageError(f"{name} holds no images")
     hint = ", or set skip_corrupt=true to leave such images out"
     store = Encoded(
-        len(source.labels), source.fetch, source.name, size, hint=hint, identity=source.identity, cache=cache, label=name
+        len(source.labels),
+        source.fetch,
+        source.name,
+        size,
+        hint=hint,
+        identity=source.identity,
+        cache=cache,
+        label=name,
     )
     labels = torch.tensor(source.labels)
     styles = None if source.style_of is None else torch.tensor(source.style_of)
@@ -92,7 +101,8 @@ def assemble(
             notes.append(f"{len(bad)} corrupt images skipped: {listed}")
             warnings.warn(f"{name}: {notes[-1]}", stacklevel=2)
     labels, classes = _used(labels, source.classes, notes)
-    own = {split: rows[torch.tensor([source.splits[i] == split for i in rows.tolist()])] for split in set(source.splits)}
+    marks = {split: [source.splits[i] == split for i in rows.tolist()] for split in set(source.splits)}
+    own = {split: rows[torch.tensor(here)] for split, here in marks.items()}
     own = {split: own[split] for split in ("train", "val", "test", "") if len(own.get(split, ()))}
     if len(own) > 1 and "" in own:
         raise UsageError(f"{name}: only some of the files say which split they belong to; name all of them")
@@ -100,8 +110,8 @@ def assemble(
     everything = FileImages(store, labels, styles)
     images = {split: everything.subset(r) for split, r in parts.items()}
     notes.append(held(store.side))
-    built = ImageSet(name, classes, images["train"], images.get("val"), images["test"], source.styles, notes=notes)
-    return complete(built)
+    train, val, test = images["train"], images.get("val"), images["test"]
+    return complete(ImageSet(name, classes, train, val, test, source.styles, notes=notes))
 
 
 def _divide(
@@ -114,7 +124,7 @@ def _divide(
     notes: list[str],
     by_key: Callable[[list[int]], list[int]],
 ) -> Iterator[tuple[str, Tensor]]:
-    """(split, rows) of train, test and perhaps val. `by_key` orders the rows of a class before they are shuffled."""
+    """(split, rows) of train, test and perhaps val; `by_key` orders a class's rows before the shuffle."""
     if len(own) == 1:  # one folder, or one published split whatever it is called
         (train,) = own.values()
         test = checked_fraction("test_fraction", TEST_FRACTION if test is None else test)
@@ -129,7 +139,9 @@ def _divide(
             yield "val", validated
         yield "train", rest
         shares = f"{1 - test - val:.0%} train, {val:.0%} validation, {test:.0%} test"
-        notes.append(f"no splits of its own: cut class by class into {shares} (janus's own rule, seed {SPLIT_SEED})")
+        notes.append(
+            f"no splits of its own: cut class by class into {shares} (janus's own rule, seed {SPLIT_SEED})"
+        )
         return
     if "train" not in own:
         raise UsageError(f"{name} has no training split, only {' and '.join(own)}")
@@ -143,7 +155,8 @@ def _divide(
     if val and "val" in own:
         raise UsageError(f"{name} has a validation split of its own; val_fraction has no use")
     if val:
-        own["train"], own["val"] = carve(own["train"], labels, checked_fraction("val_fraction", val), classes, by_key)
+        share = checked_fraction("val_fraction", val)
+        own["train"], own["val"] = carve(own["train"], labels, share, classes, by_key)
         notes.append(share_note(val))
     yield from own.items()
 
@@ -161,7 +174,11 @@ def share_note(fraction: float) -> str:
 
 
 def carve(
-    rows: Tensor, labels: Tensor, fraction: float, classes: list[str], by_key: Callable[[list[int]], list[int]] | None = None
+    rows: Tensor,
+    labels: Tensor,
+    fraction: float,
+    classes: list[str],
+    by_key: Callable[[list[int]], list[int]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(kept, taken): of each class `fraction` of its rows, at least one, never all; both in their old order.
     UsageError: a class of fewer than two."""
@@ -169,7 +186,9 @@ def carve(
     for label in labels[rows].unique().tolist():
         mine = rows[labels[rows] == label]
         if len(mine) < 2:
-            raise UsageError(f"class {classes[label]!r} has too few images to split ({len(mine)} left to train on)")
+            raise UsageError(
+                f"class {classes[label]!r} has too few images to split ({len(mine)} left to train on)"
+            )
         if by_key is not None:
             mine = torch.tensor(by_key(mine.tolist()))
         count = min(max(1, round(fraction * len(mine))), len(mine) - 1)
@@ -184,7 +203,9 @@ def _used(labels: Tensor, classes: list[str], notes: list[str]) -> tuple[Tensor,
     present = torch.bincount(labels, minlength=len(classes)) > 0
     if present.all():
         return labels, list(classes)
-    notes.append(f"{int((~present).sum())} of {len(classes)} class names have no images at all and are left out")
+    notes.append(
+        f"{int((~present).sum())} of {len(classes)} class names have no images at all and are left out"
+    )
     return (present.cumsum(0) - 1)[labels], [c for c, there in zip(classes, present.tolist()) if there]
 
 
@@ -196,5 +217,7 @@ def complete(built: ImageSet) -> ImageSet:
         if empty:
             more = f" (nor have {len(empty) - 1} others)" if len(empty) > 1 else ""
             name = built.classes[empty[0]]
-            raise UsageError(f"class {name!r} of {built.name} has no {split} images{more}; add some or remove it")
+            raise UsageError(
+                f"class {name!r} of {built.name} has no {split} images{more}; add some or remove it"
+            )
     return built

@@ -22,15 +22,18 @@ def of(images: Images, indices: Iterable[Tensor]) -> Iterator[tuple[Images, Tens
 
 
 class Prefetcher:
-    """`(index, batch)` for each `(images, index)` of `asked`, in order: what `images.batch(index)` gives, on `device`.
+    """`(index, batch)` for each `(images, index)` of `asked`, in order.
 
-    A thread reads ahead (into pinned memory for cuda, from where the copy does not wait); the first batch is read by the
-    caller's own thread, so that whatever is done once (`janus.data.cache`) is done, and fails, there. Images that are in memory
-    already are read as they are asked for where the device is a CPU: there is nothing to gain. An error of a batch is raised
-    where that batch would have come. Use it as a context: leaving it ends the thread.
+    A batch is what `images.batch(index)` gives, on `device`. A thread reads ahead (into pinned memory for
+    cuda, from where the copy does not wait); the first batch is read by the caller's own thread, so that
+    whatever is done once (`janus.data.cache`) is done, and fails, there. Images that are in memory already
+    are read as they are asked for where the device is a CPU: there is nothing to gain. An error of a batch is
+    raised where that batch would have come. Use it as a context: leaving it ends the thread.
     """
 
-    def __init__(self, asked: Iterable[tuple[Images, Tensor]], device: torch.device, depth: int = DEPTH) -> None:
+    def __init__(
+        self, asked: Iterable[tuple[Images, Tensor]], device: torch.device, depth: int = DEPTH
+    ) -> None:
         self.asked: Iterator[tuple[Images, Tensor]] = iter(asked)
         self.device = device
         self.ahead = True
@@ -42,7 +45,9 @@ class Prefetcher:
     def __enter__(self) -> Prefetcher:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop.set()
         if self.thread is not None:
             while self.thread.is_alive():  # it may wait for room in the queue

@@ -87,9 +87,9 @@ class IconsOptions(Options):
     )
     renditions: Literal["fixed", "fresh"] = Field(
         "fixed",
-        description="what training sees: one rendition of each icon, or another one in every epoch. What is computed after a "
-        "task (class means, the classifier's statistics, a pass of the method's own) sees the fixed one in both cases, and "
-        "Online Estimation what training sees",
+        description="what training sees: one rendition of each icon, or another one in every epoch. What is "
+        "computed after a task (class means, the classifier's statistics, a pass of the method's own) sees "
+        "the fixed one in both cases, and Online Estimation what training sees",
     )
     copies: int = Field(
         1, ge=1, le=64, description="fixed renditions of each icon that validation and test are judged on"
@@ -259,8 +259,10 @@ def dataset_fault(name: str, root: str | None = None, folder: str | None = None)
 
 # ── backbones ───────────────────────────────────────────────────────────────────────────────────────────────
 
-WIDTHS = {"icons-vit": 192, "icons-vit-wide": 192, "photos-vit": 192}  # of the features of the project's own backbones
-EMBEDDED = {name: f"backbone/{name}.safetensors" for name in ("icons-vit", "icons-vit-wide")}  # their weights, in data/
+# of the features of the project's own backbones
+WIDTHS = {"icons-vit": 192, "icons-vit-wide": 192, "photos-vit": 192}
+# their weights, in data/
+EMBEDDED = {name: f"backbone/{name}.safetensors" for name in ("icons-vit", "icons-vit-wide")}
 HUB = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's prefixes for models that only a network or a folder knows
 
 
@@ -269,18 +271,15 @@ def model_fault(name: str) -> str | None:
     """What is wrong with the name of a backbone, its tag aside. timm is asked through its source text: to
     import it takes seconds."""
     (text, names), model = _timm(), name.partition(".")[0]
-    if (
-        name in WIDTHS or name.startswith(HUB) or not names
-    ):  # none: a timm that is written otherwise, so nothing is known
+    if name in WIDTHS or name.startswith(HUB):
         return None
-    if (
-        model in names or model and re.search(rf"['\"]{re.escape(model)}['\"]", text)
-    ):  # in quotes: an old name among others
+    if not names or model in names:  # none: a timm that is written otherwise, so nothing is known
+        return None
+    if model and re.search(rf"['\"]{re.escape(model)}['\"]", text):  # in quotes: an old name among others
         return None
     near = difflib.get_close_matches(name, names | WIDTHS.keys(), n=1, cutoff=0.5)
-    return f"unknown model {name!r}: " + (
-        f"did you mean {near[0]!r}?" if near else "`janus models` lists them"
-    )
+    hint = f"did you mean {near[0]!r}?" if near else "`janus models` lists them"
+    return f"unknown model {name!r}: {hint}"
 
 
 @cache
@@ -288,7 +287,6 @@ def _timm() -> tuple[str, set[str]]:
     """The source text of timm's models, and the names of those it registers there: a tenth of a second."""
     spec = find_spec("timm")
     folders = [Path(place) / "models" for place in (spec and spec.submodule_search_locations) or ()]
-    text = "\n".join(
-        file.read_text(encoding="utf-8") for folder in folders for file in sorted(folder.glob("*.py"))
-    )
+    files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     return text, set(re.findall(r"^@register_model\s+def (\w+)\(", text, re.MULTILINE))

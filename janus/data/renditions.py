@@ -1,4 +1,7 @@
-"""Icons-R as an image set, whose icons can be drawn anew in every epoch: the same masks of ink, other inks and grounds."""
+"""Icons-R as an image set, whose icons can be drawn anew in every epoch.
+
+The same masks of ink, other inks and grounds.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ class IconImages(TensorImages):
 
     draw: int | None = None  # what the seeds of fresh renditions come from; None: the fixed ones
 
-    def __init__(self, pixels: Tensor, labels: Tensor, styles: Tensor | None, masks: np.ndarray, strength: float) -> None:
+    def __init__(
+        self, pixels: Tensor, labels: Tensor, styles: Tensor | None, masks: np.ndarray, strength: float
+    ) -> None:
         super().__init__(pixels, labels, styles)
         self.masks, self.strength = masks, strength
 
@@ -36,7 +41,8 @@ class IconImages(TensorImages):
         if self.draw is None:
             return super().batch(index)
         rows = self.rows[index.cpu()].numpy()
-        pixels = torch.from_numpy(icons.render(self.masks[rows], icons.fresh_seeds(rows, self.draw), self.strength))
+        seeds = icons.fresh_seeds(rows, self.draw)
+        pixels = torch.from_numpy(icons.render(self.masks[rows], seeds, self.strength))
         return pixels if self.other is None else at_side(pixels, self.other)  # (B, 3, S, S)
 
 
@@ -62,9 +68,10 @@ def icons_r(
     number = {s: i for i, s in enumerate(styles)}
     split: dict[str, Images] = {}
     for part, (pixels, labels, style) in parts.items():
-        about = torch.as_tensor(labels), torch.tensor([number[s] for s in style], dtype=torch.long)
+        style_of = torch.tensor([number[s] for s in style], dtype=torch.long)
+        about = torch.as_tensor(pixels), torch.as_tensor(labels), style_of
         if part == "train" and renditions == "fresh":
-            split[part] = IconImages(torch.as_tensor(pixels), *about, icons.training_masks(vocabulary), strength)
+            split[part] = IconImages(*about, icons.training_masks(vocabulary), strength)
         else:
-            split[part] = TensorImages(torch.as_tensor(pixels), *about)
+            split[part] = TensorImages(*about)
     return ImageSet(name, list(classes), **split, styles=styles, transform="icons")

@@ -1,5 +1,8 @@
-"""A stream as a checkpoint remembers it. What was learned stays usable when the images it was learned from are gone:
-a finished run is extended by new classes without its old data, and only the accuracy on old tasks is then unknown."""
+"""A stream as a checkpoint remembers it.
+
+What was learned stays usable when the images it was learned from are gone: a finished run is extended by new
+classes without its old data, and only the accuracy on old tasks is then unknown.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +37,21 @@ class MissingImages:
         self.batch(index)
 
 
-def grow(first: Callable[[], Stream], count: int, later: Sequence[Callable[[], ImageSet]], record: dict[str, Any] | None,
-         done: int) -> Stream:
-    """The stream of `count` tasks that `first()` cuts, then all classes of each data set of `later` as one more task.
+def grow(
+    first: Callable[[], Stream],
+    count: int,
+    later: Sequence[Callable[[], ImageSet]],
+    record: dict[str, Any] | None,
+    done: int,
+) -> Stream:
+    """The stream of `count` tasks that `first()` cuts, then all classes of each of `later` as one more task.
 
     Args:
-        record: `Stream.to_json()` of a checkpoint, None for a run that begins. done: how many of its tasks are finished.
+        record: `Stream.to_json()` of a checkpoint, None for a run that begins. done: how many of its tasks
+            are finished.
 
-    Finished tasks whose data set cannot be loaded, or is not what it was, are recalled from the record without images; the
-    stream's note says so and why.
+    Finished tasks whose data set cannot be loaded, or is not what it was, are recalled from the record
+    without images; the stream's note says so and why.
 
     Raises:
         JanusError: an unfinished task's data set cannot be loaded, or is not the one the run began with.
@@ -54,13 +63,20 @@ def grow(first: Callable[[], Stream], count: int, later: Sequence[Callable[[], I
         grown = _take(lambda s=stream, f=load: s.with_new_classes(f()), record, t, t + 1, done)
         if isinstance(grown, str):
             lost = _restored(record, t, t + 1, grown)
-            grown = replace(stream, tasks=stream.tasks + lost.tasks, classes=stream.classes + lost.classes,
-                            class_names=stream.class_names + lost.class_names, note=f"{stream.note}; then {lost.note}")
+            grown = replace(
+                stream,
+                tasks=stream.tasks + lost.tasks,
+                classes=stream.classes + lost.classes,
+                class_names=stream.class_names + lost.class_names,
+                note=f"{stream.note}; then {lost.note}",
+            )
         stream = grown
     return stream
 
 
-def _take(make: Callable[[], Stream], record: dict[str, Any] | None, start: int, stop: int, done: int) -> Stream | str:
+def _take(
+    make: Callable[[], Stream], record: dict[str, Any] | None, start: int, stop: int, done: int
+) -> Stream | str:
     """`make()`, if its tasks start…stop are those of the record; else, where they need not be, the reason."""
     try:
         stream = make()
@@ -68,10 +84,13 @@ def _take(make: Callable[[], Stream], record: dict[str, Any] | None, start: int,
         if stop <= done:
             return str(error)
         raise
-    differs = _difference(stream.to_json(), record, start, stop) if record and start < len(record["tasks"]) else ""
+    known = record and start < len(record["tasks"])
+    differs = _difference(stream.to_json(), record, start, stop) if known else ""
     if differs and stop > done:
-        raise JanusError(f"the data changed since this run began: {differs}; bring the old data back, or start again with "
-                         "another --out")
+        raise JanusError(
+            f"the data changed since this run began: {differs}; bring the old data back, "
+            "or start again with another --out"
+        )
     return differs or stream
 
 
@@ -93,18 +112,35 @@ def _difference(now: dict[str, Any], record: dict[str, Any], start: int, stop: i
 
 
 def _restored(record: dict[str, Any], start: int, stop: int, why: str) -> Stream:
-    """Tasks start…stop of a record, without images. JanusError: an older record, which does not say their side."""
+    """Tasks start…stop of a record, without images.
+
+    JanusError: an older record, which does not say their side.
+    """
     if record.get("side") is None:
-        raise JanusError("this run was made by an older janus, which did not keep the size of its images; its old data is "
-                         f"needed to go on ({why})")
+        raise JanusError(
+            "this run was made by an older janus, which did not keep the size of its images; its old data is "
+            f"needed to go on ({why})"
+        )
     tasks = []
     for task in record["tasks"][start:stop]:
-        part = {name: None if task[name] is None else MissingImages(task[name]) for name in ("train", "val", "test")}
-        tasks.append(Task(task["index"], tuple(task["classes"]), range(*task["positions"]), **part,
-                          evaluation=part[record["evaluate"]], style=task["style"]))
+        counts = {name: task[name] for name in ("train", "val", "test")}
+        part = {name: None if count is None else MissingImages(count) for name, count in counts.items()}
+        part["evaluation"] = part[record["evaluate"]]
+        tasks.append(Task(task["index"], tuple(task["classes"]), range(*task["positions"]), **part))
     span = slice(tasks[0].positions.start, tasks[-1].positions.stop)
-    note = (f"{span.stop - span.start} classes in {len(tasks)} task{'s' if len(tasks) > 1 else ''} whose images cannot be read "
-            f"any more and which are not evaluated again ({why})")
-    return Stream(record["dataset"], record["kind"], tuple(record["class_order"][span]), tuple(record["class_names"][span]),
-                  tuple(tasks), record["seed"], record["per_class"], record["evaluate"], note, tuple(record["notes"]),
-                  record["side"])
+    note = (
+        f"{span.stop - span.start} classes in {len(tasks)} task{'s' if len(tasks) > 1 else ''} whose images "
+        f"cannot be read any more and which are not evaluated again ({why})"
+    )
+    return Stream(
+        record["dataset"],
+        tuple(record["class_order"][span]),
+        tuple(record["class_names"][span]),
+        tuple(tasks),
+        record["seed"],
+        record["per_class"],
+        record["evaluate"],
+        note,
+        tuple(record["notes"]),
+        record["side"],
+    )

@@ -1,4 +1,4 @@
-"""Where encoded images come from: what a source is, parquet in the Hugging Face image layout, the Hugging Face hub."""
+"""Where encoded images come from: what a source is, parquet in the Hugging Face image layout, the hub."""
 
 from __future__ import annotations
 
@@ -17,16 +17,12 @@ from ..errors import JanusError, UsageError
 from . import columns
 from .walk import Claims, Walk, counted, nfc
 
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
+WORDS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
 }
+SPLITS = {word: split for split, words in WORDS.items() for word in words}
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
 STYLE_COLUMNS = ("style", "domain")
@@ -35,10 +31,11 @@ COLUMNS = ("image_column", "label_column", "style_column")  # the options that n
 
 @dataclass
 class Source:
-    """N encoded images before they are split: image i is `fetch(i)` (a path or bytes), called `name(i)` in errors.
+    """N encoded images before they are split.
 
-    `labels[i]` indexes `classes`, `style_of[i]` indexes `styles`; `splits[i]` is "train", "val", "test", or "" where
-    the source has no splits. `identity()` is a text that changes when the images or their order do (None: nobody knows);
+    Image i is `fetch(i)` (a path or bytes), called `name(i)` in errors. `labels[i]` indexes `classes`,
+    `style_of[i]` indexes `styles`; `splits[i]` is "train", "val", "test", or "" where the source has no
+    splits. `identity()` is a text that changes when the images or their order do (None: nobody knows);
     `key(i)` is what image i is called among those of its class wherever it lies, or "" (see `by_key`).
     """
 
@@ -54,7 +51,7 @@ class Source:
     key: Callable[[int], str] | None = None
 
     def by_key(self, rows: list[int]) -> list[int]:
-        """`rows` (images of one class) in an order that does not depend on the order of files: by key, else by content."""
+        """`rows` (images of one class) by key, else by content: not in the order of files."""
         keys = ["" if self.key is None else self.key(i) for i in rows]
         if len(set(keys)) < len(keys):
             keys = [f"{k} {hashlib.sha256(self._content(i)).hexdigest()}" for k, i in zip(keys, rows)]
@@ -73,12 +70,13 @@ def file_identity(paths: Sequence[Path], *more: object) -> str:
     sha = hashlib.sha256(repr(more).encode())
     for path in paths:
         found = os.stat(path)
-        sha.update(f"{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        line = f"{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}\n"
+        sha.update(line.encode(errors="surrogateescape"))
     return sha.hexdigest()
 
 
 def parquet_files(pattern: Path) -> list[Path]:
-    """The parquet files meant by a file, a folder (at any depth) or a pattern such as data/tiny-*.parquet; sorted.
+    """The parquet files meant by a file, a folder (at any depth) or a pattern (data/tiny-*.parquet); sorted.
 
     The part of a pattern that is there as it stands is no pattern, whatever its characters.
     """
@@ -100,9 +98,9 @@ def is_parquet(file: Path) -> bool:
 
 
 def labelled_rows(files: Sequence[Path], **wanted: str | None) -> int:
-    """How many rows there are in the files that have an image and a label column; others, unreadable ones too, have none.
+    """How many rows there are in the files that have an image and a label column.
 
-    wanted: the names of the columns, as `parquet` takes them.
+    Others, unreadable ones too, have none. wanted: the names of the columns, as `parquet` takes them.
     """
     import pyarrow.parquet as pq
 
@@ -115,24 +113,29 @@ def labelled_rows(files: Sequence[Path], **wanted: str | None) -> int:
 
 
 def split_of(file: Path, root: Path | None = None) -> str:
-    """ "train", "val" or "test" from the words of a file's name, else of its folders below `root`, else ""."""
+    """What a file's name, else its folders below `root`, say in words: "train", "val", "test", else ""."""
     below = file.parent.relative_to(root).parts if root is not None and root in file.parents else ()
     for name in (file.stem, *reversed(below)):
         found = {SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLITS}
         if len(found) > 1:
-            raise UsageError(f"the name {name!r} of {file} speaks of two splits, {' and '.join(sorted(found))}; rename it")
+            raise UsageError(
+                f"the name {name!r} of {file} speaks of two splits, {' and '.join(sorted(found))}; rename it"
+            )
         if found:
             return found.pop()
     return ""
 
 
 def parquet(
-    pattern: Path, image_column: str | None = None, label_column: str | None = None, style_column: str | None = None
+    pattern: Path,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    style_column: str | None = None,
 ) -> Source:
     """Local parquet files in the Hugging Face image layout: an image column {bytes, path} and a label column.
 
-    Split by file name (train-00000-of-00001.parquet). The encoded bytes are held in memory. JanusError: unreadable
-    file. UsageError: one file is in two splits, through a link.
+    Split by file name (train-00000-of-00001.parquet). The encoded bytes are held in memory. JanusError:
+    unreadable file. UsageError: one file is in two splits, through a link.
     """
     import pyarrow.parquet as pq
 
@@ -149,10 +152,13 @@ def parquet(
                 chosen = [c for c in _columns(schema, str(file), **wanted) if c]
                 table = opened.read(columns=chosen)
         except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
-            raise JanusError(f"cannot read parquet file {file} ({_first_line(error)}); is it complete?") from error
+            raise JanusError(
+                f"cannot read parquet file {file} ({_first_line(error)}); is it complete?"
+            ) from error
         tables.append((table, _features(schema), split_of(file, root), str(file), file.parent))
     source = _tables(tables, lambda: file_identity(files, wanted), **wanted)
-    source.notes += counted(links, "link", "to a file that was read already, left out", root or pattern.parent)
+    what = "to a file that was read already, left out"
+    source.notes += counted(links, "link", what, root or pattern.parent)
     return source
 
 
@@ -164,14 +170,17 @@ def hub(
     label_column: str | None = None,
     style_column: str | None = None,
 ) -> Source:
-    """A dataset of the Hugging Face hub by `datasets.load_dataset`. JanusError: not installed, offline, no such set."""
+    """A dataset of the Hugging Face hub by `datasets.load_dataset`.
+
+    JanusError: not installed, offline, no such set.
+    """
     try:
         import datasets
     except ImportError as error:
         raise JanusError(f"hf:{name} needs the package 'datasets': pip install datasets") from error
     try:
         loaded = datasets.load_dataset(name, config, revision=revision)
-    except Exception as error:  # the hub's client raises a dozen different types when offline, gated or misspelt
+    except Exception as error:  # the hub's client raises a dozen types when offline, gated or misspelt
         raise JanusError(
             f"cannot load {name!r} from the Hugging Face hub ({_first_line(error)}); "
             "check its name and the network, or download it and give the folder of parquet files or images"
@@ -181,7 +190,8 @@ def hub(
         names = {c: f.names for c, f in part.features.items() if isinstance(f, datasets.ClassLabel)}
         table = part.with_format("arrow")[:]  # encoded as stored, memory-mapped
         tables.append((table, names, split_of(Path(split)), f"hf:{name} {split}", Path(".")))
-    prints = [(split, part._fingerprint) for split, part in loaded.items()]  # the library's own digest of a split's content
+    # the library's own digest of a split's content
+    prints = [(split, part._fingerprint) for split, part in loaded.items()]
     wanted = {"image_column": image_column, "label_column": label_column, "style_column": style_column}
     return _tables(tables, lambda: file_identity([], name, prints, wanted), **wanted)
 
@@ -191,13 +201,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _features(schema) -> dict[str, list[str]]:
-    """Class names by column, from the `huggingface` entry of the schema's metadata; empty where there is none."""
+    """Class names by column, from the `huggingface` entry of the schema's metadata; empty: there is none."""
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None:
         return {}
     try:
         features = json.loads(text)["info"]["features"]
-        return {column: list(f["names"]) for column, f in features.items() if isinstance(f, dict) and f.get("names")}
+        named = {column: f for column, f in features.items() if isinstance(f, dict) and f.get("names")}
+        return {column: list(f["names"]) for column, f in named.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -221,9 +232,10 @@ def _columns(schema, where: str, image_column, label_column, style_column) -> tu
 
 
 def _tables(tables: list[tuple], identity: Callable[[], str], **wanted: str | None) -> Source:
-    """One source from arrow tables: (table, class names by column, split, what to call it, folder of its paths) each.
+    """One source from arrow tables.
 
-    UsageError: a file that rows of two splits or classes name, or two rows of a table without splits.
+    tables: (table, class names by column, split, what to call it, folder of its paths) each. UsageError: a
+    file that rows of two splits or classes name, or two rows of a table without splits.
     """
     images, labels, styles, splits, starts, notes = [], [], [], [], [0], []
     files: list[tuple[int, Path]] = []
@@ -232,7 +244,7 @@ def _tables(tables: list[tuple], identity: Callable[[], str], **wanted: str | No
     for table, names, split, where, base in tables:
         image, label, style = _columns(table.schema, where, **wanted)
         values = columns.values(table.column(label), where, label)
-        missing = sum(v is None or v == -1 for v in values)  # -1: how hub datasets publish a test split without labels
+        missing = sum(v is None or v == -1 for v in values)  # -1: so the hub's test splits without labels
         if missing == len(values) and split == "test":
             notes.append(f"{where} has no labels and is not used")
             continue
@@ -270,17 +282,27 @@ def _tables(tables: list[tuple], identity: Callable[[], str], **wanted: str | No
 
     classes, label_of = _numbered(labels, label_names)
     style_list, style_of = _numbered(styles, style_names)
+    styled = style_list or None, style_of if styles else None
+    source = Source(fetch, name, label_of, splits, classes, *styled, notes, identity, key)
+    _refuse_repeated(files, source)
+    return source
+
+
+def _refuse_repeated(files: list[tuple[int, Path]], source: Source) -> None:
+    """UsageError: a file of several rows; files are those (row, file) that the source holds as paths."""
     claims = Claims()
     for i, file in files:  # a file that is not there is told of when its image is asked for
-        if file.is_file() and not claims.take(file, splits[i], classes[label_of[i]]) and not splits[i]:
-            raise UsageError(f"{name(i)} holds {file} again; a table without splits lists every image once")
-    return Source(
-        fetch, name, label_of, splits, classes, style_list or None, style_of if styles else None, notes, identity, key
-    )
+        split, name = source.splits[i], source.classes[source.labels[i]]
+        if file.is_file() and not claims.take(file, split, name) and not split:
+            where = source.name(i)
+            raise UsageError(f"{where} holds {file} again; a table without splits lists every image once")
 
 
 def _named(values: list, names: list[str] | None, order: list[str], where: str) -> list:
-    """Numbers become the schema's names (collected in `order`); without names they stay what they are. Texts in NFC."""
+    """Numbers become the schema's names (collected in `order`); without names they stay what they are.
+
+    Texts in NFC.
+    """
     if not names or not all(isinstance(v, int) for v in values):
         return [nfc(v) if isinstance(v, str) else v for v in values]
     names = [nfc(n) for n in names]
@@ -294,10 +316,12 @@ def _named(values: list, names: list[str] | None, order: list[str], where: str) 
 
 
 def _numbered(values: list, order: list[str]) -> tuple[list[str], list[int]]:
-    """Class names (the schema's order first, then numbers by size and strings by alphabet) and each row's index."""
+    """Class names (the schema's order, then numbers by size, strings by alphabet) and each row's index."""
     rest = sorted(set(values) - set(order), key=lambda v: (isinstance(v, str), v))
     names = list(order) + rest
     if order and any(not isinstance(v, str) for v in rest):
-        raise JanusError(f"some files name their classes and some only number them ({rest[0]}); give all of them a schema")
+        raise JanusError(
+            f"some files name their classes and some only number them ({rest[0]}); give all of them a schema"
+        )
     number = {value: i for i, value in enumerate(names)}
     return [str(n) for n in names], [number[v] for v in values]

@@ -1,4 +1,4 @@
-"""Task streams: the classes (or the styles) of one image set, met a few at a time and never again."""
+"""Task streams: the classes of one image set, met a few at a time and never again."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from .datasets import ImageSet
 from .images import Images
 from .walk import nfc
 
-CAP_SEED = 20_240_601  # which images `per_class` keeps: one choice for all class orders, so that runs share their data
+# which images `per_class` keeps: one choice for all class orders, so that runs share their data
+CAP_SEED = 20_240_601
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task. Its images' labels are *positions* in the stream's class order: `positions` is their contiguous range.
+    """One task.
 
-    `evaluation` is the split the stream was built to be judged on. In a stream judged on validation `test` is None,
-    so that nothing can look at test images by mistake while hyper-parameters are chosen.
+    Its images' labels are *positions* in the stream's class order: `positions` is their contiguous range.
+    `evaluation` is the split the stream was built to be judged on. In a stream judged on validation `test` is
+    None, so that nothing can look at test images by mistake while hyper-parameters are chosen.
     """
 
     index: int
@@ -31,7 +33,6 @@ class Task:
     evaluation: Images
     val: Images | None
     test: Images | None
-    style: str | None = None  # domain-incremental: the style of this task
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,6 @@ class Stream:
     """
 
     dataset: str
-    kind: str  # "class" or "domain"
     classes: tuple[int, ...]
     class_names: tuple[str, ...]
     tasks: tuple[Task, ...]
@@ -65,18 +65,22 @@ class Stream:
         if not 1 <= count <= len(self.tasks):
             raise UsageError(f"the stream has {len(self.tasks)} tasks, so {count} of them cannot be taken")
         stop = self.tasks[count - 1].positions.stop
-        note = f"{self.note}; only the first {count} of {len(self.tasks)} tasks" if count < len(self.tasks) else self.note
+        cut = f"; only the first {count} of {len(self.tasks)} tasks" if count < len(self.tasks) else ""
         return replace(
-            self, tasks=self.tasks[:count], classes=self.classes[:stop], class_names=self.class_names[:stop], note=note
+            self,
+            tasks=self.tasks[:count],
+            classes=self.classes[:stop],
+            class_names=self.class_names[:stop],
+            note=self.note + cut,
         )
 
     def with_new_classes(self, dataset: ImageSet) -> Stream:
-        """This stream with all classes of `dataset` appended as one more task, its images held at the stream's side; a name
-        already known is refused."""
-        if self.kind != "class":
-            raise UsageError("new classes can only be appended to a class-incremental stream")
+        """This stream with all classes of `dataset` as one more task, its images held at the stream's side.
+
+        A name already known is refused.
+        """
         dataset = dataset if self.side is None else dataset.at(self.side)
-        task = new_task(dataset, self.class_names, len(self.tasks), evaluate=self.evaluate, per_class=self.per_class)
+        task = new_task(dataset, self.class_names, len(self.tasks), self.evaluate, self.per_class)
         return replace(
             self,
             classes=self.classes + task.classes,
@@ -90,7 +94,6 @@ class Stream:
         """What a result records: which class was met when, on how many images, and how they were split."""
         return {
             "dataset": self.dataset,
-            "kind": self.kind,
             "seed": self.seed,
             "per_class": self.per_class,
             "evaluate": self.evaluate,
@@ -104,7 +107,6 @@ class Stream:
                     "index": task.index,
                     "positions": [task.positions.start, task.positions.stop],
                     "classes": list(task.classes),
-                    "style": task.style,
                     "train": len(task.train),
                     "val": None if task.val is None else len(task.val),
                     "test": None if task.test is None else len(task.test),
@@ -117,16 +119,20 @@ class Stream:
 def class_incremental(
     dataset: ImageSet, tasks: int, seed: int | None = 0, per_class: int | None = None, evaluate: str = "test"
 ) -> Stream:
-    """Cut the classes into `tasks` disjoint groups in an order drawn from `seed` (None: the data set's own order).
+    """Cut the classes into `tasks` disjoint groups in an order drawn from `seed`.
 
-    Where T does not divide the number of classes the first tasks are larger by one, and `note` says so. `per_class`
-    caps the training images of each class: the first so many of one shuffle that is the same for every seed, so a
-    smaller cap is a subset of a larger one. `evaluate` is "test" or "val". UsageError: more tasks than classes, no
-    validation split, a class without images to evaluate.
+    Without a seed the order is the data set's own. Where T does not divide the number of classes the first
+    tasks are larger by one, and `note` says so. `per_class` caps the training images of each class: the first
+    so many of one shuffle that is the same for every seed, so a smaller cap is a subset of a larger one.
+    `evaluate` is "test" or "val". UsageError: more tasks than classes, no validation split, a class without
+    images to evaluate.
     """
     count = len(dataset.classes)
     if not isinstance(tasks, int) or not 1 <= tasks <= count:
-        raise UsageError(f"tasks must be a whole number between 1 and {count}, the classes of {dataset.name}; not {tasks!r}")
+        raise UsageError(
+            f"tasks must be a whole number between 1 and {count}, the classes of {dataset.name}; "
+            f"not {tasks!r}"
+        )
     order = _order(count, seed)
     sizes = [count // tasks + (t < count % tasks) for t in range(tasks)]
     stops = [sum(sizes[: t + 1]) for t in range(tasks)]
@@ -137,7 +143,8 @@ def class_incremental(
 
     position = torch.empty(count, dtype=torch.long)
     position[torch.tensor(order)] = torch.arange(count)  # position[class id]
-    split = {name: _by_task(images, position, cut) for name, images in (("train", train), ("val", val), ("test", test))}
+    parts = {"train": train, "val": val, "test": test}
+    split = {name: _by_task(images, position, cut) for name, images in parts.items()}
     built = tuple(
         Task(
             index=t,
@@ -150,13 +157,12 @@ def class_incremental(
         )
         for t, positions in enumerate(cut)
     )
+    note = f"{count} classes in {tasks} tasks of {sizes[0]}"
     if count % tasks:
-        note = f"{count} classes in {tasks} uneven tasks: the first {count % tasks} of {sizes[0]}, the rest of {sizes[-1]}"
-    else:
-        note = f"{count} classes in {tasks} tasks of {sizes[0]}"
+        larger = f"the first {count % tasks} of {sizes[0]}"
+        note = f"{count} classes in {tasks} uneven tasks: {larger}, the rest of {sizes[-1]}"
     return Stream(
         dataset=dataset.name,
-        kind="class",
         classes=tuple(order),
         class_names=tuple(dataset.classes[c] for c in order),
         tasks=built,
@@ -169,69 +175,21 @@ def class_incremental(
     )
 
 
-def domain_incremental(
-    dataset: ImageSet,
-    styles: Sequence[str] | None = None,
-    seed: int | None = 0,
-    per_class: int | None = None,
-    evaluate: str = "test",
-) -> Stream:
-    """The same classes in every task, one style (domain) a task, in an order drawn from `seed`.
+def new_task(
+    dataset: ImageSet, known: Sequence[str], index: int, evaluate: str = "test", per_class: int | None = None
+) -> Task:
+    """All classes of `dataset` as task number `index` after the `known` class names.
 
-    `styles` picks and orders them by name (then `seed` is not used). `per_class` caps the training images of a class
-    within each style. UsageError: the data set records no styles, an unknown style, a style without training or
-    evaluation images.
+    A known one is refused by name.
     """
-    if dataset.styles is None or dataset.train.styles is None:
-        raise UsageError(f"{dataset.name} does not say which style each image has; only class-incremental streams can be cut")
-    if styles is None:
-        order = _order(len(dataset.styles), seed)
-    else:
-        missing = [s for s in styles if s not in dataset.styles]
-        if missing:
-            raise UsageError(f"{dataset.name} has no style {missing[0]!r}: known: {', '.join(dataset.styles)}")
-        order = [dataset.styles.index(s) for s in styles]
-    val, test, _ = _evaluation(dataset, evaluate)
-    count = len(dataset.classes)
-    built = []
-    for t, style in enumerate(order):
-        parts = {"val": None, "test": None}
-        for name, images in (("train", dataset.train), ("val", val), ("test", test)):
-            if images is not None:
-                parts[name] = images.subset((images.styles == style).nonzero().flatten())
-        for name in ("train", evaluate):
-            if len(parts[name]) == 0:
-                raise UsageError(f"style {dataset.styles[style]!r} of {dataset.name} has no {name} images")
-        parts["train"] = _cap(parts["train"], count, per_class)
-        built.append(
-            Task(t, tuple(range(count)), range(count), evaluation=parts[evaluate], style=dataset.styles[style], **parts)
-        )
-    return Stream(
-        dataset=dataset.name,
-        kind="domain",
-        classes=tuple(range(count)),
-        class_names=tuple(dataset.classes),
-        tasks=tuple(built),
-        seed=seed if styles is None else None,
-        per_class=per_class,
-        evaluate=evaluate,
-        note=f"{count} classes in {len(order)} styles, one a task: {', '.join(dataset.styles[s] for s in order)}",
-        notes=tuple(dataset.notes),
-        side=dataset.side,
-    )
-
-
-def new_task(dataset: ImageSet, known: Sequence[str], index: int, evaluate: str = "test", per_class: int | None = None) -> Task:
-    """All classes of `dataset` as task number `index` after the `known` class names; a known one is refused by name."""
     refuse_known(dataset, known)
     count, start = len(dataset.classes), len(known)
     positions = range(start, start + count)
     position = torch.arange(start, start + count)
     val, test, evaluation = _evaluation(dataset, evaluate)
     _covered(evaluation, dataset, evaluate)
-    train, val, test = (
-        _by_task(images, position, [positions])[0] for images in (_cap(dataset.train, count, per_class), val, test)
-    )
+    parts = _cap(dataset.train, count, per_class), val, test
+    train, val, test = (_by_task(images, position, [positions])[0] for images in parts)
     return Task(index, tuple(positions), positions, train, val if evaluate == "val" else test, val, test)
 
 
@@ -261,7 +219,8 @@ def _evaluation(dataset: ImageSet, evaluate: str) -> tuple[Images | None, Images
         return dataset.val, dataset.test, dataset.test
     if dataset.val is None:
         raise UsageError(
-            f"{dataset.name} has no validation split; set val_fraction (0.1, say) to take one from its training images"
+            f"{dataset.name} has no validation split; "
+            "set val_fraction (0.1, say) to take one from its training images"
         )
     return dataset.val, None, dataset.val
 
@@ -270,7 +229,9 @@ def _covered(evaluation: Images, dataset: ImageSet, evaluate: str) -> None:
     seen = torch.bincount(evaluation.labels, minlength=len(dataset.classes))
     empty = (seen == 0).nonzero().flatten().tolist()
     if empty:
-        raise UsageError(f"class {dataset.classes[empty[0]]!r} of {dataset.name} has no {evaluate} images to evaluate on")
+        raise UsageError(
+            f"class {dataset.classes[empty[0]]!r} of {dataset.name} has no {evaluate} images to evaluate on"
+        )
 
 
 def _by_task(images: Images | None, position: Tensor, cut: Sequence[range]) -> list[Images | None]:
@@ -283,7 +244,10 @@ def _by_task(images: Images | None, position: Tensor, cut: Sequence[range]) -> l
 
 
 def _cap(images: Images, count: int, per_class: int | None) -> Images:
-    """At most `per_class` images of each class: the first of a shuffle that depends on the class's own images only."""
+    """At most `per_class` images of each class.
+
+    The first of a shuffle that depends on the class's own images only.
+    """
     if per_class is None:
         return images
     if not isinstance(per_class, int) or per_class < 1:

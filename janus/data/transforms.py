@@ -1,4 +1,7 @@
-"""From uint8 batches to a backbone's input: resize, augment, normalise; batched, any device, driven by a generator."""
+"""From uint8 batches to a backbone's input: resize, augment, normalise.
+
+Batched, on any device, driven by a generator.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,8 @@ def _cubic(d: Tensor) -> Tensor:
     return torch.where(d < 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
 
 
-KERNELS = {
-    "bilinear": lambda d: (1 - d).clamp(min=0),
-    "bicubic": _cubic,
-}  # weight at a distance in pixels, as in Pillow
+# weight at a distance in pixels, as in Pillow
+KERNELS = {"bilinear": lambda d: (1 - d).clamp(min=0), "bicubic": _cubic}
 Transform = Callable[..., Tensor]
 ALL = slice(None)
 
@@ -43,11 +44,12 @@ def train_transform(
 ) -> Transform:
     """`transform(images uint8 (B, 3, H, W), generator) -> float32 (B, 3, S, S)`, normalised by `cfg` last.
 
-    `cfg` has `size` S, `mean`, `std` and `interpolation` (see `janus.models.backbones.PreprocessConfig`). `shift` (pixels of
-    the input) belongs to "icons"; `scale` (share of the area), `ratio` (width over height) and `flip` (probability)
-    to "photo". Random numbers come from `generator` alone, on the generator's device; the same seed gives the same
-    batch. `transform(images, generator, count, part)`: the images are `part` of a batch of `count`, and are augmented as they
-    would be in it. UsageError: unknown kind or interpolation, an impossible range.
+    `cfg` has `size` S, `mean`, `std` and `interpolation` (see `janus.models.backbones.PreprocessConfig`).
+    `shift` (pixels of the input) belongs to "icons"; `scale` (share of the area), `ratio` (width over height)
+    and `flip` (probability) to "photo". Random numbers come from `generator` alone, on the generator's
+    device; the same seed gives the same batch. `transform(images, generator, count, part)`: the images are
+    `part` of a batch of `count`, and are augmented as they would be in it. UsageError: unknown kind or
+    interpolation, an impossible range.
     """
     if kind not in KINDS:
         raise unknown("transform", kind, KINDS)
@@ -59,17 +61,24 @@ def train_transform(
         raise UsageError(f"shift must be at least 0 and flip a probability, not {shift} and {flip}")
     size, finish = _size(cfg), _finish(cfg)
 
-    def icons(images: Tensor, generator: torch.Generator, count: int | None = None, part: slice = ALL) -> Tensor:
+    def icons(
+        images: Tensor, generator: torch.Generator, count: int | None = None, part: slice = ALL
+    ) -> Tensor:
         offsets = _draw_integers(len(images) if count is None else count, shift, generator)[part]  # (B, 2)
         return finish(_resize(_shift(images, offsets), size, cfg.interpolation))
 
-    def photo(images: Tensor, generator: torch.Generator, count: int | None = None, part: slice = ALL) -> Tensor:
+    def photo(
+        images: Tensor, generator: torch.Generator, count: int | None = None, part: slice = ALL
+    ) -> Tensor:
         count = len(images) if count is None else count
-        boxes = random_boxes(count, images.shape[-2], images.shape[-1], scale, ratio, generator)[part]  # (B, 4)
+        drawn = random_boxes(count, images.shape[-2], images.shape[-1], scale, ratio, generator)
+        boxes = drawn[part]  # (B, 4)
         mirror = (torch.rand(count, generator=generator, device=generator.device) < flip)[part]  # (B,)
         return finish(resample(images, boxes, size, cfg.interpolation, mirror))
 
-    def none(images: Tensor, generator: torch.Generator | None = None, count: int | None = None, part: slice = ALL) -> Tensor:
+    def none(
+        images: Tensor, generator: torch.Generator | None = None, count: int | None = None, part: slice = ALL
+    ) -> Tensor:
         return finish(_resize(images, size, cfg.interpolation))
 
     return {"icons": icons, "photo": photo, "none": none}[kind]
@@ -78,8 +87,8 @@ def train_transform(
 def test_transform(kind: str, cfg, crop: float | None = None) -> Transform:
     """`transform(images uint8 (B, 3, H, W), generator=None) -> float32 (B, 3, S, S)`: nothing random.
 
-    "photo" keeps the central `crop` of each side before resizing; default 224/256 for photographs (Resize(256) +
-    CenterCrop(224)) and 1 for small images (CIFAR's Resize(224)).
+    "photo" keeps the central `crop` of each side before resizing; default 224/256 for photographs
+    (Resize(256) + CenterCrop(224)) and 1 for small images (CIFAR's Resize(224)).
     """
     if kind not in KINDS:
         raise unknown("transform", kind, KINDS)
@@ -112,8 +121,8 @@ def random_boxes(
 ) -> Tensor:
     """RandomResizedCrop's boxes (count, 4) int64 as top, left, height, width, on the generator's device.
 
-    Area uniform in `scale`, log aspect ratio uniform in `ratio`; the first of ten proposals that fits counts, else the
-    largest central box of the nearest allowed ratio (torchvision's rule).
+    Area uniform in `scale`, log aspect ratio uniform in `ratio`; the first of ten proposals that fits counts,
+    else the largest central box of the nearest allowed ratio (torchvision's rule).
     """
     draw = torch.rand((4, count, attempts), generator=generator, device=generator.device, dtype=torch.float64)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * draw[0])  # (count, attempts)
@@ -131,20 +140,24 @@ def random_boxes(
     return torch.where(fits.any(dim=1, keepdim=True), boxes, fallback.to(boxes.device))
 
 
-def resample(images: Tensor, boxes: Tensor, size: int, interpolation: str = "bilinear", mirror: Tensor | None = None) -> Tensor:
-    """Each image's own box, resized with antialiasing to size x size: uint8 (B, 3, S, S), whole levels as Pillow gives.
+def resample(
+    images: Tensor, boxes: Tensor, size: int, interpolation: str = "bilinear", mirror: Tensor | None = None
+) -> Tensor:
+    """Each image's own box, resized with antialiasing to size x size.
 
-    images uint8 (B, 3, H, W); boxes (B, 4) int64 as top, left, height, width; mirror (B,) bool flips left and right. On a
-    CPU one `F.interpolate(crop, antialias=True)` an image, whose integer arithmetic (Pillow's: across, then down, rounded after
-    each) takes a third of the time of float; on an accelerator the same sums as two batched products (`by_matrices`), because a
-    launch an image would cost more than the arithmetic.
+    uint8 (B, 3, S, S), whole levels as Pillow gives. images uint8 (B, 3, H, W); boxes (B, 4) int64 as top,
+    left, height, width; mirror (B,) bool flips left and right. On a CPU one
+    `F.interpolate(crop, antialias=True)` an image, whose integer arithmetic (Pillow's: across, then down,
+    rounded after each) takes a third of the time of float; on an accelerator the same sums as two batched
+    products (`by_matrices`), because a launch an image would cost more than the arithmetic.
     """
     if images.device.type != "cpu":
         return by_matrices(images, boxes, size, interpolation, mirror, levels=True).to(torch.uint8)
     out = torch.empty(len(images), images.shape[1], size, size, dtype=torch.uint8)
     flips = [False] * len(images) if mirror is None else mirror.tolist()
     for i, ((top, left, height, width), flip) in enumerate(zip(boxes.tolist(), flips)):
-        if min(size, height, width) < 2:  # torch's integer kernel cannot tell the memory layout of a crop without extent
+        # torch's integer kernel cannot tell the memory layout of a crop without extent
+        if min(size, height, width) < 2:
             out[i] = by_matrices(images[i : i + 1], boxes[i : i + 1], size, interpolation, levels=True)[0]
         else:
             crop = images[i : i + 1, :, top : top + height, left : left + width]
@@ -162,8 +175,11 @@ def by_matrices(
     mirror: Tensor | None = None,
     levels: bool = False,
 ) -> Tensor:
-    """float32 (B, 3, S, S) in 0…255 for a batch of different crops at once: a separable resize is R_y X R_xᵀ, one matrix a
-    direction. With `levels` rounded to whole levels after each direction, as in `resample`."""
+    """float32 (B, 3, S, S) in 0…255 for a batch of different crops at once.
+
+    A separable resize is R_y X R_xᵀ, one matrix a direction. With `levels` rounded to whole levels after each
+    direction, as in `resample`.
+    """
     boxes = boxes.to(images.device)
     rows = resize_matrix(boxes[:, 0], boxes[:, 2], images.shape[-2], size, interpolation)  # (B, S, H)
     columns = resize_matrix(boxes[:, 1], boxes[:, 3], images.shape[-1], size, interpolation)  # (B, S, W)
@@ -172,21 +188,24 @@ def by_matrices(
     if levels:
         across = (images.float() @ columns.transpose(1, 2)[:, None]).round_().clamp_(0, 255)  # (B, 3, H, S)
         return (rows[:, None] @ across).round_().clamp_(0, 255)
-    out = rows[:, None] @ images.float() @ columns.transpose(1, 2)[:, None]  # (B, 1, S, H) (B, 3, H, W) (B, 1, W, S)
+    # (B, 1, S, H) (B, 3, H, W) (B, 1, W, S)
+    out = rows[:, None] @ images.float() @ columns.transpose(1, 2)[:, None]
     return out.clamp(0, 255)
 
 
-def resize_matrix(start: Tensor, length: Tensor, total: int, size: int, interpolation: str = "bilinear") -> Tensor:
-    """(B, size, total): row i holds the weights of output pixel i over the input pixels start … start + length - 1."""
+def resize_matrix(
+    start: Tensor, length: Tensor, total: int, size: int, interpolation: str = "bilinear"
+) -> Tensor:
+    """(B, size, total): row i holds output pixel i's weights of input pixels start … start + length - 1."""
     if interpolation not in KERNELS:
         raise unknown("interpolation", interpolation, KERNELS)
     start, length = start.float()[:, None, None], length.float()[:, None, None]  # (B, 1, 1)
-    pixel = torch.arange(total, device=start.device, dtype=torch.float32) + 0.5  # (total,): centres of the input pixels
+    floats = {"device": start.device, "dtype": torch.float32}
+    pixel = torch.arange(total, **floats) + 0.5  # (total,): centres of the input pixels
     step = length / size  # input pixels per output pixel
-    centre = start + (torch.arange(size, device=start.device, dtype=torch.float32)[:, None] + 0.5) * step  # (B, size, 1)
-    weight = KERNELS[interpolation](
-        (pixel - centre).abs() / step.clamp(min=1)
-    )  # wider than a pixel only when shrinking: antialiasing
+    centre = start + (torch.arange(size, **floats)[:, None] + 0.5) * step  # (B, size, 1)
+    # wider than a pixel only when shrinking: antialiasing
+    weight = KERNELS[interpolation]((pixel - centre).abs() / step.clamp(min=1))
     weight = weight * ((pixel > start) & (pixel < start + length))  # nothing from outside the crop
     return weight / weight.sum(dim=2, keepdim=True)
 
@@ -194,12 +213,14 @@ def resize_matrix(start: Tensor, length: Tensor, total: int, size: int, interpol
 def _resize(images: Tensor, size: int, interpolation: str) -> Tensor:
     """Whole images to size x size (untouched if they have that size), float32 in 0…255."""
     height, width = images.shape[-2:]
-    images = images.to(torch.float32, memory_format=torch.contiguous_format)  # whichever way they lie: the same numbers
+    # contiguous: whichever way they lie, the same numbers
+    images = images.to(torch.float32, memory_format=torch.contiguous_format)
     if height == width == size:
         return images
     if images.device.type == "cpu":
         return F.interpolate(images, size=(size, size), mode=interpolation, antialias=True).clamp_(0, 255)
-    return by_matrices(images, torch.tensor([[0, 0, height, width]]), size, interpolation)  # one pair of matrices for all
+    whole = torch.tensor([[0, 0, height, width]])  # one pair of matrices for all
+    return by_matrices(images, whole, size, interpolation)
 
 
 def _draw_integers(count: int, limit: int, generator: torch.Generator) -> Tensor:
@@ -210,8 +231,9 @@ def _shift(images: Tensor, offsets: Tensor) -> Tensor:
     """Move each image down and right by its own offsets (B, 2) in pixels; the border is repeated."""
     batch, channels, height, width = images.shape
     dy, dx = offsets.to(images.device).unbind(1)
-    y = (torch.arange(height, device=images.device) - dy[:, None]).clamp(0, height - 1)  # (B, H): where each row comes from
-    x = (torch.arange(width, device=images.device) - dx[:, None]).clamp(0, width - 1)  # (B, W)
+    down, right = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    y = (down - dy[:, None]).clamp(0, height - 1)  # (B, H): where each row comes from
+    x = (right - dx[:, None]).clamp(0, width - 1)  # (B, W)
     rows = images.gather(2, y[:, None, :, None].expand(batch, channels, height, width))
     return rows.gather(3, x[:, None, None, :].expand(batch, channels, height, width))
 

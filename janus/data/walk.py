@@ -1,4 +1,7 @@
-"""The files below a folder as a data set has them: each real file once, and nothing that systems and tools leave there."""
+"""The files below a folder as a data set has them.
+
+Each real file once, and nothing that systems and tools leave there.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,27 @@ from pathlib import Path
 
 from ..errors import UsageError
 
-EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-JUNK = {  # what file managers and servers make beside the user's own files; names with a dot in front are hidden anyway
-    "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "__macosx", "__pycache__", "$recycle.bin",
-    "system volume information", "lost+found", "thumbs.db", "desktop.ini", "ehthumbs.db",
+EXTENSIONS = set(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm".split())
+# what file managers and servers make beside the user's own files; names with a dot in front are hidden anyway
+JUNK = {
+    "@eadir",
+    "#recycle",
+    "#snapshot",
+    "@recycle",
+    "@recently-snapshot",
+    "__macosx",
+    "__pycache__",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "thumbs.db",
+    "desktop.ini",
+    "ehthumbs.db",
 }
 
 
 def nfc(text: str) -> str:
-    """A name in Unicode's composed form: macOS stores é as e and an accent, other systems as one character."""
+    """A name in Unicode's composed form: macOS stores é as e and an accent, other systems as one."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -27,7 +42,10 @@ def hidden(name: str) -> bool:
 
 
 def children(folder: Path) -> list[tuple[Path, bool]]:
-    """What lies in a folder, sorted by name, without what is hidden: (path, whether it is a folder or a link to one)."""
+    """What lies in a folder, sorted by name, without what is hidden.
+
+    For each: (path, whether it is a folder or a link to one).
+    """
     with os.scandir(folder) as entries:
         kept = sorted((e for e in entries if not hidden(e.name)), key=lambda e: nfc(e.name))
     return [(folder / e.name, e.is_dir()) for e in kept]
@@ -35,13 +53,16 @@ def children(folder: Path) -> list[tuple[Path, bool]]:
 
 def images(folder: Path) -> list[Path]:
     """The image files directly in a folder, sorted by name."""
-    return [path for path, is_folder in children(folder) if not is_folder and path.suffix.lower() in EXTENSIONS]
+    files = [path for path, is_folder in children(folder) if not is_folder]
+    return [path for path in files if path.suffix.lower() in EXTENSIONS]
 
 
 def identity(path: Path) -> object:
     """What is the same for two paths that lead to one file or folder, by a symbolic link or a hard link."""
     found = os.stat(path)
-    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)  # 0: a file system without such numbers
+    if not found.st_ino:  # a file system without such numbers
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
 
 
 class Claims:
@@ -51,29 +72,36 @@ class Claims:
         self.first: dict[object, tuple[Path, str, str | None]] = {}
 
     def take(self, path: Path, split: str, name: str | None = None) -> bool:
-        """Whether the file is new. UsageError: it is in another split or of another class, under another path.
+        """Whether the file is new.
 
-        split: "train", "val", "test" or "". name: the class; None: the file holds images of several.
+        UsageError: it is in another split or of another class, under another path. split: "train", "val",
+        "test" or "". name: the class; None: the file holds images of several.
         """
         key = identity(path)
         if key not in self.first:
             self.first[key] = path, split, name
             return True
         other, its_split, its_name = self.first[key]
-        what = f"{path} and {other} are one file, through a link" if path != other else f"{path} is named twice"
+        what = f"{path} is named twice"
+        if path != other:
+            what = f"{path} and {other} are one file, through a link"
         if its_split != split:
-            raise UsageError(f"{what}: it cannot be in both {its_split} and {split}; remove it from one of them")
+            raise UsageError(
+                f"{what}: it cannot be in both {its_split} and {split}; remove it from one of them"
+            )
         if its_name != name:
-            raise UsageError(f"{what}: it cannot be of both class {its_name!r} and class {name!r}; remove one of them")
+            raise UsageError(
+                f"{what}: it cannot be of both class {its_name!r} and class {name!r}; remove one of them"
+            )
         return False
 
 
 class Walk:
     """Finds the files below folders of a data set.
 
-    endings: of the files that are looked for, in lower case. once: each real file once, whatever links lead to it. links:
-    links that were left out, because they lead to what was found already or to a folder around themselves. others: files of
-    other endings.
+    endings: of the files that are looked for, in lower case. once: each real file once, whatever links lead
+    to it. links: links that were left out, because they lead to what was found already or to a folder around
+    themselves. others: files of other endings.
     """
 
     def __init__(self, endings: Collection[str], once: bool = True) -> None:
@@ -102,7 +130,13 @@ class Walk:
         return found
 
     def _visit(
-        self, folder: Path, around: set[object], been: set[object], found: list[Path], split: str, name: str | None
+        self,
+        folder: Path,
+        around: set[object],
+        been: set[object],
+        found: list[Path],
+        split: str,
+        name: str | None,
     ) -> None:
         """around: the folders above the links that led here; been: the folders that were read."""
         been.add(identity(folder))

@@ -21,8 +21,13 @@ from . import checks, speed
 from .place import Finding, Place, PlannedChecks, SkippedError, arithmetic
 
 PARTS: dict[str, Callable[[Place], PlannedChecks]] = {
-    "machine": checks.machine, "steps": checks.steps, "autocast": checks.autocast, "resume": checks.resume,
-    "projection": checks.projection, "costs": speed.costs, "waits": speed.waits,
+    "machine": checks.machine,
+    "steps": checks.steps,
+    "autocast": checks.autocast,
+    "resume": checks.resume,
+    "projection": checks.projection,
+    "costs": speed.costs,
+    "waits": speed.waits,
 }
 FORMAT = 1
 LIMITS = {"cuda": 240.0, "other": 180.0, "quick": 45.0}  # seconds after which no check is begun
@@ -79,18 +84,26 @@ class Report:
         lines = [f"{check.name:{width}s}  {check.verdict:7s}  {check.line()}" for check in self.checks]
         n = Counter(check.verdict for check in self.checks)
         where = self.hardware["card"] or f"{self.hardware['cpu']}, {self.hardware['threads']} threads"
-        lines += ["", f"{n['pass']} passed, {n['fail']} failed, {n['skipped']} skipped on {where} "
-                      f"(torch {self.versions['torch']}) in {self.seconds:.0f} s"]
+        lines += [
+            "",
+            f"{n['pass']} passed, {n['fail']} failed, {n['skipped']} skipped on {where} "
+            f"(torch {self.versions['torch']}) in {self.seconds:.0f} s",
+        ]
         return "\n".join(lines)
 
 
-def examine(device: str = "auto", quick: bool = False, progress: Callable[[str], None] = lambda line: None,
-            parts: Iterable[str] = tuple(PARTS), methods: tuple[str, ...] | None = None) -> Report:
+def examine(
+    device: str = "auto",
+    quick: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
+    parts: Iterable[str] = tuple(PARTS),
+    methods: tuple[str, ...] | None = None,
+) -> Report:
     """Look at everything, or at the `parts` (of `PARTS`) that are named.
 
     Args:
-        device: auto, cpu, cuda, mps. quick: less of it, in 45 s on two CPU cores. progress: gets a line before
-            each check.
+        device: auto, cpu, cuda, mps. quick: less of it, in 45 s on two CPU cores. progress: gets a line
+            before each check.
         methods: whose training step is compared (names in `checks.STEPS`; None: all).
 
     Raises:

@@ -65,8 +65,8 @@ def machine(place: Place) -> PlannedChecks:
         found |= {key: hardware(device)[key] for key in ("card", "cpu", "threads")}
         if device.type == "cuda" and torch.cuda.is_initialized():
             p = torch.cuda.get_device_properties(device)
-            found |= {"card_gigabytes": p.total_memory / 1e9, "capability": f"{p.major}.{p.minor}",
-                      "cuda": torch.version.cuda}
+            found |= {"card_gigabytes": p.total_memory / 1e9, "capability": f"{p.major}.{p.minor}"}
+            found["cuda"] = torch.version.cuda
         return Finding({k: v for k, v in found.items() if v is not None}, {"product": 1e-5})
 
     yield "machine", look
@@ -181,8 +181,7 @@ def steps(place: Place) -> PlannedChecks:
 
 
 def taken(case: Case) -> tuple[float, list[Tensor]]:
-    """The first step of `exact` with everything on: its loss, and the factors' gradients in float64 on the
-    CPU."""
+    """The first step of `exact` with all on: its loss, and the factors' gradients in float64 on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # of the head
         variant = case.variant("exact + OE + DML")
@@ -204,8 +203,8 @@ def autocast(place: Place) -> PlannedChecks:
                 raise SkippedError("fp16 is for CUDA devices")
             loss, gradients = taken(place.case())
             mine, others = taken(place.case(half=half))
-            return Finding({"loss": abs(mine - loss) / abs(loss), "gradients": apart(others, gradients)},
-                           {"loss": 2e-2, "gradients": 0.2})
+            found = {"loss": abs(mine - loss) / abs(loss), "gradients": apart(others, gradients)}
+            return Finding(found, {"loss": 2e-2, "gradients": 0.2})
 
         yield f"autocast {name}", look
 
@@ -229,9 +228,11 @@ def resume(place: Place) -> PlannedChecks:
         except Stop:
             pass
         again = execute(described, folders[1])
-        states = [checkpoint.load(folder / CHECKPOINT) for folder in folders]
-        found = {name: apart(tensors(states[1][TRAINED[name]]), tensors(states[0][TRAINED[name]]))
-                 for name in ("factors", "heads")}
+        first, second = (checkpoint.load(folder / CHECKPOINT) for folder in folders)
+        found = {}
+        for name in ("factors", "heads"):
+            key = TRAINED[name]
+            found[name] = apart(tensors(second[key]), tensors(first[key]))
         found["accuracy"] = abs(whole.acc - again.acc)
         if place.device.type == "cpu":
             return Finding(found, dict.fromkeys(found, 0.0))
@@ -285,8 +286,8 @@ def guarantee(case: Case, count: int = 20) -> dict[str, float]:
         V = precise(past.basis[pair.input_key])
         of_merge = metrics.violation(precise(pair.layer.weight[pair.rows]) - W, V)
         A = precise(b[0])
-        scores = (float(torch.linalg.norm(A @ V) / torch.linalg.norm(A)),
-                  metrics.violation(metrics.displacement(a, b, pair.scale), V), of_merge)
+        left = float(torch.linalg.norm(A @ V) / torch.linalg.norm(A))
+        scores = (left, metrics.violation(metrics.displacement(a, b, pair.scale), V), of_merge)
         found = {name: max(found[name], score) for name, score in zip(found, scores)}
     return found
 

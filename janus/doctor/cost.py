@@ -175,8 +175,7 @@ def resident_peak() -> float:
 
 
 def _resident(case: Case, name: str) -> float:
-    """In a process of its own: how far its resident memory rises over three steps, beyond what it was before
-    the model."""
+    """In a process of its own: how far its resident memory rises over three steps, the model included."""
     torch.set_num_threads(case.threads)
     if name == PEFT:
         import peft  # noqa: F401 - the library itself is not counted
@@ -189,8 +188,9 @@ def _resident(case: Case, name: str) -> float:
 
 
 def peak(case: Case, name: str) -> tuple[float, Variant]:
-    """Megabytes at the peak of three steps of a variant, model, images and optimiser included, and the variant.
-    On a CUDA device: how far its tensors rise, whatever else is there; on the CPU: what is resident."""
+    """Megabytes at the peak of three steps of a variant, model, images and optimiser included, and the
+    variant. On a CUDA device: how far its tensors rise, whatever else is there; on the CPU: what is
+    resident."""
     if case.device.type != "cuda":
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # freed memory is not always given back
             return pool.apply(_resident, (case, name)), case.variant(name)
@@ -223,8 +223,10 @@ def counted(case: Case, name: str) -> tuple[float, Variant]:
             saved[store.data_ptr()] = store.nbytes()
         return tensor
 
-    with (torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-          torch.autocast(case.device.type, case.half, enabled=case.half is not None)):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast(case.device.type, case.half, enabled=case.half is not None),
+    ):
         loss = variant.loss(*case.example())  # alive until all is counted
     del loss
     return (sum(lasting.values()) + sum(saved.values())) / 1e6, variant
@@ -237,9 +239,16 @@ def _alive() -> dict[int, int]:
     return {store.data_ptr(): store.nbytes() for store in stores}
 
 
-def measure(case: Case, names: Iterable[str], rounds: int, *, base: str, seconds: float | None = None,
-            memory: Callable[[Case, str], tuple[float, Variant]] = peak,
-            progress: Callable[[str], None] | None = print) -> dict[str, dict[str, Any]]:
+def measure(
+    case: Case,
+    names: Iterable[str],
+    rounds: int,
+    *,
+    base: str,
+    seconds: float | None = None,
+    memory: Callable[[Case, str], tuple[float, Variant]] = peak,
+    progress: Callable[[str], None] | None = print,
+) -> dict[str, dict[str, Any]]:
     """Name → what a step of the variant costs.
 
     Args:
@@ -267,5 +276,6 @@ def measure(case: Case, names: Iterable[str], rounds: int, *, base: str, seconds
     report = ratios(taken, base)
     for name, found in report.items():
         middle = statistics.median(taken[name])
-        found |= {"ms": 1e3 * middle, "images_per_second": case.batch / middle, "megabytes": memories[name][0]}
+        found |= {"ms": 1e3 * middle, "images_per_second": case.batch / middle}
+        found["megabytes"] = memories[name][0]
     return report

@@ -25,10 +25,10 @@ def photograph(rng: np.random.Generator, width: int = WIDTH, height: int = HEIGH
     return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
-def write_photographs(root: Path, count: int, classes: int = CLASSES, width: int = WIDTH,
-                      height: int = HEIGHT) -> int:
-    """`count` files `root/train/<class>/<n>.jpg`, and one image a class to test; returns the bytes of those
-    in train."""
+def write_photographs(
+    root: Path, count: int, classes: int = CLASSES, width: int = WIDTH, height: int = HEIGHT
+) -> int:
+    """`count` files `root/train/<class>/<n>.jpg`, and a test image a class; returns the bytes in train."""
     rng = np.random.default_rng(0)
     for i in range(count + classes):
         file = root / ("train" if i < count else "test") / f"class{i % classes}" / f"{i:05}.jpg"
@@ -43,5 +43,7 @@ def waiting(folder: Path, images: int, **settings: Any) -> dict[str, float]:
     first batch of each task included). settings: of the run; `epochs` among them."""
     fixed = {"dataset": str(folder), "data": {"cache": "disk"}, "tasks": 2, "augment": "photo"}
     seconds = train.run(**settings | fixed).seconds
-    return {"images_per_second": settings["epochs"] * images / seconds["train"],
-            "waiting_percent": 100 * seconds["data"] / seconds["train"]}
+    return {
+        "images_per_second": settings["epochs"] * images / seconds["train"],
+        "waiting_percent": 100 * seconds["data"] / seconds["train"],
+    }

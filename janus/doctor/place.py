@@ -49,8 +49,7 @@ class Place:
         return self.device.type == "cuda" and not self.quick
 
     def case(self, batch: int | None = None, half: torch.dtype | None = None) -> Case:
-        """What steps are measured on: ViT-B/16, batch 32, where there is a GPU, else a ViT-Ti at 64 px, batch
-        16 (8)."""
+        """What steps are measured on: ViT-B/16, batch 32, on a GPU, else a ViT-Ti at 64 px, batch 16 (8)."""
         small = (VIT_TI, 64, 8 if self.quick else 16, 64)
         model, size, images, basis = (VIT_B, None, 32, 256) if self.large else small
         return Case(model, batch or images, 8, basis, torch.get_num_threads(), self.device, half, size)
@@ -64,15 +63,14 @@ def config(place: Place, device: torch.device, **settings: Any) -> Config:
     folder, batch = place.folder / "images", 16 if place.device.type == "cuda" else 8
     if not folder.exists():
         write_photographs(folder, 6 * batch, classes=6, width=64, height=48)
-    fixed = {"dataset": str(folder), "tasks": 3, "epochs": 1, "batch_size": batch, "augment": "none",
-             "amp": "off", "save_every": 0.0}
+    fixed = dict(dataset=str(folder), tasks=3, epochs=1, batch_size=batch, augment="none", amp="off")
+    fixed["save_every"] = 0.0
     return make(fixed | settings, device=str(device))
 
 
 @contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
-    """Inside, float32 products are as precise as `torch.set_float32_matmul_precision` says; convolutions,
-    too."""
+    """Inside, float32 products and convolutions are as precise as `set_float32_matmul_precision` says."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision(precision)
     torch.backends.cudnn.allow_tf32 = precision != "highest"

@@ -87,8 +87,8 @@ def waits(place: Place) -> PlannedChecks:
         os.environ["JANUS_CACHE"] = str(place.folder / "cache")
         try:
             datasets.load(folder, size=size, cache="disk").train.batch(torch.arange(1))  # decodes all of them
-            found = waiting(folder, images, model=model, weights="random", epochs=epochs, batch_size=batch,
-                            amp=amp, device=place.device.type)
+            settings = dict(model=model, weights="random", epochs=epochs, batch_size=batch, amp=amp)
+            found = waiting(folder, images, **settings, device=place.device.type)
         finally:
             os.environ.pop("JANUS_CACHE") if before is None else os.environ.update(JANUS_CACHE=before)
         return Finding(found, {"waiting_percent": WAITING})

@@ -1,7 +1,7 @@
-"""Continual-learning methods, one file each, named by the field's term. A new file with a `Method` class is found by itself.
+"""Continual-learning methods, one file each, named by the field's term.
 
-The settings of each, a class of the same name, stand in `janus.settings.methods` (janus, gpm) or `janus.settings.baselines`,
-which need no torch.
+A new file with a `Method` class is found by itself. The settings of each, a class of the same name, stand in
+`janus.settings.methods` (janus, gpm) or `janus.settings.baselines`, which need no torch.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ BASIS = "basis, at most"
 class Sizes:
     """What the size of a method's state follows from, whatever the numbers in it.
 
-    matrices: (input_key, m, n) of each adapted matrix. attentions: how many the backbone has. width: d of a feature. classes: of
-    all `tasks` together, of which the last has `classes // tasks`.
+    matrices: (input_key, m, n) of each adapted matrix. attentions: how many the backbone has. width: d of a
+    feature. classes: of all `tasks` together, of which the last has `classes // tasks`.
     """
 
     config: Config
@@ -52,8 +52,9 @@ class Sizes:
 
     @property
     def basis(self) -> int:
-        """The most that the bases V (n, k) of all layer inputs can hold: `janus.history.History` leaves 2r directions free."""
-        return sum(n * max(0, n - 2 * self.config.backbone.rank) for n in {key: n for key, _, n in self.matrices}.values())
+        """The most that the bases V (n, k) of all layer inputs can hold: 2r directions are left free."""
+        widths = {key: n for key, _, n in self.matrices}
+        return sum(n * max(0, n - 2 * self.config.backbone.rank) for n in widths.values())
 
 
 class LearnerProtocol(classifiers.LearnerProtocol, Protocol):
@@ -76,15 +77,17 @@ class LearnerProtocol(classifiers.LearnerProtocol, Protocol):
 class Method:
     """Heads only: the hooks a method may override. `learner` gives it the model, heads, history and config.
 
-    name: how it is called, also by its settings, a subclass of `janus.settings.methods.MethodSettings` of the same name; an
-    instance has them as `settings`. paper: where it comes from.
+    name: how it is called, also by its settings, a subclass of `janus.settings.methods.MethodSettings` of the
+    same name; an instance has them as `settings`. paper: where it comes from.
     local_heads: whether a head is trained on the classes of its own task alone.
-    trains_features: whether an image's features ever change; where they do not, a test image goes through the backbone once.
+    trains_features: whether an image's features ever change; where they do not, a test image goes through the
+    backbone once.
 
-    What `janus methods` tells of it: family: janus, lora, classic, prototype, prompt or bound. passes: when it takes the task's
-    images through the backbone besides training and evaluation ("before", "with each training pass", "with each pass" or
-    "after", also with ", from task 2") → how often, or the setting that says for how many images. inference: what a prediction
-    costs beyond the plain backbone and linear heads. `stored` and `trainable`: its sizes.
+    What `janus methods` tells of it: family: janus, lora, classic, prototype, prompt or bound. passes: when
+    it takes the task's images through the backbone besides training and evaluation ("before", "with each
+    training pass", "with each pass" or "after", also with ", from task 2") → how often, or the setting that
+    says for how many images. inference: what a prediction costs beyond the plain backbone and linear heads.
+    `stored` and `trainable`: its sizes.
     """
 
     name: ClassVar[str] = ""
@@ -110,19 +113,24 @@ class Method:
         return None
 
     def begin_step(self, images: Tensor) -> None:
-        """Before the forward pass of a training step: this process's part of the batch, augmented, (b, 3, S, S); b may be 0."""
+        """Before the forward pass of a training step.
+
+        images: this process's part of the batch, augmented, (b, 3, S, S); b may be 0.
+        """
 
     @contextmanager
     def recomputing(self) -> Iterator[None]:
-        """Around a second forward pass of a slice of the batch, in the backward pass (`runtime.micro_batch`): a method whose
-        forward pass is another one between `begin_step` and `loss` makes it that one again."""
+        """Around a second forward pass of a slice of the batch, in the backward pass (`runtime.micro_batch`).
+
+        A method whose forward pass is another one between `begin_step` and `loss` makes it that one again.
+        """
         yield
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """features (b, d), logits over the current task's classes (b, c), labels (b,) in 0…c−1. Local cross-entropy.
+        """Local cross-entropy: logits over the current task's classes (b, c), labels (b,) in 0…c−1.
 
-        A mean over the batch. With several processes, over this one's part of it (b may be 0); what a method sums over images
-        besides is summed by `learner.processes.sum`.
+        features: (b, d). A mean over the batch. With several processes, over this one's part of it (b may be
+        0); what a method sums over images besides is summed by `learner.processes.sum`.
         """
         return F.cross_entropy(logits.float(), labels)
 
@@ -130,12 +138,12 @@ class Method:
         """After the last batch of a task; the history and the prototypes of the task are not yet updated."""
 
     def basis(self) -> dict[str, Tensor]:
-        """The input subspaces (input_key → V) this method protects; the violation is measured against them."""
+        """The input subspaces (input_key → V) this method protects; the violation is measured on them."""
         return {}
 
     @contextmanager
     def extra_pass(self, images: Images) -> Iterator[SecondMoments]:
-        """The layer inputs' second moments over `images` (test transform), from a forward pass of their own."""
+        """The layer inputs' second moments over `images` (test transform), from their own forward pass."""
         moments = SecondMoments(self.learner.pairs)
         moments.active = True
         try:
@@ -153,7 +161,7 @@ class Method:
         """Take back what `state_dict` returned."""
 
     def scores(self, features: Tensor) -> Tensor:
-        """(N, d) → (N, classes seen): higher is likelier. No task identity is used. By default what the classifier finds."""
+        """(N, d) → (N, classes seen): higher is likelier. No task identity; by default the classifier's."""
         return self.learner.classifier.scores(features)
 
     @classmethod
@@ -168,11 +176,14 @@ class Method:
 
     @classmethod
     def stored(cls, s: Sizes) -> dict[str, int]:
-        """Part → bytes of its tensors in a checkpoint after all tasks, beside the pre-trained backbone: what the method needs to go
-        on and to classify. "At most" is in the name of a part whose size depends on the data, of which this is the bound.
+        """Part → bytes of its tensors in a checkpoint after all tasks, beside the pre-trained backbone.
 
-        Not in it: what every run keeps for diagnosis (the estimated past of methods that protect nothing, test features for drift,
-        prototypes where only `danger` looks at them), and what lives during a task only (second moments, the optimiser's).
+        They are what the method needs to go on and to classify. "At most" is in the name of a part whose size
+        depends on the data, of which this is the bound.
+
+        Not in it: what every run keeps for diagnosis (the estimated past of methods that protect nothing,
+        test features for drift, prototypes where only `danger` looks at them), and what lives during a task
+        only (second moments, the optimiser's).
         """
         parts = {}
         if cls.trains_factors:

@@ -1,4 +1,7 @@
-"""BiLoRA: a task trains a few Fourier coefficients of its update; random positions make the tasks almost orthogonal."""
+"""BiLoRA: a task trains a few Fourier coefficients of its update.
+
+Random positions make the tasks almost orthogonal.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,23 @@ from .reparametrized import ReparametrizedAdamW
 
 
 def from_spectrum(coefficients: Tensor, positions: Tensor, shape: tuple[int, int]) -> Tensor:
-    """`Re(IFFT2(F))` (m, n), F being zero but for the real `coefficients` (c,) at the flat `positions` (c,), IFFT2 with its 1/mn.
+    """`Re(IFFT2(F))` (m, n), IFFT2 with its 1/mn.
 
-    The spectrum of the real part is that of F and its mirror image, halved: non-zero at ±positions and nowhere else.
+    F is zero but for the real `coefficients` (c,) at the flat `positions` (c,). The spectrum of the real part
+    is that of F and its mirror image, halved: non-zero at ±positions and nowhere else.
     """
     F = coefficients.new_zeros(shape[0] * shape[1]).index_put((positions,), coefficients)
     return torch.fft.ifft2(F.view(shape)).real
 
 
 class BiLoRA(LoRAMethod):
-    """`W = W0 + Σ_{i≤t} s·Re(IFFT2(F_i))`; F_t has `method.coefficients` real numbers at random positions, all 0 at
-    first, that are trained.
+    """`W = W0 + Σ_{i≤t} s·Re(IFFT2(F_i))`.
 
-    The positions are drawn anew for each task (here from the run's seed; in the authors' code from 777 + 10t) and are the same in
-    all matrices of a shape. Two tasks share few of them, and updates at different frequencies are orthogonal: `⟨ΔW_i, ΔW_j⟩ = 0`.
-    s is `backbone.scale`, the paper's α = 300. LoRA's `rank` plays no part in training, since ΔW_t is dense: the adapted layers
-    hold it as B, with A = I.
+    F_t has `method.coefficients` real numbers at random positions, all 0 at first, that are trained. The
+    positions are drawn anew for each task (here from the run's seed; in the authors' code from 777 + 10t) and
+    are the same in all matrices of a shape. Two tasks share few of them, and updates at different frequencies
+    are orthogonal: `⟨ΔW_i, ΔW_j⟩ = 0`. s is `backbone.scale`, the paper's α = 300. LoRA's `rank` plays no
+    part in training, since ΔW_t is dense: the adapted layers hold it as B, with A = I.
 
     Between tasks it keeps the merged weights only; during a task, the coefficients.
 
@@ -49,7 +53,9 @@ class BiLoRA(LoRAMethod):
         most = min(len(pair.B) * pair.A.shape[1] for pair in learner.pairs)
         self.count = self.settings.coefficients
         if not 1 <= self.count <= most:
-            raise UsageError(f"method.coefficients must be between 1 and {most}, the entries of a matrix; got {self.count}")
+            raise UsageError(
+                f"method.coefficients must be between 1 and {most}, the entries of a matrix; got {self.count}"
+            )
         self.values = {pair.name: nn.Parameter(pair.B.new_zeros(self.count)) for pair in learner.pairs}
         self.training = False  # inside a task; between two, the weights hold all that was learned
 
@@ -82,8 +88,8 @@ class BiLoRA(LoRAMethod):
             shapes = [(self.values[pair.name], tuple(pair.B.shape)) for pair in learner.pairs]
             return [from_spectrum(values, places[shape], shape) for values, shape in shapes]
 
-        c = learner.config.training
-        return ReparametrizedAdamW(list(self.values.values()), [pair.B for pair in learner.pairs], compute, c.lr, c.weight_decay)
+        c, values, factors = learner.config.training, list(self.values.values()), [p.B for p in learner.pairs]
+        return ReparametrizedAdamW(values, factors, compute, c.lr, c.weight_decay)
 
     @classmethod
     def stored(cls, s: Sizes) -> dict[str, int]:
@@ -91,7 +97,8 @@ class BiLoRA(LoRAMethod):
 
     @classmethod
     def trainable(cls, s: Sizes) -> dict[str, int]:
-        return {"coefficients": s.config.method.coefficients * len(s.matrices), "head": super().trainable(s)["head"]}
+        coefficients = s.config.method.coefficients * len(s.matrices)
+        return {"coefficients": coefficients, "head": super().trainable(s)["head"]}
 
     def state_dict(self) -> dict[str, Any]:
         return {"values": dict(self.values)} if self.training else {}

@@ -11,19 +11,25 @@ from .prompts import Prompted, cosines, drawn
 
 
 class DualPrompt(Prompted):
-    """The G-prompt, at blocks 0 and 1, is trained by all tasks. Task t has an E-prompt e_t, at blocks 2 to 4, and a key k_t, which
-    only it trains: `L = CE + λ (1 − cos(q(x), k_t))`, mean over the batch, with e_t in place. At test an image gets the E-prompt
-    whose key is nearest to q(x) by cosine: no task id is used.
+    """The G-prompt, at blocks 0 and 1, is trained by all tasks.
 
-    Settings: `method.general`, length of G (6; the paper's 5 has no halves for K and V), `method.expert`, length of an
-    E-prompt (20), `method.match` is λ (1). With fewer than five blocks E is at fewer; with two, G at one and E at one.
+    Task t has an E-prompt e_t, at blocks 2 to 4, and a key k_t, which only it trains:
+    `L = CE + λ (1 − cos(q(x), k_t))`, mean over the batch, with e_t in place. At test an image gets the
+    E-prompt whose key is nearest to q(x) by cosine: no task id is used.
 
-    Two forward passes an image, in training and at test. Keeps G and, for each task, e_t and k_t: 60·d + d numbers. No image.
+    Settings: `method.general`, length of G (6; the paper's 5 has no halves for K and V), `method.expert`,
+    length of an E-prompt (20), `method.match` is λ (1). With fewer than five blocks E is at fewer; with two,
+    G at one and E at one.
+
+    Two forward passes an image, in training and at test. Keeps G and, for each task, e_t and k_t: 60·d + d
+    numbers. No image.
     """
 
     name = "dualprompt"
     summary = "DualPrompt: a general prompt, and an expert prompt a task"
-    paper = "Wang et al., DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning, ECCV 2022"
+    paper = (
+        "Wang et al., DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning, ECCV 2022"
+    )
 
     def __init__(self, learner: LearnerProtocol) -> None:
         super().__init__(learner)
@@ -33,15 +39,20 @@ class DualPrompt(Prompted):
         generator = self.learner.generator("prompts", task.index)
         if not self.trained:
             self.grow(general=drawn(generator, self.general, self.settings.general, self.width))
-        self.grow(experts=drawn(generator, 1, self.layers - self.general, self.settings.expert, self.width),
-                  keys=drawn(generator, 1, self.learner.model.num_features))
+        self.grow(
+            experts=drawn(generator, 1, self.layers - self.general, self.settings.expert, self.width),
+            keys=drawn(generator, 1, self.learner.model.num_features),
+        )
 
     def prompts(self, query: Tensor) -> list[Tensor]:
         similarity = cosines(query, self.rows("keys"))  # (b, tasks so far)
         self.matched(1 - similarity[:, -1])
-        chosen = torch.full_like(similarity[:, 0], -1, dtype=torch.long) if self.training else similarity.argmax(dim=1)  # (b,)
+        chosen = similarity.argmax(dim=1)  # (b,)
+        if self.training:
+            chosen = torch.full_like(chosen, -1)
         general = [p.expand(len(query), 1, -1, -1) for p in self.trained["general"]]
-        return general + list(self.rows("experts")[chosen].unsqueeze(2).unbind(1))  # (b, layers, 1, l, d) → (b, 1, l, d) each
+        experts = self.rows("experts")[chosen].unsqueeze(2)  # (b, layers, 1, l, d)
+        return general + list(experts.unbind(1))  # (b, 1, l, d) each
 
     @classmethod
     def numbers(cls, s: Sizes) -> tuple[int, int]:

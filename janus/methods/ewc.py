@@ -17,11 +17,12 @@ from .lora import LoRAMethod
 class EWC(LoRAMethod):
     """Online EWC on the LoRA factors θ = (A, B) of all layers: `L = CE + λ/2 Σ_i F_i (θ_i − θ*_i)²`.
 
-    After a task `F ← γF + mean_n (∂ log p(y_n | x_n) / ∂θ)²` and θ* = θ: one anchor for all tasks (Schwarz et al., ICML 2018), so
-    the penalty is zero when a task begins. With γ = 1 the Fisher information of all tasks is summed (Huszár, PNAS 2018).
-    Settings: `method.lambda` is λ; `method.decay` is γ; F is the mean over at most `method.samples` training images a task, drawn
-    at random (test transform, their own labels, the task's own head), one backward pass each.
-    The heads of old tasks are not trained again, so they need no penalty.
+    After a task `F ← γF + mean_n (∂ log p(y_n | x_n) / ∂θ)²` and θ* = θ: one anchor for all tasks (Schwarz et
+    al., ICML 2018), so the penalty is zero when a task begins. With γ = 1 the Fisher information of all tasks
+    is summed (Huszár, PNAS 2018). Settings: `method.lambda` is λ; `method.decay` is γ; F is the mean over at
+    most `method.samples` training images a task, drawn at random (test transform, their own labels, the
+    task's own head), one backward pass each. The heads of old tasks are not trained again, so they need no
+    penalty.
 
     Keeps F and θ*: twice the factors, whatever the number of tasks. No image.
     """
@@ -40,7 +41,8 @@ class EWC(LoRAMethod):
 
     def penalty(self) -> Tensor:
         """`λ/2 Σ_i F_i (θ_i − θ*_i)²`, a scalar."""
-        terms = [(f * (now - then) ** 2).sum() for f, now, then in zip(self.fisher, self.factors, self.anchor)]
+        held = zip(self.fisher, self.factors, self.anchor)
+        terms = [(f * (now - then) ** 2).sum() for f, now, then in held]
         return self.settings.lambda_ / 2 * torch.stack(terms).sum()
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
@@ -52,12 +54,16 @@ class EWC(LoRAMethod):
         self.anchor = [factor.detach().clone() for factor in self.factors]
 
     def information(self, task: Task) -> list[Tensor]:
-        """The diagonal of a task's empirical Fisher information, in the shapes of `factors`: the mean of the squared gradients of
-        single images' log-likelihoods. Several processes take their part of the images each."""
+        """The diagonal of a task's empirical Fisher information, in the shapes of `factors`.
+
+        It is the mean of the squared gradients of single images' log-likelihoods. Several processes take
+        their part of the images each.
+        """
         learner = self.learner
         order = torch.randperm(len(task.train), generator=learner.generator("fisher", task.index))
         chosen = order[: self.settings.samples]
-        mine, squares = chosen[learner.processes.part(len(chosen))], [torch.zeros_like(f) for f in self.fisher]
+        mine = chosen[learner.processes.part(len(chosen))]
+        squares = [torch.zeros_like(f) for f in self.fisher]
         with Prefetcher(of(task.train, mine[:, None]), learner.device) as images:  # one by one
             for index, image in images:
                 logits = learner.heads[task.index](learner.forward(learner.plain(image)).float())
@@ -76,4 +82,5 @@ class EWC(LoRAMethod):
         return {"fisher": self.fisher, "anchor": self.anchor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.fisher, self.anchor = ([t.to(self.learner.device) for t in state[key]] for key in ("fisher", "anchor"))
+        self.fisher = [t.to(self.learner.device) for t in state["fisher"]]
+        self.anchor = [t.to(self.learner.device) for t in state["anchor"]]

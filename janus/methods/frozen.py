@@ -6,7 +6,10 @@ from .base import Method
 
 
 class Frozen(Method):
-    """Linear heads on a frozen backbone, trained like every other method's. A method below it has only forgotten."""
+    """Linear heads on a frozen backbone, trained like every other method's.
+
+    A method below it has only forgotten.
+    """
 
     name = "frozen"
     summary = "heads only, the backbone never changes"
@@ -15,7 +18,10 @@ class Frozen(Method):
 
 
 class Probe(Frozen):
-    """One linear head on the frozen backbone, trained on all classes together. `joint` minus this is what adaptation is worth."""
+    """One linear head on the frozen backbone, trained on all classes together.
+
+    `joint` minus this is what adaptation is worth.
+    """
 
     name = "probe"
     summary = "one head on all classes at once, the backbone never changes"

@@ -1,4 +1,4 @@
-"""LoRA-GPM: the factor gradient of A projected off a basis that a separate pass over each task's data finds."""
+"""LoRA-GPM: A's factor gradient is projected off a basis that a separate pass over each task's data finds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 class GPM(LoRAMethod):
-    """Gradient Projection Memory on LoRA: `ΔA ← ΔA (I − VVᵀ)`; B is not protected. `gr` may be put on top (plug-in).
+    """Gradient Projection Memory on LoRA: `ΔA ← ΔA (I − VVᵀ)`; B is not protected.
 
-    No public code of "LoRA-GPM" exists; this is its natural specification. After each task one extra forward pass over
-    the task's training images (test transform) gives the second moment from which V grows.
+    `gr` may be put on top (plug-in). No public code of "LoRA-GPM" exists; this is its natural specification.
+    After each task one extra forward pass over the task's training images (test transform) gives the second
+    moment from which V grows.
     """
 
     name = "gpm"

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 class Janus(LoRAMethod):
     """LoRA on K and V, protected by Online Estimation, Gradient Rectification and the Decoupled Margin Loss.
 
-    oe: protect the input subspace of past tasks, as it is estimated while training. gr: how factor updates are made safe.
-    dml: push off old prototypes. adapter, init: see `LoRAMethod`.
-    Between tasks it keeps the bases V (`oe`) and one prototype a class (`dml`), besides factors, merged weights and heads; during
-    a task, the second moments of its inputs. No image.
+    oe: protect the input subspace of past tasks, as it is estimated while training. gr: how factor updates
+    are made safe. dml: push off old prototypes. adapter, init: see `LoRAMethod`.
+    Between tasks it keeps the bases V (`oe`) and one prototype a class (`dml`), besides factors, merged
+    weights and heads; during a task, the second moments of its inputs. No image.
     """
 
     name = "janus"
@@ -37,9 +37,18 @@ class Janus(LoRAMethod):
             c, prototypes = self.settings.loss, self.learner.prototypes
             prototypes.observe(features, labels, self.learner.processes)
             loss = loss + decoupled_margin_loss(
-                features, labels, prototypes.old, prototypes.centres, form=c.form, nearest=c.nearest,
-                push_margin=c.push_margin, pull_margin=c.pull_margin, push_weight=c.push, pull_weight=c.pull,
-                temperature=c.temperature)
+                features,
+                labels,
+                prototypes.old,
+                prototypes.centres,
+                form=c.form,
+                nearest=c.nearest,
+                push_margin=c.push_margin,
+                pull_margin=c.pull_margin,
+                push_weight=c.push,
+                pull_weight=c.pull,
+                temperature=c.temperature,
+            )
         return loss
 
     @classmethod

@@ -1,4 +1,7 @@
-"""What all methods that train LoRA factors share, and the two that are nothing else: sequential LoRA and its upper bound."""
+"""What all methods that train LoRA factors share, and the two that are nothing else.
+
+These are sequential LoRA and its upper bound.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ from .base import Method, Sizes
 class LoRAMethod(Method):
     """LoRA on chosen matrices. Between tasks it keeps factors, merged weights and heads. No image.
 
-    What a method that builds on it may change: `basis`, what its updates are kept off; `factor_optimizer`; the loss.
-    Settings: `gr` is how factor updates are made safe (`janus.rectify`), `cap` and `ridge` belong to it. `adapter`: one pair of
-    factors for the whole stream ("shared"), or merge at each task boundary and start afresh ("merged"); `init`: where A starts
-    then, anywhere ("free") or off the basis ("nullspace").
+    What a method that builds on it may change: `basis`, what its updates are kept off; `factor_optimizer`;
+    the loss. Settings: `gr` is how factor updates are made safe (`janus.rectify`), `cap` and `ridge` belong
+    to it. `adapter`: one pair of factors for the whole stream ("shared"), or merge at each task boundary and
+    start afresh ("merged"); `init`: where A starts then, anywhere ("free") or off the basis ("nullspace").
     """
 
     trains_factors = True
@@ -41,8 +44,8 @@ class LoRAMethod(Method):
 
     def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
         c, s = self.learner.config.training, self.settings
-        return RectifiedAdam(self.learner.pairs, c.lr, gr=s.gr, basis=self.basis(), weight_decay=c.weight_decay,
-                             cap=s.cap, ridge=s.ridge)
+        options = dict(gr=s.gr, basis=self.basis(), weight_decay=c.weight_decay, cap=s.cap, ridge=s.ridge)
+        return RectifiedAdam(self.learner.pairs, c.lr, **options)
 
 
 class Finetune(LoRAMethod):
@@ -61,8 +64,8 @@ class FrozenA(LoRAMethod):
         """Adam on B; A gets no gradient."""
         for pair in self.learner.pairs:
             pair.A.requires_grad_(False)
-        c = self.learner.config.training
-        return torch.optim.AdamW([pair.B for pair in self.learner.pairs], lr=c.lr, weight_decay=c.weight_decay)
+        c, factors = self.learner.config.training, [pair.B for pair in self.learner.pairs]
+        return torch.optim.AdamW(factors, lr=c.lr, weight_decay=c.weight_decay)
 
     @classmethod
     def trainable(cls, s: Sizes) -> dict[str, int]:
@@ -70,10 +73,11 @@ class FrozenA(LoRAMethod):
 
 
 class LoRAFA(FrozenA):
-    """`W + s·BA` with a random A that is never trained; both are merged when a task ends, and the next begins with a fresh A.
+    """`W + s·BA` with a random A that is never trained.
 
-    A reference that knows nothing of the past: what is left of forgetting where each task may change W only by what r random
-    directions of its inputs say.
+    Both are merged when a task ends, and the next begins with a fresh A. A reference that knows nothing of
+    the past: what is left of forgetting where each task may change W only by what r random directions of its
+    inputs say.
     """
 
     name = "lorafa"

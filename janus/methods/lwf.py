@@ -10,12 +10,14 @@ from .lora import LoRAMethod
 
 
 class LwF(LoRAMethod):
-    """Learning without Forgetting on LoRA: `L = CE + λ Σ_{j<t} T² KL(softmax(o_j / T) ‖ softmax(n_j / T))`, mean over the batch.
+    """Learning without Forgetting on LoRA.
 
-    o_j (b, classes of task j): logits of old head j by the model as it was when the task began, on the new task's (augmented)
-    images; n_j: by the model as it is. One more forward pass a step, without gradient. Settings: `method.weight` is λ (the
-    paper's λ_o = 1), `method.temperature` is T (2, the paper's). Two things differ from the paper, where the gradient of the
-    term does not carry Hinton's T² and old heads are trained along: here a head is not touched after its task.
+    `L = CE + λ Σ_{j<t} T² KL(softmax(o_j / T) ‖ softmax(n_j / T))`, mean over the batch. o_j (b, classes of
+    task j): logits of old head j by the model as it was when the task began, on the new task's (augmented)
+    images; n_j: by the model as it is. One more forward pass a step, without gradient. Settings:
+    `method.weight` is λ (the paper's λ_o = 1), `method.temperature` is T (2, the paper's). Two things differ
+    from the paper, where the gradient of the term does not carry Hinton's T² and old heads are trained along:
+    here a head is not touched after its task.
 
     Keeps nothing between tasks; within one, the factors it began with (`learner.start_factors`). No image.
     """
@@ -49,7 +51,10 @@ class LwF(LoRAMethod):
 
 
 def distillation(old: Tensor, new: Tensor, temperature: float = 2.0) -> Tensor:
-    """`T² KL(softmax(old / T) ‖ softmax(new / T))`, the mean over the batch: logits (b, c), of which `old` is constant. The T²
-    keeps the gradient's size the same for every T (Hinton et al., 2015). Not negative; zero where both say the same."""
+    """`T² KL(softmax(old / T) ‖ softmax(new / T))`, the mean over the batch.
+
+    Logits (b, c), of which `old` is constant. The T² keeps the gradient's size the same for every T (Hinton
+    et al., 2015). Not negative; zero where both say the same.
+    """
     old, new = ((logits / temperature).log_softmax(dim=1) for logits in (old.detach(), new))
     return temperature**2 * F.kl_div(new, old, reduction="batchmean", log_target=True)

@@ -1,8 +1,9 @@
-"""Prompts on a frozen ViT: a query pass, then a pass in which attentions see the image's own keys and values beside the tokens'.
+"""Prompts on a frozen ViT: after a query pass, attentions also see the image's own keys and values.
 
-Each image is seen twice, in training and at test: a first pass without prompts and without gradient gives the query q(x), the
-backbone's final feature (CLS); the method turns it into prompts of this image; the second pass uses them. A prompt of length l is
-prefix tuning on K and V: its first l/2 vectors are keys, the others values, past the projections, so no token is added.
+Each image is seen twice, in training and at test: a first pass without prompts and without gradient gives the
+query q(x), the backbone's final feature (CLS); the method turns it into prompts of this image; the second
+pass uses them. A prompt of length l is prefix tuning on K and V: its first l/2 vectors are keys, the others
+values, past the projections, so no token is added.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
 
 
 class TwoPasses:
-    """Hooks that let `model(x)` make the query pass and then, with the prompts it calls for, the pass whose result counts.
+    """Hooks that let `model(x)` make the query pass and then that with the prompts, whose result counts.
 
-    select: q (b, d) float32 → for each of `attentions` the prompts (b, n, l, d) of each image, n of even length l; an empty list
-    leaves the model as it is.
+    select: q (b, d) float32 → for each of `attentions` the prompts (b, n, l, d) of each image, n of even
+    length l; an empty list leaves the model as it is.
     """
 
-    def __init__(self, model: nn.Module, attentions: list[PrefixAttention], select: Callable[[Tensor], list[Tensor]]) -> None:
+    def __init__(
+        self, model: nn.Module, attentions: list[PrefixAttention], select: Callable[[Tensor], list[Tensor]]
+    ) -> None:
         self.attentions, self.select, self.querying = attentions, select, False
         model.register_forward_pre_hook(self.before)
         model.register_forward_hook(self.after, always_call=True)  # after an error too
@@ -58,8 +61,9 @@ class TwoPasses:
 class Prompted(Method):
     """What the prompt methods share. LoRA's factors stay at B = 0: trained are prompts, keys and heads.
 
-    A method says in `begin_task` what it trains (`trained`) or adds (`grow`), and in `prompts` which prompts an image gets.
-    Violation and drift of weights are 0; the second moments kept for diagnosis are of both passes.
+    A method says in `begin_task` what it trains (`trained`) or adds (`grow`), and in `prompts` which prompts
+    an image gets. Violation and drift of weights are 0; the second moments kept for diagnosis are of both
+    passes.
     """
 
     family = "prompt"
@@ -68,7 +72,8 @@ class Prompted(Method):
     blocks: ClassVar[int] = 5  # the first five have prompts, or all where there are fewer
 
     def __init__(self, learner: LearnerProtocol) -> None:
-        from ..models.prefix import prefixed  # timm takes seconds to import: not for those who only ask what methods there are
+        # timm takes seconds to import: not for those who only ask what methods there are
+        from ..models.prefix import prefixed
 
         super().__init__(learner)
         attentions = prefixed(learner.model, self.blocks)
@@ -79,7 +84,7 @@ class Prompted(Method):
         TwoPasses(learner.model, attentions, lambda query: self.prompts(query) if self.trained else [])
 
     def prompts(self, query: Tensor) -> list[Tensor]:
-        """Of each image, by its query (b, d): (b, n, l, d) for each layer. Nothing may depend on the other images."""
+        """Of each image, by its query (b, d) and no other's: (b, n, l, d) for each layer."""
         raise NotImplementedError
 
     def rows(self, name: str) -> Tensor:
@@ -92,15 +97,19 @@ class Prompted(Method):
         self.trained |= {name: nn.Parameter(rows.to(self.learner.device)) for name, rows in new.items()}
 
     def factor_optimizer(self, task: Task) -> torch.optim.Optimizer:
-        """Adam on prompts and keys at the rate `lr`: by default CODA-Prompt's 1e-3; the other two papers have larger ones."""
+        """Adam on prompts and keys at the rate `lr`.
+
+        By default it is CODA-Prompt's 1e-3; the other two papers have larger ones.
+        """
         c = self.learner.config.training
         return torch.optim.AdamW(self.trained.values(), lr=c.lr, weight_decay=c.weight_decay)
 
     def begin_step(self, images: Tensor) -> None:
-        self.training, self.distance = True, images.new_zeros(0)  # (b,), slice by slice: 1 − cos of query and chosen keys
+        self.training = True
+        self.distance = images.new_zeros(0)  # (b,), slice by slice: 1 − cos of query and chosen keys
 
     def matched(self, distance: Tensor) -> None:
-        """`prompts` tells how far the keys it chose are from the queries, (b,) of the slice of the batch that it is asked for."""
+        """`prompts` tells how far the keys it chose are from the queries, (b,) of its slice of the batch."""
         self.distance = torch.cat([self.distance, distance]) if self.training else distance
 
     @contextmanager
@@ -117,7 +126,7 @@ class Prompted(Method):
 
     @classmethod
     def numbers(cls, s: Sizes) -> tuple[int, int]:
-        """How many numbers its prompts and keys have after the last task: (those trained in it, those frozen before)."""
+        """How many numbers prompts and keys have after the last task: (trained in it, frozen before)."""
         raise NotImplementedError
 
     @classmethod
@@ -132,8 +141,9 @@ class Prompted(Method):
         return {"trained": self.trained, "frozen": self.frozen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.trained = {name: nn.Parameter(rows.to(self.learner.device)) for name, rows in state["trained"].items()}
-        self.frozen = {name: rows.to(self.learner.device) for name, rows in state["frozen"].items()}
+        device, trained = self.learner.device, state["trained"]
+        self.trained = {name: nn.Parameter(rows.to(device)) for name, rows in trained.items()}
+        self.frozen = {name: rows.to(device) for name, rows in state["frozen"].items()}
 
 
 def drawn(generator: torch.Generator, *shape: int) -> Tensor:

@@ -8,8 +8,8 @@ from .frozen import NearestClassMean
 class RanPAC(NearestClassMean):
     """Ridge regression on random features of the frozen backbone. Nothing is trained.
 
-    The paper also adapts the backbone in task 1 ("phase 1"); this is its row without. Adapted features: `classifier=ranpac` with
-    another method. Between tasks: see `janus.classifiers.RanPAC`.
+    The paper also adapts the backbone in task 1 ("phase 1"); this is its row without. Adapted features:
+    `classifier=ranpac` with another method. Between tasks: see `janus.classifiers.RanPAC`.
     """
 
     name = "ranpac"

@@ -12,15 +12,23 @@ from torch import Tensor, nn
 class ReparametrizedAdamW(torch.optim.AdamW):
     """AdamW on `values`, of which the `factors` (parameters of the adapted layers) are a function.
 
-    Forward and backward passes see the factors only. Their gradients are taken back to the values through `compute`, the values
-    make the step, and the factors become what `compute` makes of them. Scores and merging thus need to know of factors only.
+    Forward and backward passes see the factors only. Their gradients are taken back to the values through
+    `compute`, the values make the step, and the factors become what `compute` makes of them. Scores and
+    merging thus need to know of factors only.
 
     Args:
-        values: what is trained. factors: what the layers use. compute: () → a tensor for each factor, differentiable by the values.
+        values: what is trained. factors: what the layers use. compute: () → a tensor for each factor,
+            differentiable by the values.
     """
 
-    def __init__(self, values: Sequence[nn.Parameter], factors: Sequence[nn.Parameter], compute: Callable[[], list[Tensor]],
-                 lr: float, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        values: Sequence[nn.Parameter],
+        factors: Sequence[nn.Parameter],
+        compute: Callable[[], list[Tensor]],
+        lr: float,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__(values, lr=lr, weight_decay=weight_decay)
         self.values, self.factors, self.compute = list(values), list(factors), compute
 

@@ -6,9 +6,10 @@ from .lora import LoRAMethod
 
 
 class SLCA(LoRAMethod):
-    """Slow Learner with Classifier Alignment, on LoRA: sequential LoRA at a slow rate under `janus.classifiers.Aligned`.
+    """Slow Learner with Classifier Alignment, on LoRA.
 
-    The factors' rate is by default a fiftieth of the heads' (the paper, which trains the whole backbone: a hundredth).
+    Sequential LoRA at a slow rate under `janus.classifiers.Aligned`. The factors' rate is by default a
+    fiftieth of the heads' (the paper, which trains the whole backbone: a hundredth).
     """
 
     name = "slca"

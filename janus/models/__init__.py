@@ -1,1 +1,4 @@
-"""Models: backbones, where their q, k, v, … matrices are, the adapted layer, PEFT's format, exports as plain timm weights."""
+"""Models: backbones, where their q, k, v, … matrices are, the adapted layer.
+
+Also PEFT's format, and exports as plain timm weights.
+"""

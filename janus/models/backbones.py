@@ -1,4 +1,4 @@
-"""Backbones: the embedded ViT, its sibling for small photographs, any timm ViT with attention, and weights from local files."""
+"""Backbones: the embedded ViT, its sibling for photographs, any timm ViT with attention; weights of files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _HUB_PREFIXES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """What a backbone expects of an image: side in pixels, mean and std per channel (of values in 0…1), resampling."""
+    """What a backbone expects of images: side, mean and std a channel (of values in 0…1), resampling."""
 
     size: int
     mean: tuple[float, float, float]
@@ -45,19 +45,22 @@ class PreprocessConfig:
 
 
 class ConvStem(nn.Module):
-    """log2 P stride-2 3x3 conv-BatchNorm-ReLU and a 1x1 convolution: a patch embedding that learns from few images.
+    """log2 P stride-2 3x3 conv-BatchNorm-ReLU and a 1x1 convolution.
 
-    Maps (B, 3, S, S) to S/P x S/P tokens of `embed_dim`, P a power of two. The signature is the one timm's `embed_layer` expects.
+    A patch embedding that learns from few images. It maps (B, 3, S, S) to S/P x S/P tokens of `embed_dim`, P
+    a power of two. The signature is the one timm's `embed_layer` expects.
     """
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, **_: object) -> None:
         super().__init__()
         side = img_size // patch_size
         self.num_patches, self.patch_size, self.grid_size = side**2, (patch_size, patch_size), (side, side)
-        widths = [in_chans, *(embed_dim // 2**i for i in reversed(range(patch_size.bit_length() - 1)))]  # doubling up to embed_dim
+        halvings = reversed(range(patch_size.bit_length() - 1))
+        doubling = [embed_dim // 2**i for i in halvings]  # up to embed_dim
         layers: list[nn.Module] = []
-        for c_in, c_out in pairwise(widths):
-            layers += [nn.Conv2d(c_in, c_out, 3, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+        for c_in, c_out in pairwise([in_chans, *doubling]):
+            convolution = nn.Conv2d(c_in, c_out, 3, 2, 1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
         self.stem = nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, 1))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, (S/P)^2, D)
@@ -65,18 +68,31 @@ class ConvStem(nn.Module):
 
 
 def embedded_vit(num_classes: int = 0, img_size: int = 32, patch_size: int = 8) -> VisionTransformer:
-    """The architecture of the embedded backbone: 32 px, width 192, 6 blocks, 3 heads, 17 tokens. With 64 px and patches of 16
-    it is photos-vit."""
+    """The architecture of the embedded backbone: 32 px, width 192, 6 blocks, 3 heads, 17 tokens.
+
+    With 64 px and patches of 16 it is photos-vit.
+    """
     return VisionTransformer(
-        img_size=img_size, patch_size=patch_size, embed_dim=192, depth=6, num_heads=3, num_classes=num_classes, embed_layer=ConvStem
+        img_size=img_size,
+        patch_size=patch_size,
+        embed_dim=192,
+        depth=6,
+        num_heads=3,
+        num_classes=num_classes,
+        embed_layer=ConvStem,
     )
 
 
 def models() -> dict[str, str]:
-    """Name -> description of every model `create` knows by name; hub names ("hf-hub:…") come on top of these."""
-    found = {EMBEDDED: "the embedded ViT: 32 px, width 192, 6 blocks, pre-trained on 292 concepts of icons",
-             WIDE: "the same ViT, pre-trained further on 2,542 concepts: its features serve the stream far better",
-             PHOTOS: "the same for photographs of 64 px; its weights are made by data/scripts/pretrain_photos.py"}
+    """Name -> description of every model that `create` knows by name.
+
+    Hub names ("hf-hub:…") come on top of these.
+    """
+    found = {
+        EMBEDDED: "the embedded ViT: 32 px, width 192, 6 blocks, pre-trained on 292 concepts of icons",
+        WIDE: "the same ViT, pre-trained further on 2,542 concepts: its features serve the stream far better",
+        PHOTOS: "the same for photographs of 64 px; its weights are made by data/scripts/pretrain_photos.py",
+    }
     for module, description in _FAMILIES.items():
         found |= {name: description for name in timm.list_models(module=module)}
     return found
@@ -87,20 +103,23 @@ def create(
 ) -> tuple[nn.Module, PreprocessConfig]:
     """A frozen backbone in eval mode that gives features (no classifier), and the preprocessing it expects.
 
-    name: "icons-vit", "icons-vit-wide", "photos-vit" (needs weights), any ViT of timm ("vit_small_patch14_dinov2", with a tag if
-    wanted) or "hf-hub:owner/model".
-    weights: a local safetensors file (as it stands, or below $JANUS_DATA), "random" (the same each time), or None: the embedded
-    file, or those that timm has on the hub under that name.
-    img_size: another side in pixels; timm resizes the positions. options: passed to timm (depth, embed_dim …).
+    name: "icons-vit", "icons-vit-wide", "photos-vit" (needs weights), any ViT of timm
+    ("vit_small_patch14_dinov2", with a tag if wanted) or "hf-hub:owner/model".
+    weights: a local safetensors file (as it stands, or below $JANUS_DATA), "random" (the same each time), or
+    None: the embedded file, or those that timm has on the hub under that name.
+    img_size: another side in pixels; timm resizes the positions.
+    options: passed to timm (depth, embed_dim …).
 
     Loading is strict: every tensor of the backbone must be in the file and no others but a classifier.
-    Raises UsageError for an unknown name, option or kind of file and a model without known attention, JanusError for
-    weights that are missing, damaged, of another model, or that cannot be fetched.
+    Raises UsageError for an unknown name, option or kind of file and a model without known attention,
+    JanusError for weights that are missing, damaged, of another model, or that cannot be fetched.
     """
     if name in _OURS:
         side, patch = _OURS[name]
         if options or img_size not in (None, side):
-            raise UsageError(f"{name} has one size, {side} px, and no options: leave them out or choose another model")
+            raise UsageError(
+                f"{name} has one size, {side} px, and no options: leave them out or choose another model"
+            )
         if weights is None and name == PHOTOS:
             raise UsageError(assets.NO_PHOTOS)
         model = _seeded(embedded_vit, img_size=side, patch_size=patch)
@@ -125,28 +144,40 @@ def create(
 
 
 def normalised(preprocess: PreprocessConfig, how: str) -> PreprocessConfig:
-    """The preprocessing with another normalisation: "checkpoint" or "auto" keep its mean and std, "none" feeds values in 0…1.
+    """The preprocessing with another normalisation.
 
-    InfLoRA and the methods compared with it feed 0…1 to a ViT-B/16 whose own config says mean 0.5, std 0.5.
+    "checkpoint" or "auto" keep its mean and std, "none" feeds values in 0…1. InfLoRA and the methods compared
+    with it feed 0…1 to a ViT-B/16 whose own config says mean 0.5, std 0.5.
     """
     return replace(preprocess, mean=(0.0,) * 3, std=(1.0,) * 3) if how == "none" else preprocess
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Names the weights of a plain backbone on the CPU by their values: 12 hexadecimal digits. The name of a file does not."""
+    """Names the weights of a plain backbone on the CPU by their values: 12 hexadecimal digits.
+
+    The name of a file does not.
+    """
     return checkpoint.digest(model.state_dict())[:12]
 
 
 def check(mine: str, trained_with: str | None, source: str) -> None:
-    """JanusError if a run was trained with other weights than those that `source` holds now: what it learned is a difference to
-    them. Two fingerprints; None: the run is older than they are, and is taken as it is."""
+    """JanusError if a run was trained with other weights than those that `source` holds now.
+
+    What it learned is a difference to them. Two fingerprints; None: the run is older than they are, and is
+    taken as it is.
+    """
     if trained_with not in (None, mine):
-        raise JanusError(f"the weights of the backbone ({source}) are not those this run was trained with (fingerprint {mine}, "
-                         f"not {trained_with}); put those back, or train again with another --out")
+        raise JanusError(
+            f"the weights of the backbone ({source}) are not those this run was trained with (fingerprint "
+            f"{mine}, not {trained_with}); put those back, or train again with another --out"
+        )
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file. Raises JanusError, naming the file, if it is missing, truncated or damaged."""
+    """All tensors of a safetensors file.
+
+    Raises JanusError, naming the file, if it is missing, truncated or damaged.
+    """
     path = Path(path)
     try:
         return load_file(path)
@@ -159,7 +190,10 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _seeded(make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
-    """make(…) with random weights that are the same each time and leave torch's global generator where it was."""
+    """make(…) with random weights that are the same each time.
+
+    It leaves torch's global generator where it was.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # of the CPU alone: a GPU's is not forked
         return make(*args, **kwargs)
@@ -169,10 +203,12 @@ def _create_timm(name: str, pretrained: bool, hub: bool, **options: Any) -> nn.M
     if pretrained and not hub:  # a first build without weights tells a wrong option from a failed download
         config = _create_timm(name, pretrained=False, hub=False, **options).pretrained_cfg
         if not config.get("hf_hub_id"):
-            raise UsageError(f"timm has no weights on the hub for {name}: pass weights=<file.safetensors> or 'random'")
+            raise UsageError(
+                f"timm has no weights on the hub for {name}: pass weights=<file.safetensors> or 'random'"
+            )
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
-    except Exception as e:  # noqa: BLE001 - the hub's client raises its own errors, those of its HTTP library, OSError …
+    except Exception as e:  # noqa: BLE001 - the hub's client raises its own errors, its HTTP library's …
         reason = f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else 'no details'}"
         if pretrained or hub:
             raise JanusError(
@@ -185,7 +221,9 @@ def _preprocess(model: nn.Module) -> PreprocessConfig:
     config = resolve_model_data_config(model)
     height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or config["input_size"][1:]
     if height != width:
-        raise UsageError(f"{type(model).__name__} wants images of {height}×{width}: only square ones are supported")
+        raise UsageError(
+            f"{type(model).__name__} wants images of {height}×{width}: only square ones are supported"
+        )
     return PreprocessConfig(height, tuple(config["mean"]), tuple(config["std"]), config["interpolation"])
 
 
@@ -227,8 +265,8 @@ def _mismatch(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:
         "unexpected": [k for k in tensors if k not in own],
         "shape": [f"{k} {tuple(tensors[k].shape)} for {tuple(own[k].shape)}" for k in differ],
     }
-    return "; ".join(
-        f"{what} {', '.join(keys[:4])}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''}"
-        for what, keys in wrong.items()
-        if keys
-    )
+    faults = []
+    for what, keys in wrong.items():
+        more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+        faults += [f"{what} {', '.join(keys[:4])}{more}"] if keys else []
+    return "; ".join(faults)

@@ -7,8 +7,11 @@ from typing import Any
 
 
 class Collector:
-    """A hook that collects something from the model it was put on. In a copy of that model (copy.deepcopy, pickle, torch.save)
-    stands a hook that does nothing in its place: else the copy's passes would be counted as the original's."""
+    """A hook that collects something from the model it was put on.
+
+    In a copy of that model (copy.deepcopy, pickle, torch.save) stands a hook that does nothing in its place:
+    else the copy's passes would be counted as the original's.
+    """
 
     def __init__(self, function: Callable[..., Any] | None) -> None:
         self.function = function

@@ -1,4 +1,7 @@
-"""The adapted layer: `W = W0 + s·B·A` composed once per forward pass, the factors' gradients in skinny products; its pairs."""
+"""The adapted layer, and its pairs.
+
+`W = W0 + s·B·A` is composed once per forward pass; the factors' gradients are skinny products.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from ..linalg import full_float32
 
 @dataclass
 class Pair:
-    """One adapted matrix: the rows `rows` of `layer`'s output are (W0 + scale·B·A)·x, x being the layer's input.
+    """One adapted matrix: the rows `rows` of `layer`'s output are (W0 + scale·B·A)·x, x the layer's input.
 
-    `name` is the matrix ("blocks.0.attn.k"); `input_key` is equal for the pairs that are fed by the same tensor. `block` tells
-    the pairs of one layer apart; of a PEFT layer it is the adapter's name.
+    `name` is the matrix ("blocks.0.attn.k"); `input_key` is equal for the pairs that are fed by the same
+    tensor. `block` tells the pairs of one layer apart; of a PEFT layer it is the adapter's name.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Pair:
         return getattr(self.layer, f"W0_{self.block}", None)
 
     def keep_original(self) -> None:
-        """Note the frozen rows before they are changed for the first time, in a buffer that is saved with the model."""
+        """Note the frozen rows before their first change, in a buffer that is saved with the model."""
         if self.original is None:
             self.layer.register_buffer(f"W0_{self.block}", self.weight.clone())
 
@@ -75,31 +78,45 @@ def kaiming_A(
 ) -> Tensor:
     """A fresh A (rank, features): Kaiming-uniform with a = √5, that is U(−1/√n, 1/√n), as in LoRA and PEFT.
 
-    Drawn on the generator's device and moved, so that a CPU generator gives the same numbers for every device.
+    Drawn on the generator's device and moved, so that a CPU generator gives the same numbers for every
+    device.
     """
     bound = 1 / math.sqrt(features)
-    A = torch.empty(rank, features, dtype=dtype, device=generator.device).uniform_(-bound, bound, generator=generator)
-    return A.to(device)
+    A = torch.empty(rank, features, dtype=dtype, device=generator.device)
+    return A.uniform_(-bound, bound, generator=generator).to(device)
 
 
 def dense_gradient(g: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`G = ∂L/∂W = Σ g xᵀ` (m, n) of one `y = W x`, from its outputs' gradients g (tokens, m) and its inputs x (tokens, n)."""
+    """`G = ∂L/∂W = Σ g xᵀ` (m, n) of one `y = W x`, from g (tokens, m) and x (tokens, n).
+
+    g: the gradients of its outputs. x: its inputs.
+    """
     if g.dtype != torch.float16:
         return (g.T @ x.to(g.dtype)).to(dtype)
     most = [t.abs().amax().float().clamp(min=torch.finfo(torch.float32).tiny) for t in (g, x)]
-    return ((g / most[0]).half().T @ (x / most[1]).half()).to(dtype) * (most[0] * most[1])  # a plain sum would leave fp16's range
+    product = (g / most[0]).half().T @ (x / most[1]).half()  # a plain sum would leave fp16's range
+    return product.to(dtype) * (most[0] * most[1])
 
 
 class _ComposedLinear(torch.autograd.Function):
     """y = x·Wᵀ + b with W = W0 + s·B·A composed first: the forward pass is one product, whatever the rank.
 
-    The backward pass does not form the dense gradient G = gᵀx: g_B = s·gᵀ(xAᵀ) and g_A = s·(gB)ᵀx are skinny products. But where
-    somebody watches for G (`LoRALinear.watchers`), the factors' gradients follow from it: g_B = s·GAᵀ, g_A = s·BᵀG.
+    The backward pass does not form the dense gradient G = gᵀx: g_B = s·gᵀ(xAᵀ) and g_A = s·(gB)ᵀx are skinny
+    products. But where somebody watches for G (`LoRALinear.watchers`), the factors' gradients follow from it:
+    g_B = s·GAᵀ, g_A = s·BᵀG.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float, rows: tuple[slice, ...],
-                watchers: tuple[list[Callable[[Tensor], None]], ...], *factors):
+    def forward(
+        ctx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scale: float,
+        rows: tuple[slice, ...],
+        watchers: tuple[list[Callable[[Tensor], None]], ...],
+        *factors,
+    ):
         W = _compose(weight, scale, rows, factors).to(x.dtype)
         ctx.scale, ctx.rows, ctx.watchers = scale, rows, watchers
         ctx.save_for_backward(x, W if ctx.needs_input_grad[0] else None, *factors)
@@ -126,9 +143,11 @@ class _ComposedLinear(torch.autograd.Function):
         lean = [i for i in range(count) if not ctx.watchers[i]]
         ranks = [len(As[i]) for i in lean]
         if any(needs[count + i] for i in lean):
-            z = x @ torch.cat([As[i] for i in lean]).to(x.dtype).mT  # (tokens, Σr): one product for K and V, they share x
+            stacked = torch.cat([As[i] for i in lean]).to(x.dtype)  # (Σr, n)
+            z = x @ stacked.mT  # (tokens, Σr): one product for K and V, they share x
             for i, z_i in zip(lean, z.split(ranks, dim=1)):
-                g_B[i] = (z_i.mT @ parts[i]).mT.to(Bs[i].dtype) * ctx.scale  # this way round it is faster on a CPU
+                g_Bi = (z_i.mT @ parts[i]).mT  # (m, r): this way round it is faster on a CPU
+                g_B[i] = g_Bi.to(Bs[i].dtype) * ctx.scale
         if any(needs[i] for i in lean):
             h = torch.cat([parts[i] @ Bs[i].to(g.dtype) for i in lean], dim=1)  # (tokens, Σr)
             for i, g_Ai in zip(lean, (h.mT @ x).to(As[0].dtype).mul_(ctx.scale).split(ranks)):
@@ -149,19 +168,24 @@ class LoRALinear(nn.Module):
     """A frozen linear layer with trainable pairs (A, B) on blocks of its output rows.
 
     linear: the layer it stands for; its weight and bias are taken over (same state-dict names) and frozen.
-    blocks: name -> (rows, rank); the factors are the parameters `A_<name>` (r, n) and `B_<name>` (m, r), B starts at 0.
-    `weight` is the frozen part; `effective_weight()` is what the forward pass uses. Works under autocast.
-    watchers: block -> functions that the backward pass hands the dense gradient (m, n) of the block's rows, theirs to keep.
+    blocks: name -> (rows, rank); the factors are the parameters `A_<name>` (r, n) and `B_<name>` (m, r), B
+    starts at 0. `weight` is the frozen part; `effective_weight()` is what the forward pass uses. Works under
+    autocast. watchers: block -> functions that the backward pass hands the dense gradient (m, n) of the
+    block's rows, theirs to keep.
     """
 
     def __init__(
-        self, linear: nn.Linear, blocks: dict[str, tuple[slice, int]], scale: float, generator: torch.Generator
+        self,
+        linear: nn.Linear,
+        blocks: dict[str, tuple[slice, int]],
+        scale: float,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias, self.scale = linear.weight, linear.bias, scale
         self.original_dtype = linear.weight.dtype
-        if self.weight.dtype in (torch.float16, torch.bfloat16):  # a half-precision merge would lose small updates
+        if self.weight.dtype in (torch.float16, torch.bfloat16):  # whose merge would lose small updates
             self.weight = nn.Parameter(self.weight.detach().float())
         self.requires_grad_(False)
         self.blocks = {name: rows for name, (rows, _) in blocks.items()}
@@ -170,7 +194,8 @@ class LoRALinear(nn.Module):
             A = kaiming_A(rank, self.in_features, generator, self.weight.device, self.weight.dtype)
             self.register_parameter(f"A_{name}", nn.Parameter(A))
             self.register_parameter(f"B_{name}", nn.Parameter(A.new_zeros(rows.stop - rows.start, rank)))
-            self.register_buffer(f"W0_{name}", None)  # the rows before the first merge: in the state_dict once there was one
+            # the rows before the first merge: in the state_dict once there was one
+            self.register_buffer(f"W0_{name}", None)
 
     def factors(self) -> tuple[Tensor, ...]:
         """(A_1, …, A_p, B_1, …, B_p) in the order of `blocks`."""
@@ -183,14 +208,15 @@ class LoRALinear(nn.Module):
             return _compose(self.weight, self.scale, self.blocks.values(), self.factors())
 
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
-        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # autocast leaves float64 alone
+        # autocast leaves float64 alone
+        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        return _ComposedLinear.apply(
-            x, self.weight, self.bias, self.scale, tuple(self.blocks.values()), tuple(self.watchers.values()), *self.factors()
-        )
+        rows, watchers = tuple(self.blocks.values()), tuple(self.watchers.values())
+        return _ComposedLinear.apply(x, self.weight, self.bias, self.scale, rows, watchers, *self.factors())
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"watchers": {name: [] for name in self.blocks}}  # who watches a model does not watch its copies
+        nobody = {name: [] for name in self.blocks}  # who watches a model does not watch its copies
+        return self.__dict__ | {"watchers": nobody}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         for name, rows in self.blocks.items():  # a state that holds the weight says whether it was merged
@@ -200,7 +226,10 @@ class LoRALinear(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def to_linear(self) -> nn.Linear:
-        """A plain frozen nn.Linear with the effective weight; half precision that was held as float32 is half again."""
+        """A plain frozen nn.Linear with the effective weight.
+
+        Half precision that was held as float32 is half again.
+        """
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         dtype = self.original_dtype if self.weight.dtype == torch.float32 else self.weight.dtype
         linear.weight = nn.Parameter(self.effective_weight().to(dtype), requires_grad=False)

@@ -1,7 +1,7 @@
 """Adapters in PEFT's format: `export_peft` writes one, `import_peft` reads one, neither needs PEFT itself.
 
-PEFT holds one pair a layer. A fused qkv with LoRA on K and V has two, and they stack exactly to one of rank 2r:
-A = [A_k; A_v] (2r, n) and B (3d, 2r) with B_k and B_v on their own rows and columns and zeros elsewhere.
+PEFT holds one pair a layer. A fused qkv with LoRA on K and V has two, and they stack exactly to one of rank
+2r: A = [A_k; A_v] (2r, n) and B (3d, 2r) with B_k and B_v on their own rows and columns and zeros elsewhere.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ NOT_CARRIED = {
 }
 
 _PREFIX = "base_model.model."  # PEFT's names for the tensors: prefix + path + .lora_A.weight
-_QKV_BIAS = "set attn.qkv_bias_separate = True in every block before PEFT wraps it, or its qkv layer is never called"
+_QKV_BIAS = (
+    "set attn.qkv_bias_separate = True in every block before PEFT wraps it, or its qkv layer is never called"
+)
 
 
 @torch.no_grad()
@@ -46,18 +48,21 @@ def export_peft(
     heads: dict[str, Tensor] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Path:
-    """Write the adapter of an adapted model so that `PeftModel.from_pretrained(backbone, folder)` gives its features.
+    """Write the adapter of an adapted model, for `PeftModel.from_pretrained(backbone, folder)`.
 
-    base: the backbone's name, e.g. "vit_small_patch16_224.augreg_in21k" (a note to the reader, PEFT does not need it).
-    heads, classes: classifier tensors and class names, kept beside the adapter; PEFT does not read them.
+    That gives the model's features. base: the backbone's name, e.g. "vit_small_patch16_224.augreg_in21k" (a
+    note to the reader, PEFT does not need it). heads, classes: classifier tensors and class names, kept
+    beside the adapter; PEFT does not read them.
 
-    Files: adapter_config.json and adapter_model.safetensors (PEFT's), janus.json (which rows the pairs are on, and
-    NOT_CARRIED: what PEFT cannot carry), README.md, heads.safetensors. A model that was never merged keeps its factors;
-    after `merge` each matrix is the SVD of its displacement W − W0 since `adapt`, at its numerical rank (`_factorise`).
+    Files: adapter_config.json and adapter_model.safetensors (PEFT's), janus.json (which rows the pairs are
+    on, and NOT_CARRIED: what PEFT cannot carry), README.md, heads.safetensors. A model that was never merged
+    keeps its factors; after `merge` each matrix is the SVD of its displacement W − W0 since `adapt`, at its
+    numerical rank (`_factorise`).
 
     A model that PEFT wrapped is exported, too: needed once `janus.merge` has put factors into its weights.
 
-    Raises UsageError for a model that is not adapted or has prompts, JanusError if the folder cannot be written.
+    Raises UsageError for a model that is not adapted or has prompts, JanusError if the folder cannot be
+    written.
     """
     layers: dict[str, list[Pair]] = {}
     for path, pair in places(model):
@@ -65,7 +70,10 @@ def export_peft(
     if not layers:
         raise UsageError(f"{type(model).__name__} was not adapted by janus or PEFT: janus.adapt(model) first")
     if any(isinstance(module, PrefixAttention) for module in model.modules()):
-        raise UsageError("the model has prompts, which a LoRA adapter cannot hold: keep the run's folder, which janus.load reads")
+        raise UsageError(
+            "the model has prompts, which a LoRA adapter cannot hold: "
+            "keep the run's folder, which janus.load reads"
+        )
     tensors: dict[str, Tensor] = {}
     ranks, alphas, modules = {}, {}, {}
     needs = []
@@ -94,8 +102,10 @@ def export_peft(
     return _write(Path(folder), files)
 
 
-def _joined(found: list[Pair], factors: list[tuple[Tensor, Tensor]], path: str) -> tuple[Tensor, Tensor, dict[str, list[int]]]:
-    """The pairs of one layer as PEFT's single pair, A (R, n) and B (m, R), and which rows of it each pair is on."""
+def _joined(
+    found: list[Pair], factors: list[tuple[Tensor, Tensor]], path: str
+) -> tuple[Tensor, Tensor, dict[str, list[int]]]:
+    """The pairs of one layer as PEFT's single pair, A (R, n) and B (m, R), and each one's rows of it."""
     blocks, start = {}, 0
     A = torch.cat([A for A, _ in factors])  # (R, n)
     B = A.new_zeros(found[0].layer.out_features, len(A))  # (m, R)
@@ -118,50 +128,49 @@ def _write(folder: Path, files: dict[str, bytes]) -> Path:
             partial.write_bytes(data)
             os.replace(partial, folder / name)
     except OSError as e:
-        raise JanusError(f"cannot write the adapter to {folder}: {e.strerror or e}; choose another folder") from e
+        raise JanusError(
+            f"cannot write the adapter to {folder}: {e.strerror or e}; choose another folder"
+        ) from e
     return folder
 
 
 def import_peft(model: nn.Module, folder: str | Path) -> nn.Module:
     """Adapt a plain backbone, in place, with the LoRA adapter in `folder`, and return it.
 
-    An adapter written by `export_peft` comes back with its pairs (K and V apart). One that PEFT wrote on a fused qkv
-    has one pair for all its rows, named "….qkv". Heads lie in heads.safetensors and are read by `load_heads`.
+    An adapter written by `export_peft` comes back with its pairs (K and V apart). One that PEFT wrote on a
+    fused qkv has one pair for all its rows, named "….qkv". Heads lie in heads.safetensors and are read by
+    `load_heads`.
 
     Raises UsageError for variants other than plain LoRA on linear layers and a model that is adapted already,
     JanusError for missing or damaged files and for an adapter made for another backbone.
     """
     folder = Path(folder)
     if (folder / "adapter_model.bin").exists() and not (folder / "adapter_model.safetensors").exists():
-        raise UsageError(f"{folder} holds adapter_model.bin, a pickle, which can run code and is not read: if you trust it, load "
-                         "it with PEFT, and model.save_pretrained(folder) writes adapter_model.safetensors")
+        raise UsageError(
+            f"{folder} holds adapter_model.bin, a pickle, which can run code and is not read: if you trust "
+            "it, load it with PEFT, and model.save_pretrained(folder) writes adapter_model.safetensors"
+        )
     config = _read_json(folder / "adapter_config.json")
     tensors = read_safetensors(folder / "adapter_model.safetensors")
     note = _read_json(folder / "janus.json") if (folder / "janus.json").exists() else {}
     if pairs(model):
         raise UsageError("the model is adapted already: import into a plain backbone")
-    used = [key for key in ("use_dora", "modules_to_save", "fan_in_fan_out", "layer_replication") if config.get(key)]
-    if config.get("peft_type") != "LORA" or used or config.get("bias", "none") != "none":
-        raise UsageError(f"{folder} is not plain LoRA ({', '.join(used) or config.get('peft_type')}): not supported")
-
-    found: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = re.fullmatch(rf"(?:{re.escape(_PREFIX)})?(.+)\.lora_([AB])\.weight", key)
-        if not match:
-            raise UsageError(f"{folder} holds {key}, which is no LoRA factor of a linear layer: not supported")
-        found.setdefault(match[1], {})[match[2]] = tensor.float()
     layers = dict(model.named_modules())
     blocks: dict[str, dict[str, tuple[slice, int]]] = {}
     scales: dict[str, float] = {}
     values: dict[str, list[tuple[str, Tensor, Tensor]]] = {}
-    for path, factors in found.items():
+    for path, factors in _plain_factors(folder, config, tensors).items():
         linear, A, B = layers.get(path), factors.get("A"), factors.get("B")
         if path in layers and not isinstance(linear, nn.Linear):
-            raise UsageError(f"{folder}: LoRA on {path}, a {type(linear).__name__}, is not supported: train an adapter whose "
-                             "target_modules are linear layers")
+            raise UsageError(
+                f"{folder}: LoRA on {path}, a {type(linear).__name__}, is not supported: train an adapter "
+                "whose target_modules are linear layers"
+            )
         fits = isinstance(linear, nn.Linear) and A is not None and B is not None and A.dim() == B.dim() == 2
         if not fits or (B.shape[0], A.shape[1]) != tuple(linear.weight.shape) or A.shape[0] != B.shape[1]:
-            raise JanusError(f"{folder}: {path} does not fit this {type(model).__name__}: made for another backbone?")
+            raise JanusError(
+                f"{folder}: {path} does not fit this {type(model).__name__}: made for another backbone?"
+            )
         values[path] = _split_blocks(path, A, B, note.get("modules", {}).get(path, {}).get("blocks"))
         blocks[path] = {name: (rows, len(A_i)) for name, rows, A_i, _ in values[path]}
         scales[path] = _scaling(config, path, len(A))
@@ -178,13 +187,34 @@ def import_peft(model: nn.Module, folder: str | Path) -> nn.Module:
     return model
 
 
+def _plain_factors(
+    folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """Layer → {"A", "B"} of an adapter. UsageError: it is no plain LoRA on linear layers."""
+    more = ("use_dora", "modules_to_save", "fan_in_fan_out", "layer_replication")
+    used = [key for key in more if config.get(key)]
+    if config.get("peft_type") != "LORA" or used or config.get("bias", "none") != "none":
+        raise UsageError(
+            f"{folder} is not plain LoRA ({', '.join(used) or config.get('peft_type')}): not supported"
+        )
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = re.fullmatch(rf"(?:{re.escape(_PREFIX)})?(.+)\.lora_([AB])\.weight", key)
+        if not match:
+            raise UsageError(
+                f"{folder} holds {key}, which is no LoRA factor of a linear layer: not supported"
+            )
+        found.setdefault(match[1], {})[match[2]] = tensor.float()
+    return found
+
+
 def load_heads(folder: str | Path) -> dict[str, Tensor]:
     """The classifier tensors that `export_peft` was given. Raises JanusError if the folder holds none."""
     return read_safetensors(Path(folder) / "heads.safetensors")
 
 
 def _block(pair: Pair, path: str) -> str:
-    """The name of a pair in janus.json: of a PEFT layer with one adapter, the name that `import_peft` gives such a layer."""
+    """The name of a pair in janus.json; of a PEFT layer with one adapter, the one `import_peft` gives it."""
     return _whole(path) if is_peft(pair.layer) and len(pair.layer.active_adapters) == 1 else pair.block
 
 
@@ -195,7 +225,7 @@ def _whole(path: str) -> str:
 
 
 def _layer_factors(layer: list[Pair]) -> tuple[float, list[tuple[Tensor, Tensor]]]:
-    """(scale, (A, B) of each pair) whose product is the displacement since the layer was adapted, in float32."""
+    """(scale, (A, B) of each pair): their product is the layer's displacement since `adapt`, in float32."""
     factors = [(pair.A.float(), pair.B.float()) for pair in layer]
     if all(pair.original is None for pair in layer) and len({pair.scale for pair in layer}) == 1:
         return layer[0].scale, factors
@@ -204,15 +234,17 @@ def _layer_factors(layer: list[Pair]) -> tuple[float, list[tuple[Tensor, Tensor]
         if pair.original is None:
             factors[i] = A, pair.scale * B
         else:
-            factors[i] = _factorise(pair.weight.cpu().double() - pair.original.cpu().double() + delta, pair.original)
+            moved = pair.weight.cpu().double() - pair.original.cpu().double()
+            factors[i] = _factorise(moved + delta, pair.original)
     return 1.0, factors
 
 
 def _factorise(delta: Tensor, W0: Tensor) -> tuple[Tensor, Tensor]:
-    """delta (m, n) = B A at its numerical rank, with B = U√S and A = √S Vᵀ; at least rank 1, which PEFT asks for.
+    """delta (m, n) = B A at its numerical rank, with B = U√S and A = √S Vᵀ.
 
-    Singular values up to 2·eps·rms(W0)·(√m + √n) are dropped: the norm of the rounding errors that dozens of merges
-    leave in W (each entry is rounded by at most eps·|w|/2, and a random m×n matrix with unit entries has norm √m + √n).
+    At least rank 1, which PEFT asks for. Singular values up to 2·eps·rms(W0)·(√m + √n) are dropped: the norm
+    of the rounding errors that dozens of merges leave in W (each entry is rounded by at most eps·|w|/2, and a
+    random m×n matrix with unit entries has norm √m + √n).
     """
     m, n = delta.shape
     U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
@@ -236,12 +268,14 @@ def _split_blocks(
         rest[first:last, columns] = 0
         start += rank
     if start != len(A) or rest.any():
-        raise JanusError(f"janus.json and adapter_model.safetensors disagree about {path}: delete janus.json to use it")
+        raise JanusError(
+            f"janus.json and adapter_model.safetensors disagree about {path}: delete janus.json to use it"
+        )
     return parts
 
 
 def _scaling(config: dict[str, Any], path: str, rank: int) -> float:
-    """alpha / r (alpha / √r for rank-stabilised LoRA) with PEFT's patterns: the first that ends the layer's path."""
+    """alpha / r (alpha / √r for rank-stabilised LoRA); of PEFT's patterns the first that ends the path."""
     alpha = config.get("lora_alpha", 8)
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", path):
@@ -256,8 +290,12 @@ def _peft_config(base: str | None, ranks: dict[str, int], alphas: dict[str, floa
         "rank_pattern": {re.escape(p): v for p, v in ranks.items() if v != r},
         "alpha_pattern": {re.escape(p): v for p, v in alphas.items() if v != alpha},
     }
-    fixed = {"peft_type": "LORA", "task_type": None, "inference_mode": True, "bias": "none", "lora_dropout": 0.0}
-    return fixed | {
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "inference_mode": True,
+        "bias": "none",
+        "lora_dropout": 0.0,
         "base_model_name_or_path": base,
         "r": r,
         "lora_alpha": alpha,
@@ -290,7 +328,8 @@ def _readme(base: str | None, needs: list[str]) -> str:
     lines += ["from peft import PeftModel", ""]
     lines += [f'model = timm.create_model("{name}", pretrained=True, num_classes=0)']
     lines += [f"# {need}" for need in needs]
-    lines += ['model = PeftModel.from_pretrained(model, "this folder").eval()', "```", "", "or, without PEFT,", ""]
+    lines += ['model = PeftModel.from_pretrained(model, "this folder").eval()', "```", ""]
+    lines += ["or, without PEFT,", ""]
     lines += ['`janus.import_peft(model, "this folder")`.', "", "What PEFT cannot carry:", ""]
     lines += [f"- {what}: {where}" for what, where in NOT_CARRIED.items()]
     return "\n".join(lines) + "\n"

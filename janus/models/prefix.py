@@ -15,25 +15,31 @@ NEEDED = "prompts need the plain attention of timm's ViT; choose a plain ViT, De
 
 
 class PrefixAttention(Attention):
-    """timm's attention, in each head `softmax(q [p_K; k]ᵀ / √d) [p_V; v]` while `prefix` = (p_K, p_V), each (b, l, heads·d).
-    Its keys are those that the softmax sees: behind `k_norm`, if the backbone has one."""
+    """timm's attention, in each head `softmax(q [p_K; k]ᵀ / √d) [p_V; v]` while there is a prefix.
+
+    `prefix` = (p_K, p_V), each (b, l, heads·d). Its keys are those that the softmax sees: behind `k_norm`, if
+    the backbone has one.
+    """
 
     prefix: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, x: Tensor, **masks: Any) -> Tensor:  # (b, N, n) → (b, N, n); timm's ViT passes masks along that are empty
+    def forward(self, x: Tensor, **masks: Any) -> Tensor:  # (b, N, n) → (b, N, n); timm's masks are empty
         if self.prefix is None:
             return super().forward(x, **masks)
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (b, N, 3, heads, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (b, heads, N, d)
         q, k = self.q_norm(q), self.k_norm(k)
-        p_K, p_V = (p.unflatten(2, (self.num_heads, -1)).transpose(1, 2).to(v.dtype) for p in self.prefix)  # (b, heads, l, d)
+        heads = [p.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for p in self.prefix]
+        p_K, p_V = (p.to(v.dtype) for p in heads)  # (b, heads, l, d)
         y = F.scaled_dot_product_attention(q, torch.cat([p_K, k], dim=2), torch.cat([p_V, v], dim=2))
         return self.proj_drop(self.proj(self.norm(y.transpose(1, 2).flatten(2))))
 
 
 def prefixed(model: nn.Module, most: int) -> list[PrefixAttention]:
-    """The attentions of the first `most` blocks, or of all there are; in place, they take a prefix from now on.
-    Raises UsageError for any but the plain attention of timm."""
+    """The attentions of the first `most` blocks, or of all there are.
+
+    In place, they take a prefix from now on. Raises UsageError for any but the plain attention of timm.
+    """
     found = []
     for i, block in enumerate(list(getattr(model, "blocks", ()))[:most]):
         attention = getattr(block, "attn", None)

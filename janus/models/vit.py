@@ -11,7 +11,8 @@ from ..errors import UsageError, unknown
 
 TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
 
-# The attentions whose fused qkv holds the rows of Q, then K, then V. Others (LeViT, MaxViT) interleave them by head.
+# The attentions whose fused qkv holds the rows of Q, then K, then V. LeViT and MaxViT interleave them by
+# head.
 _FUSED_QKV = {
     "timm.layers.attention.Attention",
     "timm.layers.attention.AttentionRope",
@@ -32,9 +33,10 @@ def target_faults(targets: Sequence[str]) -> Iterator[str]:
 
 
 def matrices(model: nn.Module, targets: Iterable[str]) -> Iterator[tuple[str, nn.Linear, dict[str, slice]]]:
-    """(path of a linear layer, the layer, {matrix name: its output rows}) for every target of every block, in order.
+    """(path of a linear layer, the layer, {matrix name: its output rows}) for the targets of all blocks.
 
-    Raises UsageError for a model without attention, a fused qkv of unknown layout, and a target that no block has.
+    They come in order. Raises UsageError for a model without attention, a fused qkv of unknown layout, and a
+    target that no block has.
     """
     targets = tuple(targets)
     seen = set()
@@ -57,21 +59,23 @@ def matrices(model: nn.Module, targets: Iterable[str]) -> Iterator[tuple[str, nn
                 yield join(block, f"mlp.{leaf}"), linear, {leaf: slice(0, linear.out_features)}
     kind = type(model).__name__
     if not attentions:
-        raise UsageError(f"{kind} has no attention with a qkv or q_proj/k_proj/v_proj layer: choose a ViT of timm")
+        raise UsageError(
+            f"{kind} has no attention with a qkv or q_proj/k_proj/v_proj layer: choose a ViT of timm"
+        )
     if missing := [target for target in targets if target not in seen]:
         raise UsageError(f"{kind} has no linear layer for target {', '.join(missing)}: leave it out")
 
 
 def _attention(path: str, module: nn.Module) -> dict[str, dict[str, slice]] | None:
-    """The linear layers of an attention and which rows of them are q, k, v and proj; None for any other module."""
+    """The linear layers of an attention and their rows that are q, k, v and proj; None: no attention."""
     leaves: dict[str, dict[str, slice]] = {}
     qkv = getattr(module, "qkv", None)
     if isinstance(qkv, nn.Linear):
         classes = {f"{c.__module__}.{c.__qualname__}" for c in type(module).__mro__}
         if not classes & _FUSED_QKV or qkv.out_features % 3:
             raise UsageError(
-                f"{type(module).__module__}.{type(module).__name__} at {path}: it is not known which rows of its qkv "
-                "are K and V; choose a plain ViT, DeiT, DINO, CLIP, EVA or BEiT of timm"
+                f"{type(module).__module__}.{type(module).__name__} at {path}: it is not known which rows "
+                "of its qkv are K and V; choose a plain ViT, DeiT, DINO, CLIP, EVA or BEiT of timm"
             )
         d = qkv.out_features // 3
         leaves["qkv"] = {name: slice(i * d, (i + 1) * d) for i, name in enumerate("qkv")}
@@ -85,18 +89,23 @@ def _attention(path: str, module: nn.Module) -> dict[str, dict[str, slice]] | No
     return leaves
 
 
-ONE_INPUT = {  # the layers of one module that are fed by the same tensor, in timm, transformers and diffusers → what they share
-    **dict.fromkeys(("qkv", "q_proj", "k_proj", "v_proj", "query", "key", "value", "q", "k", "v", "q_lin", "k_lin", "v_lin",
-                     "to_q", "to_k", "to_v"), ""),
-    **dict.fromkeys(("fc1_g", "fc1_x"), "fc1"), **dict.fromkeys(("gate_proj", "up_proj"), "gate_up"),
-    **dict.fromkeys(("w1", "w3"), "w1_w3"), **dict.fromkeys(("wi_0", "wi_1"), "wi"),
+# the layers of one module that are fed by the same tensor, in timm, transformers and diffusers → what they
+# share
+ONE_INPUT = {
+    **dict.fromkeys(("qkv", "q_proj", "k_proj", "v_proj", "query", "key", "value", "q", "k", "v"), ""),
+    **dict.fromkeys(("q_lin", "k_lin", "v_lin", "to_q", "to_k", "to_v"), ""),
+    **dict.fromkeys(("fc1_g", "fc1_x"), "fc1"),
+    **dict.fromkeys(("gate_proj", "up_proj"), "gate_up"),
+    **dict.fromkeys(("w1", "w3"), "w1_w3"),
+    **dict.fromkeys(("wi_0", "wi_1"), "wi"),
 }
 _QUERIES = ("q_proj", "query", "q", "q_lin", "to_q")
-_CROSS = ("cross", "encoder_attn", "encdec")  # in the names of attentions whose queries have an input of their own
+# in the names of attentions whose queries have an input of their own
+_CROSS = ("cross", "encoder_attn", "encdec")
 
 
 def input_key(path: str) -> str:
-    """Layers with equal keys are fed by the same tensor: q, k and v of one attention, the two halves of a SwiGLU."""
+    """Equal for layers that one tensor feeds: q, k and v of an attention, the two halves of a SwiGLU."""
     parent, leaf = split(path)
     apart = leaf in _QUERIES and any(word in parent.lower() for word in _CROSS)
     if leaf not in ONE_INPUT or apart:
@@ -105,7 +114,10 @@ def input_key(path: str) -> str:
 
 
 def example_image(model: nn.Module) -> Tensor:
-    """One black image of the model's own input size and channels, on its device. Raises UsageError if the size is not known."""
+    """One black image of the model's own input size and channels, on its device.
+
+    Raises UsageError if the size is not known.
+    """
     parameter = next(model.parameters())
     embed, cfg = getattr(model, "patch_embed", None), getattr(model, "pretrained_cfg", None) or {}
     grid, patch = getattr(embed, "grid_size", None), getattr(embed, "patch_size", None)
@@ -113,7 +125,9 @@ def example_image(model: nn.Module) -> Tensor:
     if not size and grid and patch:
         size = (grid[0] * patch[0], grid[1] * patch[1])
     if not size:
-        raise UsageError(f"the input size of {type(model).__name__} is not known: pass adapt(…, example=<image batch>)")
+        raise UsageError(
+            f"the input size of {type(model).__name__} is not known: pass adapt(…, example=<image batch>)"
+        )
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     channels = first.in_channels if first is not None else getattr(embed, "in_chans", 3)
     return torch.zeros(1, channels, *size, device=parameter.device, dtype=parameter.dtype)
@@ -122,8 +136,9 @@ def example_image(model: nn.Module) -> Tensor:
 def bypasses(attention: nn.Module, leaf: str) -> bool:
     """Whether this attention (EVA, BEiT) uses the weight of its `leaf` without calling the layer.
 
-    They hand qkv.weight to F.linear together with a bias of their own, past any wrapper of the layer; with timm's
-    switch `qkv_bias_separate` they call the layer and add the bias to its result, which is the same sum.
+    They hand qkv.weight to F.linear together with a bias of their own, past any wrapper of the layer; with
+    timm's switch `qkv_bias_separate` they call the layer and add the bias to its result, which is the same
+    sum.
     """
     separate = getattr(attention, "qkv_bias_separate", None)
     return leaf == "qkv" and separate is False and getattr(attention, "q_bias", None) is not None

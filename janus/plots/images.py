@@ -22,32 +22,40 @@ if TYPE_CHECKING:
 
 
 def stream_images(stream: Stream, tasks: int = 5, classes: int = 7, side: int = 64) -> Figure:
-    """One row a task, one column a class: a training image (left) beside a test image (right), the class's name below.
+    """A row a task, a column a class: a training image (left) beside a test image (right), the name below.
 
-    The first `tasks` tasks and the first `classes` classes of each; `side` is the edge of one image in pixels.
+    The first `tasks` tasks and the first `classes` classes of each; `side`: the edge of one image in pixels.
     """
     shown = stream.tasks[:tasks]
     step_x, step_y, left, top = 2 * side + 12, side + 44, 90, 78
     width, height = left + classes * step_x, top + len(shown) * step_y
     figure = go.Figure(go.Scatter(x=[], y=[]))
     figure.update_xaxes(visible=False, range=[0, width]).update_yaxes(visible=False, range=[height, 0])
+    look = dict(xref="x", yref="y", xanchor="left", yanchor="top", sizing="stretch")
     names = []
     for row, task in enumerate(shown):
-        y = top + row * step_y
-        figure.add_annotation(text=f"task {task.index + 1}", x=8, y=y + side / 2, xanchor="left", showarrow=False)
+        y, label = top + row * step_y, f"task {task.index + 1}"
+        figure.add_annotation(text=label, x=8, y=y + side / 2, xanchor="left", showarrow=False)
         for column, position in enumerate(list(task.positions)[:classes]):
             x, name = left + column * step_x, stream.class_names[position]
             source = _beside(_first(task.train, position), _first(task.evaluation, position), side)
-            figure.add_layout_image(source=source, x=x, y=y, sizex=2 * side + 2, sizey=side, xref="x", yref="y",
-                                    xanchor="left", yanchor="top", sizing="stretch")
+            figure.add_layout_image(source=source, x=x, y=y, sizex=2 * side + 2, sizey=side, **look)
             figure.add_annotation(text=name, x=x + side + 1, y=y + side + 12, showarrow=False)
-            names.append(f"{name} (task {task.index + 1})")
+            names.append(f"{name} ({label})")
     rest = len(shown[0].positions) - classes
     more = f" ({rest} more a task are not shown)" if rest > 0 else ""
-    figure.update_layout(title=f"New classes in each task{more}: left a training image, right a test image",
-                         width=width, height=height, margin={"l": 0, "r": 0, "t": 0, "b": 0}, title_y=1 - 30 / height)
-    return Figure(figure, f"A grid of small images, a row for each of {len(shown)} tasks, a training and a test image of each "
-                            f"class: {', '.join(names)}.")
+    figure.update_layout(
+        title=f"New classes in each task{more}: left a training image, right a test image",
+        width=width,
+        height=height,
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        title_y=1 - 30 / height,
+    )
+    return Figure(
+        figure,
+        f"A grid of small images, a row for each of {len(shown)} tasks, a training and a test image of each "
+        f"class: {', '.join(names)}.",
+    )
 
 
 def _first(images: Images, label: int) -> Tensor:
@@ -64,9 +72,14 @@ def _beside(a: Tensor, b: Tensor, side: int) -> str:
     return _data_uri(both)
 
 
-def predictions(images: Sequence[str | Path | Image.Image], answers: Sequence[Sequence[tuple[str, float]]],
-                truth: Sequence[str] | None = None, title: str = "What the model says", columns: int = 4) -> Figure:
-    """Images with what `Predictor.predict` answered under each: the true name, if it is given, then classes and scores.
+def predictions(
+    images: Sequence[str | Path | Image.Image],
+    answers: Sequence[Sequence[tuple[str, float]]],
+    truth: Sequence[str] | None = None,
+    title: str = "What the model says",
+    columns: int = 4,
+) -> Figure:
+    """Images, each with what `Predictor.predict` answered: the true name, if given, then classes and scores.
 
     A right first answer is bold and has a tick, a wrong one a cross.
     """
@@ -75,18 +88,20 @@ def predictions(images: Sequence[str | Path | Image.Image], answers: Sequence[Se
     side, text = 110, 23  # pixels: of an image, of a line
     cell = side + text * lines + 26
     height, width = rows * cell + 60, 220 * columns + 20
+    sizes = {"sizex": side / (220 * columns), "sizey": side / (rows * cell)}
+    place = {"xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "top"}
     figure = go.Figure()
     for i, (image, answer) in enumerate(zip(images, answers)):
         x = (i % columns + 0.5) / columns
         y = 1 - (i // columns) * cell / (rows * cell)
-        figure.add_layout_image(source=_data_uri(_enlarged(image, side)), xref="paper", yref="paper", x=x, y=y,
-                                sizex=side / (220 * columns), sizey=side / (rows * cell), xanchor="center", yanchor="top")
+        figure.add_layout_image(source=_data_uri(_enlarged(image, side)), x=x, y=y, **sizes, **place)
         written = [f"{name}  {score:.2f}" for name, score in answer]
         if truth is not None:
-            right = answer[0][0] == truth[i]
-            written = [f"<i>{truth[i]}</i>", ("✓ <b>" if right else "✗ ") + written[0] + ("</b>" if right else ""), *written[1:]]
-        figure.add_annotation(text="<br>".join(written), xref="paper", yref="paper", x=x, y=y - (side + 4) / (rows * cell),
-                              xanchor="center", yanchor="top", showarrow=False, align="center")
+            first = f"✓ <b>{written[0]}</b>" if answer[0][0] == truth[i] else f"✗ {written[0]}"
+            written = [f"<i>{truth[i]}</i>", first, *written[1:]]
+        below = y - (side + 4) / (rows * cell)
+        words = {"text": "<br>".join(written), "showarrow": False, "align": "center"}
+        figure.add_annotation(x=x, y=below, **words, **place)
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
     figure.update_layout(title=title, height=height, width=width, margin={"l": 10, "r": 10, "t": 55, "b": 5})
     names = truth if truth is not None else ["an image"] * len(answers)

@@ -1,1 +1,1 @@
-"""What finished runs say: tables over seeds, paired differences, documents, confusion matrices, what methods cost."""
+"""What finished runs say: tables over seeds, paired differences, documents, confusion matrices, costs."""

@@ -1,6 +1,7 @@
 """Runs over seeds: what may stand in one table, differences within a seed, and how sure they are.
 
-Runs are a DataFrame, a line a run (`janus.bench.store.read`); what has the same `variant` is a row of a table.
+Runs are a DataFrame, a line a run (`janus.bench.store.read`); what has the same `variant` is a row of a
+table.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ def curve(run: Mapping[str, Any]) -> list[float]:
 # ── what may stand in one table ───────────────────────────────────────────────────────────────────────────
 
 
-# What must be equal in the rows of one table, whatever their methods and hyper-parameters are, beside the data
-PROTOCOL = ("backbone.model", "backbone.weights", "backbone.normalise",
-            "backbone.image_size", "training.epochs", "training.batch_size")
+# What must be equal in the rows of one table, whatever their methods and hyper-parameters, beside the data
+PROTOCOL = (
+    *("backbone.model", "backbone.weights", "backbone.normalise", "backbone.image_size"),
+    *("training.epochs", "training.batch_size"),
+)
 
 
 def by_protocol(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -82,8 +85,8 @@ def _protocol(runs: pd.DataFrame) -> list[str]:
 
 def _fingerprints(runs: pd.DataFrame) -> pd.Series:
     """Of each run's backbone: files of one name may hold different weights. A run older than fingerprints is
-    taken for one with the weights of the others of its protocol, or, where none of these has one either, of its
-    model, if those are all the same."""
+    taken for one with the weights of the others of its protocol, or, where none of these has one either, of
+    its model, if those are all the same."""
     own = runs["fingerprint"]
     protocol, model = (_key(runs, keys) for keys in (_protocol(runs), ["backbone.model", "backbone.weights"]))
     near, far = (own.groupby(key) for key in (protocol, model))
@@ -135,9 +138,11 @@ def values(runs: pd.DataFrame, variant: str, key: str = "acc") -> list[float]:
 def paired(runs: pd.DataFrame, first: str, second: str, key: str = "acc") -> pd.Series:
     """`second` minus `first`, where both variants have runs, by seed and class order's seed: what those do to
     both of them cancels."""
-    a, b = (runs.loc[runs["variant"] == variant, [*SEEDS, key]].drop_duplicates(SEEDS, keep="last")
-            .set_index(SEEDS)[key] for variant in (first, second))
-    return (b - a).dropna().sort_index()
+    found = []
+    for variant in (first, second):
+        own = runs.loc[runs["variant"] == variant, [*SEEDS, key]]
+        found.append(own.drop_duplicates(SEEDS, keep="last").set_index(SEEDS)[key])
+    return (found[1] - found[0]).dropna().sort_index()
 
 
 def interval(differences: Collection[float], level: float = 0.95) -> float:
@@ -147,13 +152,16 @@ def interval(differences: Collection[float], level: float = 0.95) -> float:
     except ImportError:
         raise JanusError("Student's intervals need scipy: pip install 'janus-lora[plots]'") from None
     n = len(differences)
-    return float(stats.t.ppf((1 + level) / 2, n - 1)) * stdev(differences) / math.sqrt(n) if n > 1 else math.nan
+    if n < 2:
+        return math.nan
+    return float(stats.t.ppf((1 + level) / 2, n - 1)) * stdev(differences) / math.sqrt(n)
 
 
 def order(runs: pd.DataFrame, key: str) -> tuple[list[str], list[float], list[float]]:
-    """What a rank correlation with the paper needs: rows that it has too, its values, our mean gains over the floor.
+    """What a rank correlation with the paper needs: common rows, its values, our mean gains over the floor.
 
-    Gains in the same seeds and not means, since rows with other seeds have met other class orders. key: acc, maa or bwt.
+    Gains in the same seeds and not means, since rows with other seeds have met other class orders. key: acc,
+    maa or bwt.
     """
     column = ("acc", "maa", "bwt").index(key)
     gains = {row: gain for row in PAPER if len(gain := paired(runs, FLOOR, row, key))}

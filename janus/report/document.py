@@ -1,4 +1,4 @@
-"""A folder of results as a document: tables over seeds, differences with their intervals, curves, matrices, cost."""
+"""A folder of results as a document: tables over seeds, differences, curves, matrices, cost."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from .compare import FLOOR
 from .tables import Table, difference_table, overview, provenance, seconds_table
 
 KINDS = ("md", "html", "csv", "tex")
-CSS = """body{font:16px/1.5 'DejaVu Sans',Verdana,sans-serif;max-width:1400px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}th,td{padding:.25em .7em}td{white-space:nowrap}
+CSS = """body{font:16px/1.5 'DejaVu Sans',Verdana,sans-serif;max-width:1400px;margin:2em auto;\
+padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}\
+th,td{padding:.25em .7em}td{white-space:nowrap}
 th,td{border-bottom:1px solid #ddd;text-align:left}
 figure{margin:1.5em 0;overflow-x:auto}figcaption{color:#555}"""
 
@@ -55,25 +57,28 @@ class Section:
 
 
 def sections(folders: Sequence[str | Path]) -> list[Section]:
-    """The tables that the results in some folders make, of runs or of their tables: a group at a time, runs of
-    different protocols apart. Where two would have the same title, it names their folders, too.
+    """The tables that the results in some folders make, of runs or of their tables: a group at a time, runs
+    of different protocols apart. Where two would have the same title, it names their folders, too.
 
     Raises:
         UsageError: a folder that is not there or holds no results. JanusError: a damaged file.
     """
     out: list[tuple[str, Path, pd.DataFrame]] = []
-    for folder in {Path(folder).resolve(): Path(folder) for folder in folders}.values():  # what is given twice is read once
+    once = {Path(folder).resolve(): Path(folder) for folder in folders}  # what is given twice is read once
+    for folder in once.values():
         for group, runs in store.read(folder).groupby("group"):
             place = folder.resolve().name if len(folders) > 1 or group == "." else ""
             name = " · ".join(part for part in (place, group) if part not in ("", "."))
             for title, table in compare.by_protocol(runs).items():
                 out.append((f"{name}: {title}" if title else name, folder / group, table))
     times = Counter(title for title, _, _ in out)
-    return [Section(title if times[title] == 1 else f"{title} ({folder})", table) for title, folder, table in out]
+    named = [(title if times[title] == 1 else f"{title} ({folder})", table) for title, folder, table in out]
+    return [Section(title, table) for title, table in named]
 
 
 def write(folders: Sequence[str | Path], kind: str = "md") -> str:
-    """The report as one text. kind: md, html (with figures, needs no network), csv (a line a run), tex (booktabs).
+    """The report as one text. kind: md, html (with figures, needs no network), csv (a line a run), tex
+    (booktabs).
 
     Raises:
         UsageError: another kind; see `sections`.
@@ -98,7 +103,8 @@ def _markdown(found: Sequence[Section]) -> str:
 def _tex(found: Sequence[Section]) -> str:
     lines = ["% needs \\usepackage{booktabs}"]
     for section in found:
-        lines += [f"% {section.title}. {caption}\n{table.tex()}" for caption, table in section.parts().items()]
+        for caption, table in section.parts().items():
+            lines.append(f"% {section.title}. {caption}\n{table.tex()}")
     return "\n\n".join(lines) + "\n"
 
 
@@ -120,4 +126,5 @@ def _html(found: Sequence[Section]) -> str:
             lines.append(f"<figure>{drawn}<figcaption>{escape(figure.alt)}</figcaption></figure>")
             first = False
     body = "\n".join([*lines, "<h2>Where the numbers come from</h2>", _source(found).html()])
-    return f"<!doctype html><html lang=en><meta charset=utf-8><title>janus report</title><style>{CSS}</style>\n{body}\n</html>\n"
+    head = f"<meta charset=utf-8><title>janus report</title><style>{CSS}</style>"
+    return f"<!doctype html><html lang=en>{head}\n{body}\n</html>\n"

@@ -1,4 +1,4 @@
-"""What each method keeps, trains and costs, for a backbone and a stream of which nothing need be there but the shapes."""
+"""What each method keeps, trains and costs, for a backbone and a stream that need only their shapes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -49,22 +50,33 @@ class Setting:
             UsageError: an unknown model, a rank that does not fit its matrices, fewer classes than tasks.
         """
         if config is None:
-            values = {"method.name": method.name, "backbone.model": self.model, "backbone.rank": self.rank,
-                      "data.tasks": self.tasks, "data.dataset": "imagefolder"}  # of as many classes as are asked for
-            more = {"method.components": max(self.tasks, 100)} if method.name == "coda" else {}  # each task needs one
-            config = configure.changed(Config(), values | more)
-        shapes = tuple((input_key(path), rows.stop - rows.start, linear.in_features)
-                       for path, linear, blocks in matrices(self.backbone, config.backbone.targets) for rows in blocks.values())
+            values = {
+                "method.name": method.name,
+                "backbone.model": self.model,
+                "backbone.rank": self.rank,
+                "data.tasks": self.tasks,
+                "data.dataset": "imagefolder",  # of as many classes as are asked for
+            }
+            if method.name == "coda":
+                values["method.components"] = max(self.tasks, 100)  # each task needs one
+            config = configure.changed(Config(), values)
+        shapes = tuple(
+            (input_key(path), rows.stop - rows.start, linear.in_features)
+            for path, linear, blocks in matrices(self.backbone, config.backbone.targets)
+            for rows in blocks.values()
+        )
         if self.rank > (most := min(min(m, n) for _, m, n in shapes)):
-            raise UsageError(f"backbone.rank={self.rank} does not fit {self.model}: choose a whole number from 1 to {most}")
+            choice = f"choose a whole number from 1 to {most}"
+            raise UsageError(f"backbone.rank={self.rank} does not fit {self.model}: {choice}")
         if self.classes < self.tasks:
-            raise UsageError(f"{self.classes} classes cannot be cut into {self.tasks} tasks; every task needs one")
+            cut = f"{self.classes} classes cannot be cut into {self.tasks} tasks"
+            raise UsageError(f"{cut}; every task needs one")
         attentions = sum(1 for _ in matrices(self.backbone, ("k",)))
         tasks = 1 if config.method.joint else self.tasks
         return Sizes(config, shapes, attentions, self.backbone.num_features, tasks, self.classes)
 
 
-# ── one method ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── one method ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def facts(method: type[Method], setting: Setting, config: Config | None = None) -> dict[str, Any]:
@@ -72,16 +84,25 @@ def facts(method: type[Method], setting: Setting, config: Config | None = None) 
     s = setting.sizes(method, config)
     stored, trained = method.stored(s), method.trainable(s)
     return {
-        "name": method.name, "summary": method.summary, "paper": method.paper, "family": method.family,
-        "exemplar_free": not s.config.method.joint, "extra_passes": passes(method, s.config), "inference": method.inference,
-        "stored": stored, "stored_bytes": sum(stored.values()), "at_most": BASIS in stored,
+        "name": method.name,
+        "summary": method.summary,
+        "paper": method.paper,
+        "family": method.family,
+        "exemplar_free": not s.config.method.joint,
+        "extra_passes": passes(method, s.config),
+        "inference": method.inference,
+        "stored": stored,
+        "stored_bytes": sum(stored.values()),
+        "at_most": BASIS in stored,
         "each_task_adds": added(method, s, setting.classes // setting.tasks),
-        "trained": trained, "trained_numbers": sum(trained.values()),
+        "trained": trained,
+        "trained_numbers": sum(trained.values()),
     }
 
 
 def of_run(run: Mapping[str, Any]) -> dict[str, Any]:
-    """`facts` of a finished run (`janus.bench.store.read`) with the settings it had; its basis is as large as it grew."""
+    """`facts` of a finished run (`janus.bench.store.read`) with the settings it had; its basis is as large as
+    it grew."""
     config = create(run)
     classes = len(run["stream"]["class_names"])
     setting = Setting(config.backbone.model, len(run["accuracy"]), classes, config.backbone.rank)
@@ -89,22 +110,29 @@ def of_run(run: Mapping[str, Any]) -> dict[str, Any]:
     found = facts(method, setting, config)
     if found["at_most"]:
         width = {key: n for key, _, n in setting.sizes(method, config).matrices}
-        found["stored"][BASIS] = 4 * sum(width[key] * rank for key, rank in run["layers"]["basis_rank"][-1].items())
+        ranks = run["layers"]["basis_rank"][-1]
+        found["stored"][BASIS] = 4 * sum(width[key] * rank for key, rank in ranks.items())
         found |= {"stored_bytes": sum(found["stored"].values()), "at_most": False}
     return found
 
 
 def passes(method: type[Method], config: Config) -> dict[str, int | str]:
-    """A method's own passes, and the loop's through a finished task where its prototypes or its classifier need the features."""
-    needs = {"class means": method.keeps_prototypes(config), "the classifier": config.classifier.name in ("ranpac", "aligned")}
+    """A method's own passes, and the loop's through a finished task where its prototypes or its classifier
+    need the features."""
+    needs = {
+        "class means": method.keeps_prototypes(config),
+        "the classifier": config.classifier.name in ("ranpac", "aligned"),
+    }
     asked = [what for what, needed in needs.items() if needed]
-    own = {when: n if isinstance(n, int) else f"at most {getattr(config.method, n.removeprefix('method.'))} images"
-           for when, n in method.passes.items()}
+    own: dict[str, int | str] = {}
+    for when, n in method.passes.items():  # a number, or the setting that bounds the images
+        bounded = not isinstance(n, int)
+        own[when] = f"at most {getattr(config.method, n.removeprefix('method.'))} images" if bounded else n
     return own | ({f"after, for {' and '.join(asked)}": 1} if asked else {})
 
 
 def added(method: type[Method], s: Sizes, classes: int) -> dict[str, int]:
-    """Part → bytes by which one more task of so many classes makes it larger; not what comes with task 2 and stays."""
+    """Part → bytes that one more task of so many classes adds to it; not what comes with task 2 and stays."""
     joint = s.config.method.joint
     now = s if joint else replace(s, tasks=max(2, s.tasks))
     then = replace(now, tasks=now.tasks + (not joint), classes=now.classes + classes)
@@ -113,53 +141,63 @@ def added(method: type[Method], s: Sizes, classes: int) -> dict[str, int]:
 
 
 def settings(config: Config) -> dict[str, dict[str, Any]]:
-    """What of the method's and the classifier's own may be set, and settings elsewhere that have another default with them: full
-    path → the default and what it means; and what the method implies."""
+    """What of the method's and the classifier's own may be set, and settings elsewhere that have another
+    default with them: full path → the default and what it means; and what the method implies."""
     kind, values = type(config.method), configure.flat(config)
     meanings = dict(configure.meanings(config))
     own = [path for path in meanings if path in kind.defaults or path.startswith(("method.", "classifier."))]
     implied = {name: getattr(kind, name) for name in SWITCHES if f"method.{name}" not in values}
-    return {"settings": {path: {"default": values[path], "meaning": meanings[path]}
-                         for path in own if not path.endswith(".name")},
-            "implied": implied | dict(kind.fixed)}
+    own = [path for path in own if not path.endswith(".name")]
+    told = {path: {"default": values[path], "meaning": meanings[path]} for path in own}
+    return {"settings": told, "implied": implied | dict(kind.fixed)}
 
 
 def one(name: str, setting: Setting) -> dict[str, Any]:
     """`facts`, docstring and `settings` of a method. UsageError: unknown name."""
     method = methods.get(name)
-    config = setting.sizes(method).config
-    return asdict(setting) | facts(method, setting) | settings(config) | {"description": inspect.getdoc(method)}
+    about = facts(method, setting) | settings(setting.sizes(method).config)
+    return asdict(setting) | about | {"description": inspect.getdoc(method)}
 
 
 def every(setting: Setting) -> dict[str, Any]:
     """`facts` of all methods."""
-    return asdict(setting) | {"methods": [facts(method, setting) for method in methods.all_methods().values()]}
+    found = [facts(method, setting) for method in methods.all_methods().values()]
+    return asdict(setting) | {"methods": found}
 
 
-# ── in words ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── in words ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def described(name: str, setting: Setting) -> str:
     """One method, to be read in a terminal."""
     found = one(name, setting)
-    said = {"implied": ", ".join(f"{k}={v}" for k, v in found["implied"].items()), "family": found["family"],
-            "exemplar-free": _free(found), "extra passes": passes_text(found),
-             "inference": f"{found['inference']} (beyond backbone and heads)",
-             "kept": f"{_kept(found)} ({_parts(found['stored'], _megabytes)})", "each task adds": _growth(found),
-             "trained": f"{found['trained_numbers']:,} ({_parts(found['trained'])})" if found["trained"] else NONE}
+    said = {
+        "implied": ", ".join(f"{k}={v}" for k, v in found["implied"].items()),
+        "family": found["family"],
+        "exemplar-free": _free(found),
+        "extra passes": passes_text(found),
+        "inference": f"{found['inference']} (beyond backbone and heads)",
+        "kept": f"{_kept(found)} ({_parts(found['stored'], _megabytes)})",
+        "each task adds": _growth(found),
+        "trained": f"{found['trained_numbers']:,} ({_parts(found['trained'])})" if found["trained"] else NONE,
+    }
     width = max(map(len, said))
     lines = [f"{key:{width}s}  {text}" for key, text in said.items() if text]
     own = {f"{path}={what['default']}": what["meaning"] for path, what in found["settings"].items()}
     wide = max(map(len, own))
-    lines += ["", "Settings (`--set`) and their defaults:", *(f"{text:{wide}s}  {what}" for text, what in own.items())]
-    return "\n".join([f"{name}: {found['summary']}", *filter(None, [found["paper"]]), "", found["description"], "", *lines, "",
-                      _MEANING.format(setting)])
+    lines += ["", "Settings (`--set`) and their defaults:"]
+    lines += [f"{text:{wide}s}  {what}" for text, what in own.items()]
+    head = [f"{name}: {found['summary']}", *filter(None, [found["paper"]])]
+    return "\n".join([*head, "", found["description"], "", *lines, "", _MEANING.format(setting)])
 
 
 def listing(setting: Setting) -> str:
     """All methods, to be read in a terminal: under each one's line, the paper."""
     found = every(setting)["methods"]
-    rows = [[f["name"], f["family"], _kept(f), f"{f['trained_numbers']:,}" if f["trained"] else NONE, f["summary"]] for f in found]
+    rows = []
+    for f in found:
+        trained = f"{f['trained_numbers']:,}" if f["trained"] else NONE
+        rows.append([f["name"], f["family"], _kept(f), trained, f["summary"]])
     header, *lines = Table(["method", "family", "kept", "trained", "what it is"], rows).plain().splitlines()
     start = header.index("what it is")
     told = [line + (f"\n{'':{start}s}{f['paper']}" if f["paper"] else "") for line, f in zip(lines, found)]
@@ -168,13 +206,23 @@ def listing(setting: Setting) -> str:
 
 def table(setting: Setting) -> Table:
     """Methods x properties."""
-    return Table(["method", "family", "exemplar-free", "extra passes over a task's images", "kept", "each task adds",
-                  "inference beyond backbone and heads", "trained", "paper"], [
-        [f"`{f['name']}`", f["family"], _free(f), passes_text(f), _kept(f), _growth(f), f["inference"],
-         _parts(f["trained"]), f["paper"]] for f in every(setting)["methods"]])
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "method": lambda f: f"`{f['name']}`",
+        "family": itemgetter("family"),
+        "exemplar-free": _free,
+        "extra passes over a task's images": passes_text,
+        "kept": _kept,
+        "each task adds": _growth,
+        "inference beyond backbone and heads": itemgetter("inference"),
+        "trained": lambda f: _parts(f["trained"]),
+        "paper": itemgetter("paper"),
+    }
+    found = every(setting)["methods"]
+    return Table(list(columns), [[cell(f) for cell in columns.values()] for f in found])
 
 
-_MEANING = """Kept: in a checkpoint after the last task, beside the pre-trained backbone. Trained: numbers, in the last task.
+_MEANING = """Kept: in a checkpoint after the last task, beside the pre-trained backbone. \
+Trained: numbers, in the last task.
 Both for {}."""
 
 

@@ -1,1 +1,1 @@
-"""What a run needs around the method: device and precision, several processes, checkpoints, files, its result."""
+"""What a run needs around the method: device and precision, processes, checkpoints, files, its result."""

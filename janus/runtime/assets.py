@@ -1,4 +1,4 @@
-"""Find what comes with janus, data, finished runs and the benchmark's files, in a checkout and in an installed wheel."""
+"""Find data, finished runs and the benchmark's files that come with janus, in a checkout or in a wheel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def path(relative: str) -> Path:
         if (root / relative).exists():
             return root / relative
     raise JanusError(
-        f"the packaged data file {relative!r} is missing: reinstall janus-lora, or rebuild it as data/README.md says"
+        f"the packaged data file {relative!r} is missing: reinstall janus-lora, "
+        "or rebuild it as data/README.md says"
     )
 
 
@@ -38,20 +39,25 @@ def home() -> Path | None:
 
 
 def photographs(name: str) -> str:
-    """What a message about a missing file adds if it is one of those that the project's scripts make of Tiny-ImageNet."""
+    """What a message about a missing file adds if one of the project's scripts makes it of Tiny-ImageNet."""
     parts = "build_tin100.py tiny-imagenet-200 --out photographs"
-    weights = "pretrain_photos.py photographs --epochs 12 --threads 1 --out photographs/photos-vit.safetensors"
+    weights = (
+        "pretrain_photos.py photographs --epochs 12 --threads 1 --out photographs/photos-vit.safetensors"
+    )
     scripts = {"tin100-": parts, "tinpre-": parts, "photos-vit": weights}
     script = next((script for start, script in scripts.items() if Path(name).name.startswith(start)), None)
-    return f"; `python data/scripts/{script}` makes it, `export JANUS_DATA=photographs` says where it is" if script else ""
+    if not script:
+        return ""
+    return f"; `python data/scripts/{script}` makes it, `export JANUS_DATA=photographs` says where it is"
 
 
 NO_PHOTOS = f"photos-vit comes without weights: set weights=photos-vit.safetensors{photographs('photos-vit')}"
 
 
 def results() -> Path:
-    """The folder of the benchmark's finished runs, in tables (`janus.bench.store.read`), and of its measurements:
-    `benchmarks/results` of the project, what lessons 02 to 08 read.
+    """The folder of the benchmark's finished runs, in tables (`janus.bench.store.read`), and measurements.
+
+    It is `benchmarks/results` of the project, what lessons 02 to 08 read.
 
     Raises:
         JanusError: neither the installed package nor a checkout holds it.
@@ -60,13 +66,13 @@ def results() -> Path:
 
 
 def measurement(name: str) -> Any:
-    """What was measured of the project and is no run (`step_cost`, `memory`, …): `measurements/NAME.json` there.
+    """What was measured of the project and is no run (`step_cost`, `memory`, …): `measurements/NAME.json`.
 
     Raises:
         JanusError: neither the installed package nor a checkout holds it.
     """
-    file = _first([root / "measurements" / f"{name}.json" for root in RESULTS], f"the measurement {name!r} is")
-    return json.loads(file.read_text())
+    files = [root / "measurements" / f"{name}.json" for root in RESULTS]
+    return json.loads(_first(files, f"the measurement {name!r} is").read_text())
 
 
 def benchmarks(part: str) -> Path:

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file, JSON in its header, written atomically, checked by digest. Never pickle."""
+"""Checkpoints: a safetensors file, JSON in its header, written atomically, checked by digest. No pickle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..errors import JanusError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a nested dict of tensors and JSON values. The old file stands until the new one is complete on disk.
+    """Write a nested dict of tensors and JSON values. The old file stands until the new one is on disk.
 
     Raises:
         JanusError: no space, no rights.
@@ -45,45 +45,60 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise JanusError(f"{path}: no checkpoint there") from None
     except (SafetensorError, OSError) as error:
-        raise JanusError(f"{path}: the checkpoint is damaged ({error}); delete it to start this run again") from None
+        raise JanusError(
+            f"{path}: the checkpoint is damaged ({error}); delete it to start this run again"
+        ) from None
     tree = metadata.get("janus", "")
     if metadata.get("sha256") != digest(tensors, tree):
-        raise JanusError(f"{path}: the checkpoint was changed after it was written (its digest does not match); "
-                         "delete it to start this run again")
+        raise JanusError(
+            f"{path}: the checkpoint was changed after it was written (its digest does not match); "
+            "delete it to start this run again"
+        )
     return _join(json.loads(tree), tensors)
 
 
 def header(path: Path) -> dict[str, Any]:
-    """What `save` wrote, without tensors and unchecked: the file is not read beyond its header. Empty if it cannot be read."""
+    """What `save` wrote, without tensors and unchecked: the file is not read beyond its header.
+
+    Empty if it cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            tree = (file.metadata() or {}).get("janus", "{\"$dict\": []}")
+            tree = (file.metadata() or {}).get("janus", '{"$dict": []}')
         return _join(json.loads(tree), None)
     except (SafetensorError, OSError, ValueError):
         return {}
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically (same promises as `save`). JanusError too for NaN and infinity, which JSON does not have."""
+    """Write JSON atomically (same promises as `save`).
+
+    JanusError too for NaN and infinity, which JSON does not have.
+    """
     try:
         text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     except ValueError:
-        raise JanusError(f"cannot write {path}: a value in it is not a number (NaN or infinite), so training has diverged; "
-                         "try a smaller lr") from None
+        raise JanusError(
+            f"cannot write {path}: a value in it is not a number (NaN or infinite), "
+            "so training has diverged; try a smaller lr"
+        ) from None
     write_atomic(path, lambda temporary: Path(temporary).write_text(text))
 
 
 def write_atomic(path: Path, write: Callable[[str], None]) -> None:
     """Call `write(temporary name)`, then put the result in place of `path` in one step."""
-    temporary = str(path.with_name(f".{path.name}-{uuid.uuid4().hex}.part"))  # made by `write`, so the umask sets its mode
+    # made by `write`, so the umask sets its mode
+    temporary = str(path.with_name(f".{path.name}-{uuid.uuid4().hex}.part"))
     try:
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise JanusError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out, then run "
-                         "the same command again") from None
+        raise JanusError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another --out, "
+            "then run the same command again"
+        ) from None
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -95,7 +110,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def digest(tensors: Mapping[str, Tensor], tree: str = "") -> str:
-    """SHA-256, in hexadecimal, of a text and of tensors on the CPU: their names, dtypes, shapes and values."""
+    """Hexadecimal SHA-256 of a text and of tensors on the CPU: of their names, dtypes, shapes and values."""
     sha = hashlib.sha256(tree.encode())
     for name in sorted(tensors):
         t = tensors[name]

@@ -1,4 +1,7 @@
-"""Where a run computes, and in what precision: the device, and whether its forward passes are autocast to half precision."""
+"""Where a run computes, and in what precision.
+
+The device, and whether its forward passes are autocast to half precision.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,16 @@ def pick_device(name: str) -> torch.device:
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use device=cpu") from None
+        raise UsageError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use device=cpu"
+        ) from None
 
 
 def resolve(amp: str, device: torch.device) -> str:
     """What the setting `amp` means on a device: "bf16", "fp16" or "off".
 
-    `auto` is bf16 where the hardware computes it natively, fp16 (with a scaled loss) on CUDA GPUs that only emulate bf16, such
-    as Colab's T4, and off anywhere else; the other values are what they say.
+    `auto` is bf16 where the hardware computes it natively, fp16 (with a scaled loss) on CUDA GPUs that only
+    emulate bf16, such as Colab's T4, and off anywhere else; the other values are what they say.
     """
     if amp != "auto":
         return amp
@@ -37,8 +42,11 @@ def resolve(amp: str, device: torch.device) -> str:
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices itself: CUDA GPUs of compute capability 8.0 and later, x86 CPUs with
-    AVX512-BF16 or AMX, ARM CPUs with BF16. Where it cannot be found out (mps, CPUs outside Linux), no."""
+    """Whether the device multiplies bf16 matrices itself.
+
+    CUDA GPUs of compute capability 8.0 and later do, x86 CPUs with AVX512-BF16 or AMX, ARM CPUs with BF16.
+    Where it cannot be found out (mps, CPUs outside Linux), no.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
@@ -62,9 +70,12 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
 
 
 def choose_attention(model: nn.Module, amp: str, device: torch.device) -> None:
-    """On the CPU in half precision, attention as two products instead of torch's fused kernel, whose backward pass is slow there:
-    a training step of a small ViT takes about half as long (`benchmarks/attention.py`). A model of timm; others stay as they
-    are. The value is the same up to rounding."""
+    """On the CPU in half precision, attention as two products instead of torch's fused kernel.
+
+    The kernel's backward pass is slow there: a training step of a small ViT takes about half as long with the
+    products (`benchmarks/attention.py`). A model of timm; others stay as they are. The value is the same up
+    to rounding.
+    """
     if device.type == "cpu" and resolve(amp, device) in HALF:
         for module in model.modules():
             if hasattr(module, "fused_attn"):
@@ -72,5 +83,5 @@ def choose_attention(model: nn.Module, amp: str, device: torch.device) -> None:
 
 
 def half_precision(device: torch.device) -> torch.dtype:
-    """bf16, or fp16 on CUDA GPUs that only emulate bf16: what half precision is measured in, on whatever device."""
+    """What half precision is measured in on a device: bf16, or fp16 on CUDA GPUs that only emulate bf16."""
     return torch.float16 if device.type == "cuda" and not native_bf16(device) else torch.bfloat16

@@ -1,8 +1,10 @@
-"""One run over several processes, started by `accelerate launch`, Accelerate's `notebook_launcher` or `torchrun`.
+"""One run over several processes.
 
-Each process computes its part of every batch. What a single process sums over images (the gradients of the batch's mean
-loss, second moments, class sums of the margin loss) is summed over the processes too; then all make the same step. Nothing
-else has to travel: like DistributedDataParallel, this counts on GPUs of one kind, where equal sums give equal steps.
+They are started by `accelerate launch`, Accelerate's `notebook_launcher` or `torchrun`. Each computes its
+part of every batch. What a single process sums over images (the gradients of the batch's mean loss, second
+moments, class sums of the margin loss) is summed over the processes too; then all make the same step. Nothing
+else has to travel: like DistributedDataParallel, this counts on GPUs of one kind, where equal sums give equal
+steps.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ if TYPE_CHECKING:  # the command asks for its rank before anything slow is impor
     from torch import Tensor
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=2)  # for one that downloads; who waits for a process that died is ended by the launcher
+# for one that downloads; who waits for a process that died is ended by the launcher
+PATIENCE = timedelta(hours=2)
 
 
 class Processes:
@@ -30,7 +33,9 @@ class Processes:
     count: of processes. rank: of this one; the main process is 0. device: this one's, None: not yet chosen.
     """
 
-    def __init__(self, count: int = 1, rank: int = 0, device: torch.device | None = None, group: Any = None) -> None:
+    def __init__(
+        self, count: int = 1, rank: int = 0, device: torch.device | None = None, group: Any = None
+    ) -> None:
         self.count, self.rank, self.main, self.device = count, rank, rank == 0, device
         self._group = group  # for what lies on the CPU
 
@@ -39,7 +44,7 @@ class Processes:
         return slice(n * self.rank // self.count, n * (self.rank + 1) // self.count)
 
     def share(self, loss: Tensor, part: int, whole: int) -> tuple[Tensor, Tensor]:
-        """From a mean over `part` images: this process's share of the mean over the `whole` batch, and that mean itself."""
+        """Of a mean over `part` images: its share of the mean over the `whole` batch, and that mean."""
         if self.count == 1:
             return loss, loss
         share = loss * (part / whole) if part else loss.nan_to_num(0.0)  # the mean over no image is nan
@@ -59,9 +64,11 @@ class Processes:
             t.detach().copy_(summed.view_as(t))
 
     def sum_gradients(self, *optimizers: torch.optim.Optimizer | None) -> None:
-        """Sum what the optimisers' next step is computed from. A process whose part of the batch was empty adds zero.
+        """Sum what the optimisers' next step is computed from.
 
-        An optimiser that makes gradients of its own (`gradients()`) makes them here, for a scaler to see before the step."""
+        A process whose part of the batch was empty adds zero. An optimiser that makes gradients of its own
+        (`gradients()`) makes them here, for a scaler to see before the step.
+        """
         found = [o.gradients() for o in optimizers if hasattr(o, "gradients")]
         if self.count > 1:
             found += [gradients(o) for o in optimizers if o and not hasattr(o, "gradients")]
@@ -99,7 +106,7 @@ class Processes:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process (of each machine) goes first: it downloads and prepares, the others find it done."""
+        """The main process (of each machine) goes first: it downloads and prepares, others find it done."""
         if self.count == 1:
             yield
             return
@@ -133,25 +140,34 @@ def start(device: str = "auto") -> Processes:
     count = launched()[0]
     if count == 1:
         if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in os.environ:
-            raise UsageError("accelerate launch --cpu starts one process, not several (they would need MPI); "
-                             "start them with torchrun --nproc-per-node N -m janus run …")
+            raise UsageError(
+                "accelerate launch --cpu starts one process, not several (they would need MPI); "
+                "start them with torchrun --nproc-per-node N -m janus run …"
+            )
         return ALONE
     if _started is not ALONE:
         return _started
     try:
         from accelerate import PartialState
     except ImportError:
-        raise UsageError("several processes need accelerate, which is not installed: pip install 'janus-lora[parallel]'") from None
+        raise UsageError(
+            "several processes need accelerate, which is not installed: pip install 'janus-lora[parallel]'"
+        ) from None
     import torch
 
-    if multiprocessing.parent_process():  # forked by a notebook: OpenMP's threads did not come along, and waiting for them hangs
+    # forked by a notebook: OpenMP's threads did not come along, and waiting for them hangs
+    if multiprocessing.parent_process():
         torch.set_num_threads(1)
     state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
     if state.num_processes != count:
-        raise JanusError(f"the launcher started {count} processes, but Accelerate was set up here before as {state.num_processes}; "
-                         "make its Accelerator or PartialState only in what is launched")
+        raise JanusError(
+            f"the launcher started {count} processes, but Accelerate was set up here before as "
+            f"{state.num_processes}; make its Accelerator or PartialState only in what is launched"
+        )
     if device not in ("auto", state.device.type):
-        raise UsageError(f"device={device} does not go with several processes on {state.device.type}; leave it out")
+        raise UsageError(
+            f"device={device} does not go with several processes on {state.device.type}; leave it out"
+        )
     group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
     _started = Processes(state.num_processes, state.process_index, state.device, group)
     return _started
@@ -168,7 +184,7 @@ def stop() -> None:
 
 
 def first_to_fail() -> bool:
-    """Whether this process is the first that has an error to tell. The others fail of the same, or because it has stopped."""
+    """Whether this process is the first to have an error; others fail of the same, or because it stopped."""
     count, rank = launched()
     if count == 1:
         return True

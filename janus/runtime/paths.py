@@ -1,7 +1,8 @@
-"""Where the files are that a run's settings name by relative paths, so that it can be resumed from any working directory.
+"""Where the files are that a run's settings name by relative paths.
 
-The settings stay as they were written, and so does the hash, which no machine's folders may change. What is kept
-beside them, in `runtime.folder`, is the folder in which the run began.
+A run can thus be resumed from any working directory. The settings stay as they were written, and so does the
+hash, which no machine's folders may change. What is kept beside them, in `runtime.folder`, is the folder in
+which the run began.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ NAMED = ("data.dataset", "backbone.weights")  # one path each, which is hashed
 
 
 def with_folder(config: Config, before: Mapping[str, Any]) -> Config:
-    """The config with the folder that its relative paths start from: that of the run it goes on with, else the working directory
-    if any of them is there.
+    """The config with the folder that its relative paths start from.
 
-    before: settings of the run that it goes on with, by full path; empty for a new run. Where both name one place in other words,
-    the run's words stand.
+    It is that of the run it goes on with, else the working directory if any of them is there. before:
+    settings of the run that it goes on with, by full path; empty for a new run. Where both name one place in
+    other words, the run's words stand.
     """
     folder, now = before.get("runtime.folder"), flat(config)
-    words = {key: before[key] for key in NAMED if before.get(key) and now[key]
-             and before[key] != now[key] and _place(before[key], folder) == _place(now[key], None)}
+    words = {}
+    for key in NAMED:
+        old, new = before.get(key), now[key]
+        if old and new and old != new and _place(old, folder) == _place(new, None):
+            words[key] = old
     folder = config.runtime.folder or folder
     if folder is None and any(_is_there(Path(_bare(path))) for _, path in _relative(config)):
         folder = str(Path.cwd())
@@ -37,7 +41,7 @@ def with_folder(config: Config, before: Mapping[str, Any]) -> Config:
 
 
 def folder_of(out: str | Path | None) -> dict[str, str]:
-    """The folder in which the run in `out`, if there is one, began: a setting by name, for a layer below those that are given."""
+    """Where the run in `out`, if any, began: a setting by name, for a layer below those that are given."""
     if out is None or not (file := Path(out) / "checkpoint.safetensors").exists():
         return {}
     from .checkpoint import header  # torch, which a new run's command does not wait for
@@ -47,8 +51,11 @@ def folder_of(out: str | Path | None) -> dict[str, str]:
 
 
 def resolved(config: Config) -> Config:
-    """The config with the paths by which its files are opened: a relative one starts from `runtime.folder` if it is there, else,
-    as it stands, from the working directory."""
+    """The config with the paths by which its files are opened.
+
+    A relative one starts from `runtime.folder` if it is there, else, as it stands, from the working
+    directory.
+    """
     folder, found = config.runtime.folder, {}
     for key, path in _relative(config) if folder else ():
         place = Path(folder, _bare(path))
@@ -59,11 +66,19 @@ def resolved(config: Config) -> Config:
 
 
 def _relative(config: Config) -> Iterator[tuple[str, str]]:
-    """Full path of a setting, and a relative path that it holds. A name of a data set is none, whatever the folder holds."""
+    """Full path of a setting, and a relative path that it holds.
+
+    A name of a data set is none, whatever the folder holds.
+    """
     data, options, root = config.data.dataset, config.data.options, config.runtime.root
     lists = [options["class_list"]] if options.get("class_list") not in (None, "own") else []
-    is_name = data in registry.DATASETS or data.startswith("hf:") or root is not None  # with a root, it is below that
-    found = [("data.dataset", [] if is_name else [data]), ("runtime.root", [root] if root else []), ("data.class_list", lists)]
+    # with a root, it is below that
+    is_name = data in registry.DATASETS or data.startswith("hf:") or root is not None
+    found = [
+        ("data.dataset", [] if is_name else [data]),
+        ("runtime.root", [root] if root else []),
+        ("data.class_list", lists),
+    ]
     found += [("data.split_files", list(options.get("split_files") or ()))]
     found += [("backbone.weights", [w] if (w := config.backbone.weights) not in (None, "random") else [])]
     found += [("backbone.model", [m] if (m := config.backbone.model).startswith(LOCAL) else [])]

@@ -1,4 +1,4 @@
-"""Lines of progress, through `logging`: every module logs under "janus", whoever runs something says where the lines go."""
+"""Lines of progress, through `logging`: all log under "janus", whoever runs something says where to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Forward(logging.Handler):
 
 @contextmanager
 def forwarded(progress: Progress | None) -> Iterator[None]:
-    """Within it, each line that janus logs is given to `progress`, too; None: to nobody but logging's own handlers."""
+    """Within it, each line that janus logs is given to `progress`, too; None: to logging's handlers only."""
     if progress is None:
         yield
         return

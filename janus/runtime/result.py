@@ -19,13 +19,16 @@ FORMAT = 2  # 1: settings had other names
 
 @dataclass(frozen=True)
 class Result:
-    """One run. variant: what tables call it. Accuracies in per cent; `accuracy[t][i]` is the accuracy on task i after
+    """One run.
+
+    variant: what tables call it. Accuracies in per cent; `accuracy[t][i]` is the accuracy on task i after
     task t (None: the images of task i were not there any more; means are over what could be evaluated).
 
     violation, past_output_norm: per layer and task (`tasks`), and means over both, K and V apart (`mean`).
     drift: mean relative change of old test features from the end of their task to the end of the stream.
     danger: mean largest cosine of a task's test features to an old prototype, per task (2…T) and mean.
-    own_similarity: mean cosine of the same features to the prototype of their own class; None: the run is older than that.
+    own_similarity: mean cosine of the same features to the prototype of their own class; None: the run is
+    older than that.
     """
 
     variant: str
@@ -74,11 +77,13 @@ class Result:
 
     @classmethod
     def from_values(cls, values: Any, path: Path) -> Result:
-        """The result that was read from `path`. JanusError: of another format, or not complete; the file is named."""
+        """The result read from `path`. JanusError: of another format, or not complete; the file is named."""
         found = values.get("format") if isinstance(values, dict) else None
         if found != FORMAT:
             older = "made by an older janus, in " if found == 1 else ""
-            raise JanusError(f"{path}: {older}result format {found!r}, and this version reads {FORMAT}; run it again")
+            raise JanusError(
+                f"{path}: {older}result format {found!r}, and this version reads {FORMAT}; run it again"
+            )
         try:
             result = cls(**values)
         except TypeError as error:
@@ -91,8 +96,9 @@ class Result:
             raise JanusError(f"{path}: not a complete result (its acc or seconds); delete it and run again")
         names = (result.hash, result.variant, result.backbone or "")
         if not all(isinstance(name, str) for name in names):
-            raise JanusError(f"{path}: not a complete result (its hash, variant or backbone); delete it and run "
-                             "again")
+            raise JanusError(
+                f"{path}: not a complete result (its hash, variant or backbone); delete it and run again"
+            )
         return result
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,7 +127,13 @@ def hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Processor or GPU, how many threads, and how many processes if there were several."""
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     several = {"processes": processes} if processes > 1 else {}
-    return {"device": device.type, "card": card, "cpu": _cpu_name(), "threads": torch.get_num_threads(), **several}
+    return {
+        "device": device.type,
+        "card": card,
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        **several,
+    }
 
 
 def _cpu_name() -> str:

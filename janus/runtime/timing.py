@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Stopwatch:
     """Adds up the seconds of pieces of work on a device: `with watch.running(): …`.
 
-    A GPU works through a queue, so a clock beside it would time the queueing alone, or all that was queued before; there
-    events in the queue tell. On mps it is the clock.
+    A GPU works through a queue, so a clock beside it would time the queueing alone, or all that was queued
+    before; there events in the queue tell. On mps it is the clock.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -56,18 +56,28 @@ class Stopwatch:
 
 
 def total(parts: Mapping[str, float]) -> float:
-    """Of a whole run, from its parts; `gr` and `data` are in `train`, as are OE's hooks, of which up to a second counts twice."""
+    """Of a whole run, from its parts.
+
+    `gr` and `data` are in `train`, as are OE's hooks, of which up to a second counts twice.
+    """
     return parts["train"] + parts["eval"] + parts["oe"]
 
 
 def clock(seconds: float) -> str:
     """3725 → "1:02:05", 125 → "2:05"."""
     whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def interleaved(work: Mapping[str, Callable[[], float]], rounds: int, warm_up: int, seconds: float | None = None,
-                progress: Callable[[str], None] | None = print) -> dict[str, list[float]]:
+def interleaved(
+    work: Mapping[str, Callable[[], float]],
+    rounds: int,
+    warm_up: int,
+    seconds: float | None = None,
+    progress: Callable[[str], None] | None = print,
+) -> dict[str, list[float]]:
     """Time several things in turns in one process, so that what else the machine does meets them all.
 
     Args:
@@ -83,7 +93,7 @@ def interleaved(work: Mapping[str, Callable[[], float]], rounds: int, warm_up: i
     for r in range(warm_up + rounds):
         if seconds is not None and r >= warm_up + 2 and time.monotonic() - begun > seconds:
             break
-        for name in names[r % len(names):] + names[: r % len(names)]:
+        for name in names[r % len(names) :] + names[: r % len(names)]:
             taken[name].append(work[name]())
         if progress:
             progress(f"round {r + 1} of {warm_up + rounds}")
@@ -91,9 +101,10 @@ def interleaved(work: Mapping[str, Callable[[], float]], rounds: int, warm_up: i
 
 
 def ratios(seconds: Mapping[str, list[float]], base: str) -> dict[str, dict[str, float]]:
-    """Name → ratio to `base` in the same round: median, and the quarter points of the rounds (two at least)."""
+    """Name → ratio to `base` in the same round: median, quarter points of the rounds (two at least)."""
     report = {}
     for name, found in seconds.items():
-        low, middle, high = statistics.quantiles((t / reference for t, reference in zip(found, seconds[base])), n=4)
+        each = [t / reference for t, reference in zip(found, seconds[base])]
+        low, middle, high = statistics.quantiles(each, n=4)
         report[name] = {"ratio": middle, "low": low, "high": high}
     return report

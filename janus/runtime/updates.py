@@ -1,4 +1,4 @@
-"""What turns a loss into changes of the factors and the head: the optimisers of a task, fp16's loss scale, several processes."""
+"""From a loss to changes of the factors and the head: a task's optimisers, fp16's loss scale, processes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class Diverged(JanusError):
 
 
 class Updates:
-    """The optimisers of one task, and what lies between a loss and their steps: fp16's loss scale and the sum over processes.
+    """The optimisers of one task, and what lies between a loss and their steps.
 
-    factors: the method's optimiser of what it trains beside the head; None where that is nothing. head: AdamW.
-    seconds: where the time of Online Estimation's hooks ("oe") and of the factors' steps ("gr") is added.
+    That is fp16's loss scale and the sum over processes. factors: the method's optimiser of what it trains
+    beside the head; None where that is nothing. head: AdamW. seconds: where the time of Online Estimation's
+    hooks ("oe") and of the factors' steps ("gr") is added.
     """
 
     def __init__(self, learner: Learner, task: Task, seconds: dict[str, float]) -> None:
@@ -35,8 +36,10 @@ class Updates:
         self.part = self.whole = 1  # images of the batch: in this process, and in all
 
     def begin(self, done: float, part: int, whole: int) -> None:
-        """Before a step: `done` of the task's steps are made (a share; the rates fall to zero by a cosine), and the batch has
-        `whole` images, of which this process has `part`."""
+        """Before a step: `done` of the task's steps are made, and the batch has `whole` images.
+
+        `done` is a share; the rates fall to zero by a cosine. Of the batch this process has `part`.
+        """
         self.part, self.whole = part, whole
         for optimizer, rate in self.rates:
             optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * done))
@@ -51,8 +54,8 @@ class Updates:
         loss, mean = processes.share(loss, self.part, self.whole)
         if not torch.isfinite(mean):
             raise Diverged(str(mean.item()))
-        for part, watch in (("oe", self.learner.moments.watch), ("gr", self.watch)):  # isfinite has waited for the device
-            self.seconds[part] += watch.take()
+        self.seconds["oe"] += self.learner.moments.watch.take()  # isfinite has waited for the device
+        self.seconds["gr"] += self.watch.take()
         self.scaler.scale(loss).backward()
         processes.sum_gradients(self.head, self.factors)
 

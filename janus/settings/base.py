@@ -121,7 +121,7 @@ def annotation(kind: type[Settings], key: str) -> Any:
 
 
 def is_settings(hint: Any) -> bool:
-    """Whether a type is a class of settings. (`dict[str, int]` is none, but Python 3.10 takes it for a class.)"""
+    """Whether a type is a class of settings. (Not `dict[str, int]`, which Python 3.10 takes for a class.)"""
     return typing.get_origin(hint) is None and isinstance(hint, type) and issubclass(hint, Settings)
 
 
@@ -180,15 +180,11 @@ _ZERO = {"gt": "must be positive", "ge": "must not be negative"}
 
 def _message(path: str, kind: type[Settings], fault: Any) -> str:
     """One line of a fault that pydantic found."""
-    loc, value, what, more = (
-        [str(part) for part in fault["loc"]],
-        fault["input"],
-        fault["type"],
-        fault.get("ctx") or {},
-    )
-    name = path + ".".join(
-        loc[:-1] if loc and loc[-1].isdigit() else loc
-    )  # a number: an entry of a list of names
+    loc = [str(part) for part in fault["loc"]]
+    value, what, more = fault["input"], fault["type"], fault.get("ctx") or {}
+    if loc and loc[-1].isdigit():  # an entry of a list of names
+        loc = loc[:-1]
+    name = path + ".".join(loc)
     if what == "rule":
         return more["text"]
     if what == "literal_error":

@@ -13,11 +13,14 @@ from pydantic import Field
 
 from .base import Rule, Settings
 
-KINDS: dict[str, type[MethodSettings]] = {}  # by method.name; a subclass of MethodSettings with a name registers itself
+# by method.name; a subclass of MethodSettings with a name registers itself
+KINDS: dict[str, type[MethodSettings]] = {}
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Energy = Annotated[Share, Field(description="ε: share of the energy of past inputs that is protected (GPM, ICLR 2021)")]
-EnergyEnd = Annotated[Share | None, Field(description="ε of the last task; it grows linearly from method.energy. None: constant")]
+_ENERGY = "ε: share of the energy of past inputs that is protected (GPM, ICLR 2021)"
+_ENERGY_END = "ε of the last task; it grows linearly from method.energy. None: constant"
+Energy = Annotated[Share, Field(description=_ENERGY)]
+EnergyEnd = Annotated[Share | None, Field(description=_ENERGY_END)]
 Temperature = Annotated[float, Field(gt=0)]
 
 

@@ -175,7 +175,8 @@ class _Reading:
 
     def dataset(self) -> str | None:
         """The data set's name; None: there is none of that name, and nothing follows for its options."""
-        usual = {"data.dataset": "icons-r", "runtime.root": None, "runtime.folder": None, "backbone.model": ""}
+        usual = {"data.dataset": "icons-r", "runtime.root": None, "runtime.folder": None}
+        usual["backbone.model"] = ""
         name, root, folder, model = (
             self.given.get(path, self.given.get(path.partition(".")[2], self.base.get(path, value)))
             for path, value in usual.items()
@@ -252,9 +253,8 @@ def _nameless(key: str, value: Any, known: Mapping[str, Any]) -> str:
         start = f".{inside}".index(f".{key}.") + len(key) + 1
         example = inside[:start] + inside[start:].partition(".")[0]
         return f"{key} takes settings by name, e.g. {example}=…, got {value!r}"
-    return str(
-        unknown("setting", key, known if "." in key else {p.rpartition(".")[2] for p in known} | {*SHORT})
-    )
+    ends = {path.rpartition(".")[2] for path in known} | {*SHORT}
+    return str(unknown("setting", key, known if "." in key else ends))
 
 
 def _named(key: str, paths: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,5 @@
-"""Explorers with knobs (ipywidgets), three lines in a notebook; each recomputes within 100 ms and has a static figure beside it."""
+"""Explorers with knobs (ipywidgets), three lines in a notebook; each recomputes within 100 ms and has a
+static figure beside it."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ CHOICES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.9
 def explore_energy(moments: Mapping[str, Tensor], rank: int, energy: float = 0.95) -> Any:
     """A slider over ε, and below it one bar a layer: rank of V after this task, and the room that is left.
 
-    moments: layer input → second moment (n, n). rank: LoRA's r (2r directions stay free). The eigenvalues are computed once,
-    so a turn of the knob is a count.
+    moments: layer input → second moment (n, n). rank: LoRA's r (2r directions stay free). The eigenvalues are
+    computed once, so a turn of the knob is a count.
 
     Raises:
         JanusError: ipywidgets is not installed.
@@ -30,8 +30,13 @@ def explore_energy(moments: Mapping[str, Tensor], rank: int, energy: float = 0.9
     held = {key: shares(C) for key, C in moments.items()}
     widths = {key: len(C) for key, C in moments.items()}
     choices = sorted({*CHOICES, energy})
-    knob = ipywidgets.SelectionSlider(options=[(f"{e:g}", e) for e in choices], value=energy, description="energy ε",
-                                      continuous_update=True, layout={"width": "600px"})
+    knob = ipywidgets.SelectionSlider(
+        options=[(f"{e:g}", e) for e in choices],
+        value=energy,
+        description="energy ε",
+        continuous_update=True,
+        layout={"width": "600px"},
+    )
     view = ipywidgets.HTML()
 
     def show(change: Any = None) -> None:
@@ -43,15 +48,18 @@ def explore_energy(moments: Mapping[str, Tensor], rank: int, energy: float = 0.9
 
 
 def table(rows: list[dict]) -> str:
-    """The bars as an HTML table, its numbers as text: needs no plotting in the browser, and a screen reader reads it."""
+    """The bars as an HTML table, numbers as text: nothing is plotted, and a screen reader reads it."""
     names = ("layer", "rank of V", "", "room left")
     head = "".join(f"<th style='text-align:left;padding-right:14px'>{name}</th>" for name in names)
     body = []
     for row in rows:
         taken, left = (100 * row[part] / row["n"] for part in ("rank", "left"))
-        bar = (f"<div style='width:420px;height:18px;display:flex;border:1px solid #888888'>"
-               f"<div style='width:{taken:.2f}%;background:{COLOURS[0]}'></div><div style='width:{left:.2f}%;background:#BBD7EA'>"
-               "</div></div>")
+        bar = (
+            f"<div style='width:420px;height:18px;display:flex;border:1px solid #888888'>"
+            f"<div style='width:{taken:.2f}%;background:{COLOURS[0]}'></div>"
+            f"<div style='width:{left:.2f}%;background:#BBD7EA'></div></div>"
+        )
         cells = (row["layer"], f"{row['rank']} of {row['n']}", bar, f"{100 * row['share_left']:.0f} %")
-        body.append("<tr>" + "".join(f"<td style='padding-right:14px'>{cell}</td>" for cell in cells) + "</tr>")
+        written = "".join(f"<td style='padding-right:14px'>{cell}</td>" for cell in cells)
+        body.append(f"<tr>{written}</tr>")
     return f"<table style='font-size:16px'><tr>{head}</tr>{''.join(body)}</table>"

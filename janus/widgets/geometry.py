@@ -16,26 +16,29 @@ from ..rectify import nullspace_start, tangent_update
 if TYPE_CHECKING:
     import ipywidgets
 
-V = torch.tensor([[1.0], [2.0], [2.0]], dtype=torch.float64) / 3  # the direction of old inputs: no coordinate axis
+V = torch.tensor([[1.0], [2.0], [2.0]], dtype=torch.float64) / 3  # the direction of old inputs: no axis
 G = torch.tensor([[1.0, 0.0, 2.0], [-1.0, 1.0, 0.0]], dtype=torch.float64)  # the gradient at the start
 B = torch.tensor([[0.6], [-0.4]], dtype=torch.float64)  # what an earlier task left in B
 OPTIMISERS = ("SGD, both gradients projected", "Adam, both gradients projected", "tangent", "exact")
 
 
 class Plane:
-    """One matrix (2, 3) with factors of rank 1 and a quadratic loss `½‖W − W*‖²`, so that the gradient is `W − W*`.
+    """A matrix (2, 3) with factors of rank 1 and a quadratic loss `½‖W − W*‖²`: its gradient is `W − W*`.
 
-    V (3, 1): old inputs. G (2, 3): the gradient at the start. B (2, 1) at the start. angle: of A's row and V, in degrees.
-    `exact` starts from B = 0 (merged) and A moved to A V = 0.
+    V (3, 1): old inputs. G (2, 3): the gradient at the start. B (2, 1) at the start. angle: of A's row and V,
+    in degrees. `exact` starts from B = 0 (merged) and A moved to A V = 0.
     """
 
-    def __init__(self, optimiser: str, angle: float, lr: float, V: Tensor = V, G: Tensor = G, B: Tensor = B) -> None:
+    def __init__(
+        self, optimiser: str, angle: float, lr: float, V: Tensor = V, G: Tensor = G, B: Tensor = B
+    ) -> None:
         self.optimiser, self.lr, self.V, self.G0, self.steps = optimiser, lr, V, G, 0
         u = torch.tensor(plane_frame(V)[0], dtype=V.dtype)
-        self.A = (math.cos(math.radians(angle)) * V.T + math.sin(math.radians(angle)) * u).contiguous()
+        along, across = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        self.A = (along * V.T + across * u).contiguous()
         self.B = B.clone()
         if optimiser == "exact":  # along V nothing is left to start from, so it starts from u there
-            self.A = nullspace_start(self.A, V) if math.sin(math.radians(angle)) > 1e-6 else u.reshape(1, 3).clone()
+            self.A = nullspace_start(self.A, V) if across > 1e-6 else u.reshape(1, 3).clone()
             self.B.zero_()
         self.start, self.before = (self.A.clone(), self.B.clone()), (self.A.clone(), self.B.clone())
         self.adam = torch.optim.Adam([self.A.requires_grad_(), self.B.requires_grad_()], lr=lr)
@@ -76,19 +79,26 @@ class Plane:
         return violation(displacement(self.before, (self.A.detach(), self.B.detach()), 1.0), self.V)
 
     def figure(self, turn: float = TURN) -> Figure:
-        return safe_plane({"": {"ΔW": self.moved, "A": self.A.detach()}}, self.V, f"ΔW after {self.steps} "
-                          f"step{'s' * (self.steps != 1)}: violation {self.violation:.2f}", turn=turn)
+        return safe_plane(
+            {"": {"ΔW": self.moved, "A": self.A.detach()}},
+            self.V,
+            f"ΔW after {self.steps} step{'s' * (self.steps != 1)}: violation {self.violation:.2f}",
+            turn=turn,
+        )
 
     def line(self) -> str:
         """What the knobs led to, in words."""
         loss = 0.5 * float((self.G0 + self.moved).square().sum())
-        return (f"{self.steps} step{'s' * (self.steps != 1)} of {self.optimiser}: violation since the start {self.violation:.3f}, "
-                f"of the last step {self.violation_step:.3f}; ‖ΔW V‖ = {float(torch.linalg.norm(self.moved @ self.V)):.3f}; "
-                f"A V = {float((self.A.detach() @ self.V).squeeze()):+.3f}; loss {loss:.3f}")
+        AV = float((self.A.detach() @ self.V).squeeze())
+        return (
+            f"{self.steps} step{'s' * (self.steps != 1)} of {self.optimiser}: violation since the start "
+            f"{self.violation:.3f}, of the last step {self.violation_step:.3f}; "
+            f"‖ΔW V‖ = {float(torch.linalg.norm(self.moved @ self.V)):.3f}; A V = {AV:+.3f}; loss {loss:.3f}"
+        )
 
 
 def explore_geometry(V: Tensor = V, G: Tensor = G, B: Tensor = B) -> ipywidgets.VBox:
-    """Knobs for the angle of A's row and V, the step size and the optimiser, and a button that takes one more step.
+    """Knobs for the angle of A's row and V, the step size, the optimiser, and a button for one more step.
 
     A turned knob starts again with the first step. V (3, 1), G (2, 3), B (2, 1): see `Plane`.
     """

@@ -11,15 +11,24 @@ if TYPE_CHECKING:
 
 
 def explore_margins(points: Points | None = None) -> ipywidgets.VBox:
-    """Sliders for the push margin, the pull margin and the weight; the figure is `janus.plots.separation.margins`.
+    """Sliders for the push margin, the pull margin and the weight; the figure is
+    `janus.plots.separation.margins`.
 
-    points: real features as `janus.plots.separation.cosines` returns them; the shares that each term acts on are of them.
+    points: real features as `janus.plots.separation.cosines` returns them; the shares that each term acts on
+    are of them.
     """
     import ipywidgets
 
     def slider(value: float, text: str) -> ipywidgets.FloatSlider:
-        return ipywidgets.FloatSlider(value=value, min=0.0, max=1.0, step=0.05, description=text,
-                                      style={"description_width": "6em"}, layout={"width": "30em"})
+        return ipywidgets.FloatSlider(
+            value=value,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            description=text,
+            style={"description_width": "6em"},
+            layout={"width": "30em"},
+        )
 
     knobs = [slider(0.3, "push margin"), slider(0.7, "pull margin"), slider(0.5, "weight")]
     screen = ipywidgets.Output()

@@ -1,4 +1,4 @@
-"""What validation chose: benchmarks/choose.py, and the parquet files that data/scripts/build_tin100.py cuts out."""
+"""What validation chose: benchmarks/choose.py, and the parquet files of data/scripts/build_tin100.py."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def runs(tmp_path: Path):
     """Write runs of (row, rate, accuracy), judged on validation."""
+
     def write(*found: tuple[str, float, float], evaluate: str = "val") -> Path:
         for row, rate, acc in found:
             folder = tmp_path / "runs" / f"{slug(row)}__lr={rate}"
             folder.mkdir(parents=True)
-            write_json(folder / "result.json", result_values(100, variant=row, lr=rate, evaluate=evaluate) | {"acc": acc})
+            values = result_values(100, variant=row, lr=rate, evaluate=evaluate) | {"acc": acc}
+            write_json(folder / "result.json", values)
         return tmp_path / "runs"
 
     return write
@@ -37,7 +39,9 @@ def runs(tmp_path: Path):
 def test_the_rate_with_the_highest_validation_accuracy_is_chosen_row_by_row(runs) -> None:
     folder = runs(("OE", 0.1, 20.0), ("OE", 0.2, 30.0), ("OE+GR", 0.1, 25.0), ("OE+GR", 0.2, 24.0))
     assert load_script("benchmarks/choose.py").choose(folder, ["lr", "head_lr"]) == {
-        row: {"training.lr": rate} for row, rate in (("OE", 0.2), ("OE+GR", 0.1), ("OE+DML", 0.2), ("OE+GR+DML", 0.1))}
+        row: {"training.lr": rate}
+        for row, rate in (("OE", 0.2), ("OE+GR", 0.1), ("OE+DML", 0.2), ("OE+GR+DML", 0.1))
+    }
 
 
 def test_a_group_of_the_tables_is_as_good_as_a_folder_and_keys_may_be_paths(runs, tmp_path: Path) -> None:
@@ -52,9 +56,12 @@ def test_a_group_of_the_tables_is_as_good_as_a_folder_and_keys_may_be_paths(runs
 def test_what_was_chosen_for_other_rows_stays(runs, tmp_path) -> None:
     folder, out = runs(("InfLoRA", 0.1, 20.0), ("InfLoRA", 0.2, 30.0)), tmp_path / "chosen.json"
     write_json(out, {"OE": {"training.lr": 0.5}, "InfLoRA": {"training.lr": 0.7}})
-    subprocess.run([sys.executable, ROOT / "benchmarks/choose.py", folder, "--key", "lr", "--out", out], check=True)
+    subprocess.run(
+        [sys.executable, ROOT / "benchmarks/choose.py", folder, "--key", "lr", "--out", out], check=True
+    )
     assert json.loads(out.read_text()) == {
-        row: {"training.lr": rate} for row, rate in (("OE", 0.5), ("InfLoRA", 0.2), ("OE+DML", 0.5))}
+        row: {"training.lr": rate} for row, rate in (("OE", 0.5), ("InfLoRA", 0.2), ("OE+DML", 0.5))
+    }
 
 
 def test_a_choice_on_test_or_with_unequal_budgets_is_refused(runs) -> None:
@@ -68,8 +75,9 @@ def test_a_choice_on_test_or_with_unequal_budgets_is_refused(runs) -> None:
 
 @pytest.fixture
 def tiny_imagenet(tmp_path: Path) -> Path:
-    """Tiny-ImageNet as its zip unpacks, with two of the numbers that are kept, one that is not, and a test image a class."""
-    classes = [wnid for part in json.loads((ROOT / "data/scripts/tin100.json").read_text()).values() for wnid in part]
+    """Tiny-ImageNet as its zip unpacks: two numbers that are kept, one that is not, a test image a class."""
+    parts = json.loads((ROOT / "data/scripts/tin100.json").read_text()).values()
+    classes = [wnid for part in parts for wnid in part]
     root, lines = tmp_path / "tiny-imagenet-200", []
     for i, wnid in enumerate([*classes, "n99999999"]):  # one class that belongs to neither part
         folder = root / "train" / wnid / "images"
@@ -83,14 +91,17 @@ def tiny_imagenet(tmp_path: Path) -> Path:
     return root
 
 
-def test_the_photographs_are_cut_out_of_tiny_imagenet_as_it_unpacks(tiny_imagenet: Path, tmp_path: Path) -> None:
+def test_the_photographs_are_cut_out_of_tiny_imagenet_as_it_unpacks(
+    tiny_imagenet: Path, tmp_path: Path
+) -> None:
     load_script("data/scripts/build_tin100.py").build(tiny_imagenet, tmp_path / "out")
     stream, pre = (datasets.load(tmp_path / "out" / f"{name}-*.parquet") for name in ("tin100", "tinpre"))
     assert (len(stream.classes), stream.classes[0], len(pre.classes)) == (100, "espresso", 50)
     assert (len(stream.train), len(stream.test), len(pre.train), len(pre.test)) == (200, 100, 150, 50)
     assert not set(stream.classes) & set(pre.classes)
     assert stream.train.labels.tolist() == [i for i in range(100) for _ in range(2)]
-    red = stream.train.batch(stream.train.labels.argsort(stable=True))[:, 0].float().mean((1, 2))  # the class's number
+    ordered = stream.train.batch(stream.train.labels.argsort(stable=True))
+    red = ordered[:, 0].float().mean((1, 2))  # the class's number
     assert abs(red[::2] - red.new_tensor(range(100))).max() < 6
 
 

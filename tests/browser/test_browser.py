@@ -46,13 +46,17 @@ def browser() -> Iterator:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a JupyterLab on a copy of the lessons (it saves what it shows), with no settings of the user's."""
+    """The address of a JupyterLab on a copy of the lessons (it saves what it shows).
+
+    With no settings of the user's.
+    """
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("lessons")
     for path in NOTEBOOKS:
         shutil.copy(path, folder)
     settings = home / "settings" / TRACKER / "tracker.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps({"windowingMode": "none"}))  # all cells are in the page, not only those on the screen
+    # all cells are in the page, not only those on the screen
+    settings.write_text(json.dumps({"windowingMode": "none"}))
     news = home / "settings" / "@jupyterlab/apputils-extension" / "notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
     news.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
@@ -60,12 +64,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {
-        "JANUS_FAST": "1", "JANUS_RUNS": os.environ.get("JANUS_RUNS", str(home / "runs")),
-        "JUPYTER_CONFIG_DIR": str(home), "IPYTHONDIR": str(home / "ipython"),
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "JANUS_FAST": "1",
+        "JANUS_RUNS": os.environ.get("JANUS_RUNS", str(home / "runs")),
+        "JUPYTER_CONFIG_DIR": str(home),
+        "IPYTHONDIR": str(home / "ipython"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-               "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}"]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command += [f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}"]
+    command += [f"--ServerApp.root_dir={folder}"]
     with open(home / "lab.log", "w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
@@ -115,11 +123,15 @@ def run_all(page: object, lab: str, path: Path) -> None:
     page.get_by_role("menuitem", name="Clear Outputs of All Cells").click()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    numbers = '[...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].map(prompt => prompt.textContent)'
-    page.wait_for_function(f"""() => {numbers}.filter(text => /\\d/.test(text)).length >= {cells}
-                                     || document.querySelector('[data-mime-type="application/vnd.jupyter.error"]')""",
-                           timeout=RUN_SECONDS * 1000)
-    errors = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+    prompts = '[...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")]'
+    numbers = f"{prompts}.map(prompt => prompt.textContent)"
+    error = '[data-mime-type="application/vnd.jupyter.error"]'
+    page.wait_for_function(
+        f"""() => {numbers}.filter(text => /\\d/.test(text)).length >= {cells}
+                  || document.querySelector('{error}')""",
+        timeout=RUN_SECONDS * 1000,
+    )
+    errors = page.locator(error)
     if errors.count():
         page.screenshot(path=PICTURES / f"{path.stem}-error.png")
         pytest.fail(f"{path.name} in JupyterLab: {errors.first.inner_text()[-1500:]}")
@@ -188,7 +200,8 @@ def test_05_a_figure_with_its_own_slider_needs_no_kernel(page: object, lab: str)
     page.wait_for_timeout(2000)
     figure.screenshot(path=PICTURES / f"{path.stem}-slider-before.png")
     points = ".cartesianlayer"
-    before, label = figure.locator(points).inner_html(), figure.locator(".slider-label, .slider-current-value").first.text_content()
+    before = figure.locator(points).inner_html()
+    label = figure.locator(".slider-label, .slider-current-value").first.text_content()
     rail = figure.locator(".slider-rail-touch-rect").first.bounding_box()
     grip = figure.locator(".slider-grip-rect").first.bounding_box()
     y = rail["y"] + rail["height"] / 2
@@ -201,15 +214,20 @@ def test_05_a_figure_with_its_own_slider_needs_no_kernel(page: object, lab: str)
     seconds = changed(lambda: figure.locator(points).inner_html(), before)
     page.wait_for_timeout(1000)
     figure.screenshot(path=PICTURES / f"{path.stem}-slider-after.png")
-    assert seconds is not None, f"the slider of the figure moved from {label!r}, and the points stayed where they were"
+    assert seconds is not None, (
+        f"the slider of the figure moved from {label!r}, and the points stayed where they were"
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_without_a_kernel_or_a_network_every_figure_is_seen(page: object, path: Path, tmp_path: Path) -> None:
-    figures = sum("image/png" in output.get("data", {}) for cell in nbformat.read(path, as_version=4).cells
-                  for output in cell.get("outputs", ()))
-    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", str(tmp_path), str(path)], check=True,
-                   timeout=120, capture_output=True)
+    figures = sum(
+        "image/png" in output.get("data", {})
+        for cell in nbformat.read(path, as_version=4).cells
+        for output in cell.get("outputs", ())
+    )
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", str(tmp_path), str(path)]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
     page.route(re.compile("^https?:"), lambda route: route.abort())
     page.goto((tmp_path / f"{path.stem}.html").as_uri(), wait_until="load")
     images = page.locator('.jp-OutputArea-output img[src^="data:"]')

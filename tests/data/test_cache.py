@@ -1,4 +1,7 @@
-"""Decoded once: the disk cache gives the pixels that decoding gives, whatever happens to whoever makes it; batches read ahead."""
+"""Decoded once: the disk cache gives the pixels that decoding gives, whatever happens to whoever makes it.
+
+And batches are read ahead.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ CPU = torch.device("cpu")
 def place(tmp_path, monkeypatch) -> Path:
     """Where caches go, and every set too large for memory."""
     monkeypatch.setenv("JANUS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(images.Encoded.__init__, "__defaults__", _no_memory(images.Encoded.__init__.__defaults__))
+    defaults = _no_memory(images.Encoded.__init__.__defaults__)
+    monkeypatch.setattr(images.Encoded.__init__, "__defaults__", defaults)
     return tmp_path / "cache"
 
 
@@ -45,7 +49,7 @@ def files(place: Path, ending: str = ".npy") -> list[Path]:
     return sorted(place.glob(f"*{ending}"))
 
 
-# ---- the disk cache -------------------------------------------------------------------------------------------------
+# ---- the disk cache ----------------------------------------------------------------------------------------
 
 
 def test_the_cache_gives_the_decoded_pixels_and_no_image_is_opened_again(tmp_path, place, caplog):
@@ -92,8 +96,8 @@ def test_images_that_change_get_another_file(tmp_path, place):
     write(root / "a" / "001.png", encoded(251))
     after = every(datasets.load(root).train)
     assert len(files(place)) == 2 and not torch.equal(before, after)
-    assert {250, 251} <= set(every(datasets.load(root, test_fraction=0.1, val_fraction=0.0).train)[:, 0, 0, 0].tolist()) | \
-        set(every(datasets.load(root, test_fraction=0.1, val_fraction=0.0).test)[:, 0, 0, 0].tolist())
+    cut = datasets.load(root, test_fraction=0.1, val_fraction=0.0)
+    assert {250, 251} <= {*every(cut.train)[:, 0, 0, 0].tolist(), *every(cut.test)[:, 0, 0, 0].tolist()}
     assert len(files(place)) == 2  # another cut of the same images shares the file
 
 
@@ -190,7 +194,9 @@ import logging, sys, time
 from janus.data import cache, datasets, images
 cache.CHUNK_BYTES = 2 * 301
 real = images.Encoded.decode
-images.Encoded.decode = lambda self, i: time.sleep(0.02) or print(f"decoded {i};", flush=True) or real(self, i)
+images.Encoded.decode = lambda self, i: (
+    time.sleep(0.02) or print(f"decoded {i};", flush=True) or real(self, i)
+)
 import torch
 logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 data = datasets.load(sys.argv[1], cache="disk")
@@ -225,7 +231,7 @@ def test_a_killed_builder_leaves_what_it_had_finished(tmp_path, place):
     assert f"sum {int(every(datasets.load(root, cache='none').train).long().sum())}" in output
 
 
-# ---- reading ahead --------------------------------------------------------------------------------------------------
+# ---- reading ahead -----------------------------------------------------------------------------------------
 
 
 def batches(count: int = 10, size: int = 3) -> list[torch.Tensor]:
@@ -234,7 +240,11 @@ def batches(count: int = 10, size: int = 3) -> list[torch.Tensor]:
 
 def test_batches_come_in_order_and_as_they_are(tmp_path):
     paths = [write(tmp_path / f"{i}.png", encoded(10 * i)) for i in range(12)]
-    for kept in (from_paths(paths), from_paths(paths, cache_bytes=0), TensorImages(every(from_paths(paths)), torch.arange(12))):
+    for kept in (
+        from_paths(paths),
+        from_paths(paths, cache_bytes=0),
+        TensorImages(every(from_paths(paths)), torch.arange(12)),
+    ):
         with Prefetcher(of(kept, batches()), CPU) as loader:
             seen = list(loader)
             assert list(loader) == []  # ended, and stays so
@@ -269,7 +279,8 @@ class Stored:
 
 
 def slow() -> Stored:
-    return Stored(Slow(torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2), torch.arange(12)))
+    pixels = torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
+    return Stored(Slow(pixels, torch.arange(12)))
 
 
 def test_an_error_comes_where_its_batch_would_have_come():
@@ -289,7 +300,8 @@ def test_the_thread_reads_ahead_and_ends_with_the_loop():
         next(loader), next(loader)
         time.sleep(0.2)
         assert 2 < len(images.inner.threads) <= 6  # what the queue holds, no more
-        assert images.inner.threads[0] == threading.current_thread().name and set(images.inner.threads[1:]) == {"prefetch"}
+        assert images.inner.threads[0] == threading.current_thread().name
+        assert set(images.inner.threads[1:]) == {"prefetch"}
     assert threading.active_count() == before
     with pytest.raises(ZeroDivisionError), Prefetcher(of(images, [torch.tensor([0])] * 50), CPU) as loader:
         for _ in loader:
@@ -307,7 +319,9 @@ class Plain(Prefetcher):
 
 def test_a_run_has_the_same_numbers_to_the_last_bit_with_and_without(image_folder, place, monkeypatch):
     monkeypatch.setattr(backbones, "create", toy_backbone)
-    settings = dict(dataset=str(image_folder), tasks=3, epochs=2, rank=2, device="cpu", threads=1, method="janus")
+    settings = dict(
+        dataset=str(image_folder), tasks=3, epochs=2, rank=2, device="cpu", threads=1, method="janus"
+    )
 
     def numbers(**data) -> dict:
         result = train.run(**settings, data=data).to_dict()
@@ -315,7 +329,8 @@ def test_a_run_has_the_same_numbers_to_the_last_bit_with_and_without(image_folde
 
     ahead_from_disk = numbers()
     assert len(files(place)) == 1
-    assert numbers(cache="none") == ahead_from_disk  # the same hash too: where pixels are kept is not what they are
+    # the same hash too: where pixels are kept is not what they are
+    assert numbers(cache="none") == ahead_from_disk
     monkeypatch.setattr(train, "Prefetcher", Plain)
     monkeypatch.setattr(learner, "Prefetcher", Plain)
     assert numbers(cache="none") == ahead_from_disk

@@ -10,7 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.image_sets import class_folder, encoded, every, fake_hub, fashion, idx, rows, said, save, table, write
+from helpers.image_sets import (
+    class_folder,
+    encoded,
+    every,
+    fake_hub,
+    fashion,
+    idx,
+    rows,
+    said,
+    save,
+    table,
+    write,
+)
 from PIL import Image
 
 from janus.data import datasets, icons, images, registry, sources
@@ -23,11 +35,12 @@ pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 
-# ---- images ---------------------------------------------------------------------------------------------------------
+# ---- images ------------------------------------------------------------------------------------------------
 
 
 def test_subsets_share_pixels_and_compose():
-    pixels = torch.randint(0, 256, (10, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (10, 3, 4, 4), dtype=torch.uint8, generator=generator)
     whole = TensorImages(pixels, torch.arange(10), torch.arange(10) % 2)
     part = whole.subset(torch.tensor([7, 3, 5])).subset(torch.tensor([2, 0]), torch.tensor([40, 41]))
     assert len(part) == 2 and part.labels.tolist() == [40, 41] and part.styles.tolist() == [1, 1]
@@ -50,12 +63,8 @@ def test_file_images_decode_once_and_survive_the_files(tmp_path):
 def test_an_empty_batch_is_empty(tmp_path):
     paths = [write(tmp_path / "a.png", encoded(1))]
     for cache_bytes in (0, 10**6):
-        assert from_paths(paths, cache_bytes=cache_bytes).batch(torch.tensor([], dtype=torch.long)).shape == (
-            0,
-            3,
-            10,
-            10,
-        )
+        empty = from_paths(paths, cache_bytes=cache_bytes).batch(torch.tensor([], dtype=torch.long))
+        assert empty.shape == (0, 3, 10, 10)
 
 
 def test_photographs_keep_a_border_and_the_centre(tmp_path):
@@ -118,7 +127,8 @@ def test_modes_become_rgb(tmp_path):
     size = (8, 8)
     assert pixel_of(Image.new("L", size, 90), tmp_path) == [90, 90, 90]
     assert pixel_of(Image.new("1", size, 1), tmp_path) == [255, 255, 255]
-    assert pixel_of(Image.new("RGBA", size, (255, 0, 0, 0)), tmp_path) == [255, 255, 255]  # transparent: white shows
+    # transparent: white shows
+    assert pixel_of(Image.new("RGBA", size, (255, 0, 0, 0)), tmp_path) == [255, 255, 255]
     half = pixel_of(Image.new("RGBA", size, (200, 0, 0, 128)), tmp_path)
     assert all(abs(a - b) <= 1 for a, b in zip(half, [227, 127, 127]))
     assert pixel_of(Image.new("LA", size, (0, 0)), tmp_path) == [255, 255, 255]
@@ -143,7 +153,9 @@ def test_exif_orientation_is_applied(tmp_path):
     assert upright[0, 0, 0, 0] == 0 and upright[0, 0, -1, 0] == 255
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"not an image at all"])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"not an image at all"]
+)
 def test_a_corrupt_image_is_named(tmp_path, damage):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -158,7 +170,7 @@ def test_decoding_is_the_same_in_any_order(tmp_path):
     assert torch.equal(from_paths(paths).batch(shuffled), every(from_paths(paths))[shuffled])
 
 
-# ---- folders --------------------------------------------------------------------------------------------------------
+# ---- folders -----------------------------------------------------------------------------------------------
 
 
 def test_a_folder_with_splits(tmp_path):
@@ -173,7 +185,8 @@ def test_a_folder_with_splits(tmp_path):
         assert data.classes == ["a", "b"] and data.transform == "photo"
         assert [len(data.train), len(data.val), len(data.test)] == [8, 2, 4]
         assert data.train.labels.bincount().tolist() == [5, 3]
-        assert every(data.train)[:, 0, 0, 0].tolist() == [3, 4, 5, 6, 99, 0, 1, 2]  # sorted by class, then by name
+        # sorted by class, then by name
+        assert every(data.train)[:, 0, 0, 0].tolist() == [3, 4, 5, 6, 99, 0, 1, 2]
         assert "1 file without an image extension ignored (train/a/notes.txt)" in data.notes
 
 
@@ -217,7 +230,8 @@ def test_folders_that_cannot_be_used_are_named(tmp_path):
     assert "class 'b' of two has no test images" in said(UsageError, lambda: datasets.load(tmp_path / "two"))
     class_folder(tmp_path / "three" / "train", {"a": 2})
     class_folder(tmp_path / "three" / "test", {"a": 2, "c": 1})
-    assert "class 'c' of three has no training images" in said(UsageError, lambda: datasets.load(tmp_path / "three"))
+    message = said(UsageError, lambda: datasets.load(tmp_path / "three"))
+    assert "class 'c' of three has no training images" in message
     class_folder(tmp_path / "four", {"a": 5, "b": 1})
     assert "class 'b' has too few images" in said(UsageError, lambda: datasets.load(tmp_path / "four"))
     write(tmp_path / "five" / "loose.png", encoded(0))
@@ -249,7 +263,7 @@ def test_a_class_that_only_has_corrupt_images_is_named(tmp_path):
     assert "class 'b'" in message and "no test images" in message
 
 
-# ---- parquet and the hub --------------------------------------------------------------------------------------------
+# ---- parquet and the hub -----------------------------------------------------------------------------------
 
 
 def test_parquet_in_the_hub_layout(tmp_path):
@@ -268,7 +282,8 @@ def test_parquet_in_the_hub_layout(tmp_path):
 def test_parquet_by_pattern_below_janus_data(tmp_path, monkeypatch):
     for stem in ("pets", "cars"):
         for split, start in (("train", 0), ("test", 50)):
-            save(tmp_path / f"{stem}-{split}.parquet", table(rows({0: 2, 1: 2}, start), [f"{stem}0", f"{stem}1"]))
+            cells = table(rows({0: 2, 1: 2}, start), [f"{stem}0", f"{stem}1"])
+            save(tmp_path / f"{stem}-{split}.parquet", cells)
     monkeypatch.setenv("JANUS_DATA", str(tmp_path))
     data = datasets.load("pets-*.parquet")
     assert data.classes == ["pets0", "pets1"] and len(data.train) == len(data.test) == 4
@@ -298,7 +313,8 @@ def test_class_names(tmp_path, labels, names, classes):
     assert data.classes == classes
     order = [classes.index(name) for name in (classes if labels[0] in (0, classes[0]) else classes[::-1])] * 2
     assert data.train.labels.tolist() == order
-    assert any("1 of 3 class names have no images" in n for n in data.notes) == (names is not None and "never" in names)
+    unseen = any("1 of 3 class names have no images" in n for n in data.notes)
+    assert unseen == (names is not None and "never" in names)
 
 
 def test_columns_are_found_or_asked_for(tmp_path):
@@ -317,7 +333,8 @@ def test_columns_are_found_or_asked_for(tmp_path):
 
 def test_styles_are_kept(tmp_path):
     for split in ("train", "test"):
-        save(tmp_path / f"{split}.parquet", table(rows({0: 2, 1: 2}), ["a", "b"], style=["ink", "oil", "ink", "oil"]))
+        cells = table(rows({0: 2, 1: 2}), ["a", "b"], style=["ink", "oil", "ink", "oil"])
+        save(tmp_path / f"{split}.parquet", cells)
     data = datasets.load(tmp_path)
     assert data.styles == ["ink", "oil"] and data.train.styles.tolist() == [0, 1, 0, 1]
 
@@ -328,7 +345,8 @@ def test_images_stored_as_paths_or_plain_bytes(tmp_path):
         write(tmp_path / "pics" / f"{split}.png", encoded(shade))
         cells = [{"bytes": None, "path": f"pics/{split}.png"}] * 2
         save(tmp_path / "s" / f"{split}.parquet", pa.table({"image": pa.array(cells, kind), "label": [0, 0]}))
-        save(tmp_path / "b" / f"{split}.parquet", pa.table({"image": pa.array([encoded(12)], pa.binary()), "label": [0]}))
+        bare = pa.table({"image": pa.array([encoded(12)], pa.binary()), "label": [0]})
+        save(tmp_path / "b" / f"{split}.parquet", bare)
     (tmp_path / "pics").rename(tmp_path / "s" / "pics")
     assert every(datasets.load(tmp_path / "s").train)[:, 0, 0, 0].tolist() == [11, 11]
     assert every(datasets.load(tmp_path / "b").train)[:, 0, 0, 0].tolist() == [12]
@@ -396,7 +414,8 @@ def test_the_hub_when_offline_or_not_installed(monkeypatch):
 
     fake_hub(monkeypatch, offline)
     message = said(JanusError, lambda: datasets.load("hf:someone/pets"))
-    assert "'someone/pets'" in message and "Couldn't reach the Hub" in message and "give the folder" in message
+    assert "'someone/pets'" in message and "Couldn't reach the Hub" in message
+    assert "give the folder" in message
     assert "uoft-cs/cifar100" in said(JanusError, lambda: datasets.load("cifar-100"))
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert "pip install datasets" in said(JanusError, lambda: datasets.load("hf:someone/pets"))
@@ -405,11 +424,13 @@ def test_the_hub_when_offline_or_not_installed(monkeypatch):
 def test_the_hub_through_the_real_library(tmp_path, monkeypatch):
     hf = pytest.importorskip("datasets")
     monkeypatch.setattr(hf.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    save(tmp_path / "repo" / "data" / "train-00000-of-00001.parquet", table(rows({0: 3, 1: 3}), ["cat", "dog"]))
-    save(tmp_path / "repo" / "data" / "test-00000-of-00001.parquet", table(rows({0: 1, 1: 2}, 40), ["cat", "dog"]))
+    folder = tmp_path / "repo" / "data"
+    save(folder / "train-00000-of-00001.parquet", table(rows({0: 3, 1: 3}), ["cat", "dog"]))
+    save(folder / "test-00000-of-00001.parquet", table(rows({0: 1, 1: 2}, 40), ["cat", "dog"]))
     data = datasets.load(f"hf:{tmp_path / 'repo'}")
     assert data.classes == ["cat", "dog"] and data.val is None
-    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1] and every(data.test)[:, 0, 0, 0].tolist() == [40, 41, 42]
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert every(data.test)[:, 0, 0, 0].tolist() == [40, 41, 42]
 
 
 def test_a_published_benchmark_from_local_files(tmp_path, monkeypatch):
@@ -426,7 +447,7 @@ def test_a_published_benchmark_from_local_files(tmp_path, monkeypatch):
     assert "does not exist" in said(UsageError, lambda: datasets.load("cifar-100", root=tmp_path / "nowhere"))
 
 
-# ---- Fashion-MNIST --------------------------------------------------------------------------------------------------
+# ---- Fashion-MNIST -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -473,12 +494,13 @@ def test_damaged_idx_files_are_named(tmp_path):
     assert "JANUS_DATA" in said(UsageError, lambda: datasets.load("fashion-mnist"))
 
 
-# ---- Icons-R --------------------------------------------------------------------------------------------------------
+# ---- Icons-R -----------------------------------------------------------------------------------------------
 
 
 def test_icons_r_wires_the_embedded_arrays(monkeypatch):
     def parts(count):
-        pixels = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, 1).repeat(32, 2).repeat(32, 3)
+        shade = np.arange(count, dtype=np.uint8)[:, None, None, None]
+        pixels = shade.repeat(3, 1).repeat(32, 2).repeat(32, 3)
         return pixels, np.arange(count, dtype=np.int64) % 2, [["line", "solid"][i % 2] for i in range(count)]
 
     asked = []
@@ -489,7 +511,8 @@ def test_icons_r_wires_the_embedded_arrays(monkeypatch):
 
     monkeypatch.setattr(icons, "load", load)
     data = datasets.load("icons-r", size=32)
-    assert data.classes == ["arrow-left", "mail"] and data.transform == "icons" and data.styles == ["line", "solid"]
+    assert data.classes == ["arrow-left", "mail"] and data.styles == ["line", "solid"]
+    assert data.transform == "icons"
     assert [len(data.train), len(data.val), len(data.test)] == [6, 2, 4]
     assert every(data.test)[:, 0, 0, 0].tolist() == [0, 1, 2, 3] and data.test.styles.tolist() == [0, 1, 0, 1]
     datasets.load("icons-r", strength=0.5, vocabulary=True)
@@ -504,31 +527,35 @@ def test_icons_r_is_there():
         assert part.batch(torch.tensor([0, len(part) - 1])).shape == (2, 3, 32, 32)
 
 
-# ---- names and options ----------------------------------------------------------------------------------------------
+# ---- names and options -------------------------------------------------------------------------------------
+
+
+def refused(*names: object, **options: object) -> str:
+    """What `datasets.load` says against them."""
+    return said(UsageError, lambda: datasets.load(*names, **options))
 
 
 def test_unknown_names_paths_and_options(tmp_path):
-    assert "did you mean 'icons-r'" in said(UsageError, lambda: datasets.load("icon-r"))
-    assert "did you mean 'fashion-mnist'" in said(UsageError, lambda: datasets.load("fashion_mnist"))
-    assert "known: " in said(UsageError, lambda: datasets.load(""))
-    assert "does not exist" in said(UsageError, lambda: datasets.load(tmp_path / "nowhere"))
-    assert "does not exist" in said(UsageError, lambda: datasets.load("nothing.parquet"))
-    assert "build_tin100.py tiny-imagenet-200 --out photographs` makes it" in said(
-        UsageError, lambda: datasets.load("tin100-*.parquet"))
-    assert "does not exist" in said(UsageError, lambda: datasets.load("imagefolder", root=tmp_path / "nowhere"))
-    assert "needs root" in said(UsageError, lambda: datasets.load("parquet"))
-    assert "no parquet files" in said(UsageError, lambda: datasets.load("parquet", root=tmp_path))
-    assert "is not a folder" in said(UsageError, lambda: datasets.load("imagefolder", root=write(tmp_path / "file.txt", b"x")))
-    message = said(UsageError, lambda: datasets.load("fashion-mnist", root=tmp_path, strength=1.0))
+    assert "did you mean 'icons-r'" in refused("icon-r")
+    assert "did you mean 'fashion-mnist'" in refused("fashion_mnist")
+    assert "known: " in refused("")
+    assert "does not exist" in refused(tmp_path / "nowhere")
+    assert "does not exist" in refused("nothing.parquet")
+    assert "build_tin100.py tiny-imagenet-200 --out photographs` makes it" in refused("tin100-*.parquet")
+    assert "does not exist" in refused("imagefolder", root=tmp_path / "nowhere")
+    assert "needs root" in refused("parquet")
+    assert "no parquet files" in refused("parquet", root=tmp_path)
+    assert "is not a folder" in refused("imagefolder", root=write(tmp_path / "file.txt", b"x"))
+    message = refused("fashion-mnist", root=tmp_path, strength=1.0)
     assert "'strength' belongs to dataset icons-r, not to fashion-mnist" in message
-    message = said(UsageError, lambda: datasets.load("icons-r", label_column="x"))
+    message = refused("icons-r", label_column="x")
     assert "belongs to dataset" in message and "parquet" in message
-    message = said(UsageError, lambda: datasets.load("fashion-mnist", val_fracton=0.1))
+    message = refused("fashion-mnist", val_fracton=0.1)
     assert "did you mean 'val_fraction'" in message
-    assert "embedded" in said(UsageError, lambda: datasets.load("icons-r", root=tmp_path))
-    assert "takes a number" in said(UsageError, lambda: datasets.load("icons-r", strength="strong"))
-    assert "takes true or false, got 1" in said(UsageError, lambda: datasets.load("icons-r", vocabulary=1))
-    assert said(UsageError, lambda: datasets.load("imagenet-100", class_list=100)) == "data.class_list takes a text, got 100"
+    assert "embedded" in refused("icons-r", root=tmp_path)
+    assert "takes a number" in refused("icons-r", strength="strong")
+    assert "takes true or false, got 1" in refused("icons-r", vocabulary=1)
+    assert refused("imagenet-100", class_list=100) == "data.class_list takes a text, got 100"
 
 
 def test_impossible_fractions(tmp_path):
@@ -538,13 +565,13 @@ def test_impossible_fractions(tmp_path):
     class_folder(tmp_path / "three" / "train", {"a": 10})
     class_folder(tmp_path / "three" / "val", {"a": 10})
     class_folder(tmp_path / "three" / "test", {"a": 10})
-    assert "val_fraction takes a number" in said(UsageError, lambda: datasets.load(tmp_path / "one", val_fraction="lots"))
+    assert "val_fraction takes a number" in refused(tmp_path / "one", val_fraction="lots")
     for options in ({"val_fraction": 1.5}, {"test_fraction": 0}, {"test_fraction": -0.1}):
-        assert "_fraction must be " in said(UsageError, lambda o=options: datasets.load(tmp_path / "one", **o))
-    message = said(UsageError, lambda: datasets.load(tmp_path / "one", val_fraction=0.5, test_fraction=0.5))
+        assert "_fraction must be " in refused(tmp_path / "one", **options)
+    message = refused(tmp_path / "one", val_fraction=0.5, test_fraction=0.5)
     assert "nothing to train on" in message
-    assert "test_fraction has no use" in said(UsageError, lambda: datasets.load(tmp_path / "two", test_fraction=0.1))
-    assert "val_fraction has no use" in said(UsageError, lambda: datasets.load(tmp_path / "three", val_fraction=0.1))
+    assert "test_fraction has no use" in refused(tmp_path / "two", test_fraction=0.1)
+    assert "val_fraction has no use" in refused(tmp_path / "three", val_fraction=0.1)
 
 
 def test_every_set_is_described():

@@ -1,11 +1,23 @@
-"""Folders as people have them: accents, what systems leave there, a folder too many, no labels, strange names."""
+"""Folders as people have them: accents, what systems leave, a folder too many, no labels, strange names."""
 
 from __future__ import annotations
 
 import unicodedata
 
 import pytest
-from helpers.image_sets import all_shades, class_folder, encoded, noted, pa, rows, said, save, shades, table, write
+from helpers.image_sets import (
+    all_shades,
+    class_folder,
+    encoded,
+    noted,
+    pa,
+    rows,
+    said,
+    save,
+    shades,
+    table,
+    write,
+)
 
 from janus.data import datasets, stream
 from janus.errors import JanusError, UsageError
@@ -13,8 +25,7 @@ from janus.errors import JanusError, UsageError
 pytestmark = pytest.mark.usefixtures("without_home")
 
 
-
-# ---- names ----------------------------------------------------------------------------------------------------------
+# ---- names -------------------------------------------------------------------------------------------------
 
 COMPOSED, APART = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
@@ -29,7 +40,8 @@ def test_a_class_has_one_name_however_its_accents_are_stored(tmp_path):
     data = datasets.load(tmp_path / "two")
     assert data.classes == [COMPOSED, "tea"] and len(all_shades(data)) == 16 and noted(data, "one class")
     for split, name, start in (("train", COMPOSED, 0), ("test", APART, 20)):
-        save(tmp_path / "texts" / f"{split}.parquet", table([(encoded(start), name), (encoded(start + 1), "tea")]))
+        cells = table([(encoded(start), name), (encoded(start + 1), "tea")])
+        save(tmp_path / "texts" / f"{split}.parquet", cells)
         save(tmp_path / "names" / f"{split}.parquet", table(rows({0: 2, 1: 2}, start), [name, "tea"]))
     for kind in ("texts", "names"):
         assert datasets.load(tmp_path / kind).classes == [COMPOSED, "tea"]
@@ -37,12 +49,14 @@ def test_a_class_has_one_name_however_its_accents_are_stored(tmp_path):
 
 def test_a_class_list_and_split_lists_find_names_however_stored(tmp_path):
     root = class_folder(tmp_path / "set", {APART: 4, "tea": 4, "milk": 4})
-    listed = write(tmp_path / "list.txt", b"\xef\xbb\xbf" + f"{COMPOSED}\ntea\n".encode())  # with Windows's mark
+    # with Windows's mark
+    listed = write(tmp_path / "list.txt", b"\xef\xbb\xbf" + f"{COMPOSED}\ntea\n".encode())
     assert datasets.load(root, class_list=str(listed)).classes == [COMPOSED, "tea"]
     listed.write_bytes(COMPOSED.encode("latin-1"))
     assert "save it as UTF-8" in said(JanusError, lambda: datasets.load(root, class_list=str(listed)))
     for part, i in (("train", 0), ("test", 1)):
-        write(tmp_path / f"{part}.yaml", f"data: ['{COMPOSED}/00{i}.png', 'tea/00{i}.png']\ntargets: [0, 1]\n".encode())
+        text = f"data: ['{COMPOSED}/00{i}.png', 'tea/00{i}.png']\ntargets: [0, 1]\n"
+        write(tmp_path / f"{part}.yaml", text.encode())
     files = [str(tmp_path / f"{part}.yaml") for part in ("train", "test")]
     data = datasets.load("imagenet-r", root=root, split_files=files)
     assert data.classes == [COMPOSED, "tea"] and len(data.test) == 2
@@ -55,7 +69,9 @@ def test_new_classes_are_known_however_their_names_are_stored(tmp_path):
         stream.class_incremental(old, 2).with_new_classes(new)
 
 
-@pytest.mark.parametrize("name", ["my cats & dogs", "100% #1", "set[1]", "{a,b}", "what?", "a*b", "ключ", "~tilde", "d=1,2"])
+@pytest.mark.parametrize(
+    "name", ["my cats & dogs", "100% #1", "set[1]", "{a,b}", "what?", "a*b", "ключ", "~tilde", "d=1,2"]
+)
 def test_any_folder_name_works(tmp_path, monkeypatch, name):
     root = class_folder(tmp_path / name, {"a": 4, name: 4})
     assert sorted(datasets.load(root).classes) == sorted(["a", name])
@@ -89,10 +105,12 @@ def test_what_is_not_read_is_counted_with_an_example(tmp_path, caplog):
     assert any("2 files without an image extension" in line for line in caplog.messages)
 
 
-# ---- what systems leave, and layouts --------------------------------------------------------------------------------
+# ---- what systems leave, and layouts -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["@eaDir", ".ipynb_checkpoints", "__MACOSX", ".thumbnails", "#recycle", "$RECYCLE.BIN"])
+@pytest.mark.parametrize(
+    "name", ["@eaDir", ".ipynb_checkpoints", "__MACOSX", ".thumbnails", "#recycle", "$RECYCLE.BIN"]
+)
 def test_what_systems_leave_is_no_class_and_no_image(tmp_path, name):
     class_folder(tmp_path, {"a": 4, "b": 4})
     write(tmp_path / name / "a" / "0.png", encoded(90))
@@ -116,7 +134,8 @@ def test_a_folder_too_many_is_seen_through(tmp_path, splits):
     else:
         class_folder(inner, {"a": 4, "b": 4})
     data = datasets.load(tmp_path / "set")
-    assert data.classes == ["a", "b"] and noted(data, "archive/set") and (shades(data.test) == [50, 51]) == splits
+    assert data.classes == ["a", "b"] and noted(data, "archive/set")
+    assert (shades(data.test) == [50, 51]) == splits
 
 
 def test_one_class_stays_one_class(tmp_path):
@@ -145,14 +164,17 @@ def test_two_folders_for_one_split_are_refused(tmp_path):
     assert "both the val split" in said(UsageError, lambda: datasets.load(tmp_path))
 
 
-@pytest.mark.parametrize("place", ["meta.parquet", "train/meta.parquet", "train/a/meta.parquet", "data/meta.parquet"])
+@pytest.mark.parametrize(
+    "place", ["meta.parquet", "train/meta.parquet", "train/a/meta.parquet", "data/meta.parquet"]
+)
 def test_a_stray_table_does_not_change_how_an_image_folder_is_read(tmp_path, place):
     class_folder(tmp_path / "train", {"a": 3, "b": 3})
     class_folder(tmp_path / "test", {"a": 1, "b": 1}, 50)
     file = save(tmp_path / place, pa.table({"file": ["a/0.png"], "width": [12]}))
     data = datasets.load(tmp_path)
     assert shades(data.train) == [*range(6)] and shades(data.test) == [50, 51]
-    assert noted(data, "parquet", "not used") or place.startswith("data/") and noted(data, "not data beside them")
+    beside = place.startswith("data/") and noted(data, "not data beside them")
+    assert beside or noted(data, "parquet", "not used")
     save(file, table(rows({0: 5}, 70), ["a"]))  # fewer images than the folders hold
     assert datasets.load(tmp_path).classes == ["a", "b"]
     assert all_shades(datasets.load(file)) == [*range(70, 75)]
@@ -164,7 +186,8 @@ def test_a_stray_table_does_not_change_how_an_image_folder_is_read(tmp_path, pla
 
 def test_pictures_beside_tables_do_not_change_how_they_are_read(tmp_path):
     for split, start in (("train", 0), ("test", 50)):
-        save(tmp_path / "data" / f"{split}.parquet", table(rows({0: 2, 1: 2}, start), ["a", "b"], label="kind"))
+        cells = table(rows({0: 2, 1: 2}, start), ["a", "b"], label="kind")
+        save(tmp_path / "data" / f"{split}.parquet", cells)
     class_folder(tmp_path, {"assets": 1, "docs": 1}, 90)
     assert datasets.load(tmp_path, label_column="kind").classes == ["a", "b"]
     for split, start in (("train", 0), ("test", 50)):
@@ -178,6 +201,7 @@ def test_a_file_that_is_no_data_set_says_what_is(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for given in (tmp_path / name, name):
         message = said(UsageError, lambda g=given: datasets.load(g))
-        assert "no data set" in message and "one folder of images per class" in message and ".parquet" in message
+        assert "no data set" in message and "one folder of images per class" in message
+        assert ".parquet" in message
     message = said(UsageError, lambda: datasets.load("tiny-imagenet", root=tmp_path / name))
     assert "is a file: unpack" in message

@@ -40,7 +40,9 @@ def phash() -> ModuleType:
 @pytest.fixture(scope="module")
 def files() -> dict:
     """(folder, split) -> (classes, (masks, labels, styles))."""
-    return {(folder, split): icons.masks(folder, split) for folder, splits in SPLITS.items() for split in splits}
+    return {
+        (folder, split): icons.masks(folder, split) for folder, splits in SPLITS.items() for split in splits
+    }
 
 
 # ---- the files ------------------------------------------------------------
@@ -68,7 +70,10 @@ def test_classes(files) -> None:
 
 def test_no_word_of_the_vocabulary_names_a_class_of_the_stream() -> None:
     spec = json.loads((DATA / "scripts" / "concepts.json").read_text())
-    words = [w for part in ("stream", "vocabulary") for name, aliases in spec[part].items() for w in {name, *aliases}]
+    words = []
+    for part in ("stream", "vocabulary"):
+        for name, aliases in spec[part].items():
+            words += {name, *aliases}
     assert len(words) == len(set(words))
 
 
@@ -116,7 +121,8 @@ def test_rendition_is_the_same_everywhere() -> None:
     images = icons.render(masks, np.arange(64), 1.0)
     assert images.shape == (64, 3, 32, 32) and images.dtype == np.uint8
     assert hashlib.sha256(images.tobytes()).hexdigest() == RENDITION
-    assert np.array_equal(icons.render(masks[40:], np.arange(40, 64), 1.0), images[40:])  # no image depends on its neighbours
+    # no image depends on its neighbours
+    assert np.array_equal(icons.render(masks[40:], np.arange(40, 64), 1.0), images[40:])
 
 
 def test_strength_zero_is_black_on_white(files) -> None:
@@ -143,7 +149,8 @@ def test_both_polarities_colours_and_textures_at_full_strength() -> None:
     assert 0.45 < dark < 0.55
     colourful = ink[:, :, 0, 0].max(1).astype(int) - ink[:, :, 0, 0].min(1)
     assert np.median(colourful) > 50
-    assert (ground.std((2, 3)).max(1) > 5).mean() > 0.8  # a few grounds draw two colours that are nearly the same
+    # a few grounds draw two colours that are nearly the same
+    assert (ground.std((2, 3)).max(1) > 5).mean() > 0.8
 
 
 def test_load(files) -> None:
@@ -169,7 +176,8 @@ def test_the_vocabulary_behind_the_classes(files) -> None:
     seen = {}
     for name, (images, labels, styles) in parts.items():
         first = len(plain[1][name][1])
-        assert np.array_equal(images[:first], plain[1][name][0]) and np.array_equal(labels[:first], plain[1][name][1])
+        assert np.array_equal(images[:first], plain[1][name][0])
+        assert np.array_equal(labels[:first], plain[1][name][1])
         assert styles[:first] == plain[1][name][2] and len(images) == len(labels) == len(styles)
         assert np.bincount(labels, minlength=len(classes)).min() > 0
         seen[name] = [(classes[label], style) for label, style in zip(labels[first:], styles[first:])]
@@ -177,7 +185,8 @@ def test_the_vocabulary_behind_the_classes(files) -> None:
     assert sorted(seen["val"] + seen["test"]) == sorted(whole)
     of = {name: [concept for concept, _ in seen[name]] for name in ("val", "test")}
     assert all(of["val"].count(name) - of["test"].count(name) in (0, 1) for name in classes[100:])
-    assert sorted(seen["train"]) == sorted((concepts[c], style) for c, style in zip(*held["train"][1:]) if counts[c] > 1)
+    common = ((concepts[c], style) for c, style in zip(*held["train"][1:]) if counts[c] > 1)
+    assert sorted(seen["train"]) == sorted(common)
 
 
 def test_bad_requests() -> None:

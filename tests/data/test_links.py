@@ -14,7 +14,6 @@ from janus.errors import UsageError
 pytestmark = pytest.mark.usefixtures("without_home")
 
 
-
 def loop_in_a_class(root: Path) -> None:
     (root / "a" / "self").symlink_to(root / "a")
 
@@ -52,8 +51,18 @@ def one_image_twice(root: Path) -> None:
     os.link(root / "b" / "000.png", root / "b" / "hard.png")
 
 
-@pytest.mark.parametrize("link", [loop_in_a_class, loop_beside_the_classes, loop_to_the_root, loop_above_the_root,
-                                  loop_by_way_of_elsewhere, links_in_a_lattice, one_image_twice])
+@pytest.mark.parametrize(
+    "link",
+    [
+        loop_in_a_class,
+        loop_beside_the_classes,
+        loop_to_the_root,
+        loop_above_the_root,
+        loop_by_way_of_elsewhere,
+        links_in_a_lattice,
+        one_image_twice,
+    ],
+)
 def test_each_real_file_counts_once(tmp_path, link):
     root = class_folder(tmp_path / "set", {"a": 8, "b": 8})
     link(root)
@@ -155,8 +164,8 @@ def test_a_file_that_tables_name_is_in_one_split(tmp_path, stored):
         put("test", "a/001", image)
         assert "it cannot be in both" in said(UsageError, lambda: datasets.load("parquet", root=tmp_path))
     (tmp_path / "test.parquet").unlink()
-    assert "without splits lists every image once" in said(
-        UsageError, lambda: datasets.load(put("all", "a/000", "a/001", "a/000", "b/000", "b/001", "b/002")))
+    file = put("all", "a/000", "a/001", "a/000", "b/000", "b/001", "b/002")
+    assert "without splits lists every image once" in said(UsageError, lambda: datasets.load(file))
 
 
 def test_links_under_split_lists(tmp_path):

@@ -16,8 +16,8 @@ from janus.models import backbones
 from janus.runtime import checkpoint
 from janus.train import CHECKPOINT, Run
 
-SETTINGS: dict[str, Any] = {"dataset": "icons-r", "renditions": "fresh", "tasks": 2, "per_class": 4, "epochs": 3,
-                            "batch_size": 13, "rank": 2, "lr": 3e-3, "device": "cpu", "threads": 1}
+SETTINGS: dict[str, Any] = {"dataset": "icons-r", "renditions": "fresh", "tasks": 2, "per_class": 4}
+SETTINGS |= {"epochs": 3, "batch_size": 13, "rank": 2, "lr": 3e-3, "device": "cpu", "threads": 1}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ def fixed():
 def test_outside_of_epochs_the_renditions_are_the_fixed_ones(fresh, fixed):
     index = torch.tensor([5, 0, 5000, 17])
     assert torch.equal(fresh.train.batch(index), fixed.train.batch(index))
-    assert torch.equal(fresh.train.labels, fixed.train.labels) and torch.equal(fresh.train.styles, fixed.train.styles)
+    assert torch.equal(fresh.train.labels, fixed.train.labels)
+    assert torch.equal(fresh.train.styles, fixed.train.styles)
 
 
 def test_an_epoch_draws_every_icon_anew_by_its_row_alone(fresh):
@@ -46,11 +47,15 @@ def test_an_epoch_draws_every_icon_anew_by_its_row_alone(fresh):
     assert torch.equal(first.flip(0), one.batch(index.flip(0)))  # whatever the batch, and the place in it
     few = fresh.train.subset(torch.tensor([17, 5000]), torch.tensor([0, 1]))
     assert torch.equal(few.epoch(1).batch(torch.tensor([1])), first[2:3])
-    assert few.epoch(1).labels.tolist() == [0, 1] and few.epoch(1).epoch(2).batch(torch.tensor([0])).equal(other.batch(index[3:]))
+    assert few.epoch(1).labels.tolist() == [0, 1]
+    assert few.epoch(1).epoch(2).batch(torch.tensor([0])).equal(other.batch(index[3:]))
 
 
 def test_fresh_renditions_are_renditions_of_the_same_ink(fresh):
-    """Ink against ground at least 72 apart in luma, as the data card says of every rendition: so the mask can be read off."""
+    """Ink against ground at least 72 apart in luma, as the data card says of every rendition.
+
+    So the mask can be read off.
+    """
     index = torch.arange(40)
     images = fresh.train.epoch(9).batch(index).long()
     luma = (images * torch.tensor([77, 150, 29])[:, None, None]).sum(1) >> 8  # (N, 32, 32)
@@ -58,7 +63,8 @@ def test_fresh_renditions_are_renditions_of_the_same_ink(fresh):
     for row, mask in zip(luma, masks):
         ink, ground = row[mask >= 254], row[mask == 0]
         if len(ink) and len(ground):
-            assert max(ground.min() - ink.max(), ink.min() - ground.max()) >= 70  # 72, but for the last level of ink
+            # 72, but for the last level of ink
+            assert max(ground.min() - ink.max(), ink.min() - ground.max()) >= 70
     assert sum(bool((mask >= 254).any()) for mask in masks) > 30
 
 
@@ -87,12 +93,14 @@ def test_copies_are_further_renditions_of_the_same_icons(fresh, fixed):
 
 
 def test_the_settings_decide_the_hash_and_are_not_in_it_by_default():
-    plain, *others = (configure.config_hash(configure.make({"dataset": "icons-r", **more}))
-                      for more in ({}, {"renditions": "fixed"}, {"renditions": "fresh"}, {"copies": 4}))
+    plain, *others = (
+        configure.config_hash(configure.make({"dataset": "icons-r", **more}))
+        for more in ({}, {"renditions": "fixed"}, {"renditions": "fresh"}, {"copies": 4})
+    )
     assert others[0] == plain and len({plain, *others}) == 3
 
 
-# ── in a run ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── in a run ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -130,7 +138,9 @@ class Broken(BaseException):
     """The power went out."""
 
 
-def test_a_run_broken_inside_an_epoch_ends_with_the_numbers_of_an_uninterrupted_one(seen, tmp_path: Path, monkeypatch):
+def test_a_run_broken_inside_an_epoch_ends_with_the_numbers_of_an_uninterrupted_one(
+    seen, tmp_path: Path, monkeypatch
+):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = train.run(whole, **SETTINGS)
     images = [batch for _, batch in seen]

@@ -1,4 +1,7 @@
-"""The benchmarks in the layouts their authors publish: list files, class lists, Tiny-ImageNet's zip, DomainNet's text lists."""
+"""The benchmarks in the layouts their authors publish.
+
+List files, class lists, Tiny-ImageNet's zip, DomainNet's text lists.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,24 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers.image_sets import class_folder, encoded, every, fake_hub, fashion, pq, rows, said, save, table, write
+from helpers.image_sets import (
+    class_folder,
+    encoded,
+    every,
+    fake_hub,
+    fashion,
+    pq,
+    rows,
+    said,
+    save,
+    table,
+    write,
+)
 
 from janus.data import datasets, folders, sources, stream
 from janus.errors import JanusError, UsageError
 
 pytestmark = pytest.mark.usefixtures("without_home")
-
 
 
 def shades(part) -> list[int]:
@@ -31,7 +45,10 @@ def renditions(root: Path) -> Path:
     return root
 
 
-def lists(folder: Path, train: list[tuple[str, int]], test: list[tuple[str, int]], prefix: str = "./data/imagenet-r/") -> list[str]:
+Entries = list[tuple[str, int]]
+
+
+def lists(folder: Path, train: Entries, test: Entries, prefix: str = "./data/imagenet-r/") -> list[str]:
     """imagenet-r_train.yaml and imagenet-r_test.yaml as CODA-Prompt's code has them."""
     files = []
     for part, entries in (("train", train), ("test", test)):
@@ -45,7 +62,7 @@ def cut(train: range, test: range) -> tuple[list, list]:
     return tuple([(f"{names[c]}/art_{i}.jpg", c) for c in (0, 1) for i in part] for part in (train, test))
 
 
-# ---- ImageNet-R -----------------------------------------------------------------------------------------------------
+# ---- ImageNet-R --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prefix", ["./data/imagenet-r/", "data/", ""])
@@ -66,7 +83,8 @@ def test_imagenet_r_by_the_lists_that_circulate(tmp_path, prefix):
 def test_lists_are_found_below_the_set_and_what_they_leave_out_is_counted(tmp_path):
     root = renditions(tmp_path / "r")
     lists(root / "splits", *cut(range(4, 10), range(2)))
-    data = datasets.load("imagenet-r", root=root, split_files=["imagenet-r_train.yaml", "imagenet-r_test.yaml"])
+    files = ["imagenet-r_train.yaml", "imagenet-r_test.yaml"]
+    data = datasets.load("imagenet-r", root=root, split_files=files)
     assert [len(data.train), len(data.test)] == [12, 4]
     assert "4 images in its class folders are in no list and are not used" in data.notes
 
@@ -76,14 +94,18 @@ def test_lists_that_cannot_be_right_are_refused_in_one_line(tmp_path):
     train, test = cut(range(2, 10), range(2))
 
     def refused(train, test, kind: type[JanusError] = UsageError) -> str:
-        return said(kind, lambda: datasets.load("imagenet-r", root=root, split_files=lists(tmp_path, train, test)))
+        files = lists(tmp_path, train, test)
+        return said(kind, lambda: datasets.load("imagenet-r", root=root, split_files=files))
 
     message = refused([*train, ("n01443537/art_77.jpg", 0)], test)
-    assert "imagenet-r_train.yaml lists ./data/imagenet-r/n01443537/art_77.jpg" in message and "is not there" in message
+    assert "imagenet-r_train.yaml lists ./data/imagenet-r/n01443537/art_77.jpg" in message
+    assert "is not there" in message
     message = refused(train, [*test, train[3]])
-    assert f"{train[3][0]} is in both" in message and "imagenet-r_train.yaml" in message and "imagenet-r_test.yaml" in message
+    assert f"{train[3][0]} is in both" in message
+    assert "imagenet-r_train.yaml" in message and "imagenet-r_test.yaml" in message
     assert "twice in the train list" in refused([*train, train[0]], test)
-    assert "label 1 of n01443537/art_0.jpg is out of step" in refused(train, [("n01443537/art_0.jpg", 1), *test[1:]])
+    message = refused(train, [("n01443537/art_0.jpg", 1), *test[1:]])
+    assert "label 1 of n01443537/art_0.jpg is out of step" in message
     assert "label 5 of n01484850/art_1.jpg is out of step" in refused(train, [*test[:-1], (test[-1][0], 5)])
     assert "none of them 0" in refused([(p, c + 1) for p, c in train], [(p, c + 1) for p, c in test])
     assert "takes a path and a whole number" in refused([("n01443537/art_0.jpg", "fish")], test, JanusError)
@@ -92,7 +114,8 @@ def test_lists_that_cannot_be_right_are_refused_in_one_line(tmp_path):
         return lambda: datasets.load("imagenet-r", root=root, split_files=files)
 
     good = lists(tmp_path, train, test)
-    assert f"no list file at {tmp_path / 'other.yaml'}" in said(UsageError, load([good[0], str(tmp_path / "other.yaml")]))
+    other = str(tmp_path / "other.yaml")
+    assert f"no list file at {other}" in said(UsageError, load([good[0], other]))
     assert "one training and one test list" in said(UsageError, load(good[:1]))
     assert "one training and one test list" in said(UsageError, load([good[0], good[0]]))
     assert "split_files takes names, separated by commas" in said(UsageError, load({"train": good[0]}))
@@ -102,23 +125,29 @@ def test_lists_that_cannot_be_right_are_refused_in_one_line(tmp_path):
     assert "needs the keys data" in said(JanusError, load(good))
     Path(good[0]).write_text("data: [a, 'b\n")
     assert "cannot read the list" in said(JanusError, load(good))
-    Path(good[0]).write_text("data: !!python/object/apply:os.getcwd []\ntargets: []\n")  # nothing in a list is ever run
+    # nothing in a list is ever run
+    Path(good[0]).write_text("data: !!python/object/apply:os.getcwd []\ntargets: []\n")
     assert "cannot read the list" in said(JanusError, load(good))
 
 
 def test_list_files_do_not_go_with_parquet_or_the_hub(tmp_path):
     message = said(UsageError, lambda: datasets.load("imagenet-r", split_files="a.yaml,b.yaml"))
     assert "needs the image files in a folder" in message
-    assert "split_files" in said(UsageError, lambda: datasets.load("cifar-100", root=tmp_path, split_files="a,b"))
+    message = said(UsageError, lambda: datasets.load("cifar-100", root=tmp_path, split_files="a,b"))
+    assert "split_files" in message
 
 
 def test_without_lists_the_cut_is_the_same_whatever_the_order_of_files(tmp_path):
     """A folder, parquet in another row order and parquet in two files: the same test images."""
     root = renditions(tmp_path / "imagenet-r")
     data = datasets.load("imagenet-r", root=root)
-    assert [len(data.train), data.val, len(data.test)] == [16, None, 4] and data.test.labels.tolist() == [0, 0, 1, 1]
-    assert any("80% train, 0% validation, 20% test (janus's own rule, seed 1000003)" in note for note in data.notes)
-    cells = [(f"art_{i}.jpg", encoded(10 * c + i), wnid) for c, wnid in enumerate(data.classes) for i in range(10)]
+    assert [len(data.train), data.val, len(data.test)] == [16, None, 4]
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+    rule = "80% train, 0% validation, 20% test (janus's own rule, seed 1000003)"
+    assert any(rule in note for note in data.notes)
+    cells = [
+        (f"art_{i}.jpg", encoded(10 * c + i), wnid) for c, wnid in enumerate(data.classes) for i in range(10)
+    ]
     random.Random(3).shuffle(cells)
 
     def parquet(cells: list, path: Path, with_paths: bool) -> None:
@@ -131,14 +160,15 @@ def test_without_lists_the_cut_is_the_same_whatever_the_order_of_files(tmp_path)
     parquet(cells[:7], tmp_path / "b" / "test-1.parquet", True)
     for other in ("a", "b"):
         again = datasets.load("imagenet-r", root=tmp_path / other)
-        assert set(shades(again.test)) == set(shades(data.test)) and set(shades(again.train)) == set(shades(data.train))
+        assert set(shades(again.test)) == set(shades(data.test))
+        assert set(shades(again.train)) == set(shades(data.train))
     parquet(cells, tmp_path / "c" / "test.parquet", False)  # no names: by content
     parquet(cells[::-1], tmp_path / "d" / "test.parquet", False)
     c, d = (datasets.load("imagenet-r", root=tmp_path / other) for other in ("c", "d"))
     assert set(shades(c.test)) == set(shades(d.test)) and c.test.labels.bincount().tolist() == [2, 2]
 
 
-# ---- ImageNet-100 ---------------------------------------------------------------------------------------------------
+# ---- ImageNet-100 ------------------------------------------------------------------------------------------
 
 
 def imagenet(root: Path, classes: int) -> list[str]:
@@ -156,14 +186,15 @@ def test_imagenet_100_refuses_to_guess_its_classes(tmp_path):
     for root in (tmp_path, None):
         message = said(UsageError, lambda r=root: datasets.load("imagenet-100", root=r))
         assert "three lists of 100 classes circulate" in message and "data.class_list=FILE" in message
-    assert "the data holds 3 classes, not 100" in said(
-        UsageError, lambda: datasets.load("imagenet-100", root=tmp_path, class_list="own"))
+    message = said(UsageError, lambda: datasets.load("imagenet-100", root=tmp_path, class_list="own"))
+    assert "the data holds 3 classes, not 100" in message
 
 
 def test_imagenet_100_by_a_class_list(tmp_path):
     wnids = imagenet(tmp_path, 104)
     chosen = wnids[:1:-1][:100]
-    file = write(tmp_path / "imagenet100.txt", "\n".join(["# of someone", "", f"{chosen[0]} a bird", *chosen[1:]]).encode())
+    text = "\n".join(["# of someone", "", f"{chosen[0]} a bird", *chosen[1:]])
+    file = write(tmp_path / "imagenet100.txt", text.encode())
     for given in (str(file), "imagenet100.txt"):  # as it stands, below root
         data = datasets.load("imagenet-100", root=tmp_path, class_list=given)
         assert data.classes == chosen and len(data.train) == len(data.test) == 100
@@ -187,7 +218,8 @@ def test_a_class_list_chooses_from_any_folder_or_parquet(tmp_path):
     file = str(write(tmp_path / "two.txt", b"c\na\n"))
     class_folder(tmp_path / "f", {"a": 4, "b": 4, "c": 4})
     for split, start in (("train", 0), ("test", 50)):
-        save(tmp_path / "p" / f"{split}.parquet", table(rows({0: 2, 1: 2, 2: 2}, start), ["a", "b", "c"], style=list("xyxyxy")))
+        cells = table(rows({0: 2, 1: 2, 2: 2}, start), ["a", "b", "c"], style=list("xyxyxy"))
+        save(tmp_path / "p" / f"{split}.parquet", cells)
     data = datasets.load(tmp_path / "f", class_list=file)
     assert data.classes == ["c", "a"] and len(data.train) + len(data.val) + len(data.test) == 8
     data = datasets.load(tmp_path / "p", class_list=file)
@@ -195,11 +227,14 @@ def test_a_class_list_chooses_from_any_folder_or_parquet(tmp_path):
     assert data.test.styles.tolist() == [0, 1, 0, 1]
 
 
-# ---- DomainNet ------------------------------------------------------------------------------------------------------
+# ---- DomainNet ---------------------------------------------------------------------------------------------
 
 
 def domains(root: Path) -> Path:
-    """Two of its domains, two classes, and the lists beside them; sketch/cat: 0 1 2, sketch/dog: 10 11 12, clipart + 50."""
+    """Two of its domains, two classes, and the lists beside them.
+
+    sketch/cat: 0 1 2, sketch/dog: 10 11 12, clipart + 50.
+    """
     for start, domain in ((50, "clipart"), (0, "sketch")):
         lines: dict[str, list[str]] = {"train": [], "test": []}
         for label, name in enumerate(("cat", "dog")):
@@ -220,7 +255,8 @@ def test_domainnet_by_its_official_lists_is_class_incremental(tmp_path):
     assert data.test.styles.tolist() == [0, 0, 1, 1] and data.test.labels.tolist() == [0, 1, 0, 1]
     assert sum("split by the list" in note and "sha256" in note for note in data.notes) == 4
     tasks = stream.class_incremental(data, 2, seed=None).tasks
-    assert [len(t.train) for t in tasks] == [4, 4] and shades(tasks[1].test) == [62, 12]  # one class in all its domains
+    assert [len(t.train) for t in tasks] == [4, 4]
+    assert shades(tasks[1].test) == [62, 12]  # one class in all its domains
     only = datasets.load("domainnet", root=root, split_files=["sketch_train.txt", "sketch_test.txt"])
     assert only.styles == ["sketch"] and shades(only.test) == [2, 12]
 
@@ -240,7 +276,7 @@ def test_domainnet_lists_that_cannot_be_right(tmp_path):
     assert "no sketch_test.txt beside it" in said(UsageError, load)
 
 
-# ---- Tiny-ImageNet --------------------------------------------------------------------------------------------------
+# ---- Tiny-ImageNet -----------------------------------------------------------------------------------------
 
 
 def tiny(root: Path) -> Path:
@@ -278,16 +314,19 @@ def test_a_broken_tiny_imagenet_is_named(tmp_path):
     assert "class 'n77' has no images" in message()
 
 
-# ---- the small ones, and sets that are not there --------------------------------------------------------------------
+# ---- the small ones, and sets that are not there -----------------------------------------------------------
 
 
 def test_the_small_benchmarks_from_parquet_and_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("JANUS_DATA", str(tmp_path))
-    for name, image, label in (("fashion-mnist", "image", "label"), ("cifar-100", "img", "fine_label"),
-                               ("tiny-imagenet", "image", "label")):
+    for name, image, label in (
+        ("fashion-mnist", "image", "label"),
+        ("cifar-100", "img", "fine_label"),
+        ("tiny-imagenet", "image", "label"),
+    ):
         for split, start in (("train", 0), ("valid" if name == "tiny-imagenet" else "test", 50)):
-            save(tmp_path / name / "data" / f"{split}-00000-of-00001.parquet",
-                 table(rows({0: 3, 1: 3}, start), ["a", "b"], image=image, label=label))
+            cells = table(rows({0: 3, 1: 3}, start), ["a", "b"], image=image, label=label)
+            save(tmp_path / name / "data" / f"{split}-00000-of-00001.parquet", cells)
         data = datasets.load(name)
         assert data.name == name and data.classes == ["a", "b"] and shades(data.test) == [*range(50, 56)]
         assert data.transform == ("icons" if name == "fashion-mnist" else "photo")

@@ -15,8 +15,8 @@ from janus.data.images import TensorImages
 from janus.errors import UsageError
 
 
-def images(per_class: list[int], styles: int | None = None, seed: int = 0) -> TensorImages:
-    """Images that carry their own class in pixel [0, 0, 0] and a serial number in the rest of the first row."""
+def images(per_class: list[int], seed: int = 0) -> TensorImages:
+    """Images that carry their class in pixel [0, 0, 0] and a serial number in the rest of the first row."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.repeat_interleave(torch.arange(len(per_class)), torch.tensor(per_class))
     labels = labels[torch.randperm(len(labels), generator=generator)]
@@ -24,18 +24,16 @@ def images(per_class: list[int], styles: int | None = None, seed: int = 0) -> Te
     pixels[:, 0, 0, 0] = labels.byte()
     serial = torch.arange(len(labels))
     pixels[:, 0, 0, 1], pixels[:, 0, 0, 2] = (serial % 256).byte(), (serial // 256).byte()
-    style = None if styles is None else torch.arange(len(labels)) % styles
-    return TensorImages(pixels, labels, style)
+    return TensorImages(pixels, labels)
 
 
-def image_set(classes: int, train: int = 6, val: int | None = 2, test: int = 3, styles: int | None = None, name: str = "toy"):
+def image_set(classes: int, train: int = 6, val: int | None = 2, test: int = 3, name: str = "toy"):
     return ImageSet(
         name,
         [f"{name}-{c}" for c in range(classes)],
-        images([train] * classes, styles),
-        None if val is None else images([val] * classes, styles),
-        images([test] * classes, styles),
-        styles=None if styles is None else [f"style-{s}" for s in range(styles)],
+        images([train] * classes),
+        None if val is None else images([val] * classes),
+        images([test] * classes),
         notes=["split by hand"],
     )
 
@@ -60,10 +58,12 @@ def test_tasks_are_disjoint_complete_contiguous_and_balanced(cut, seed):
     built = stream.class_incremental(data, tasks, seed)
     assert len(built) == tasks and built.num_classes == classes
     met = [c for task in built.tasks for c in task.classes]
-    assert sorted(met) == list(range(classes)) and tuple(met) == built.classes  # each class once, in stream order
+    # each class once, in stream order
+    assert sorted(met) == list(range(classes)) and tuple(met) == built.classes
     assert [p for task in built.tasks for p in task.positions] == list(range(classes))
     sizes = [len(task.classes) for task in built.tasks]
-    assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)  # the first tasks are the larger ones
+    # the first tasks are the larger ones
+    assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
     assert ("uneven" in built.note) == (classes % tasks != 0)
     for split in ("train", "val", "test"):
         parts = [getattr(task, split) for task in built.tasks]
@@ -154,7 +154,8 @@ def test_an_impossible_cap_is_refused(cap):
 def test_take_keeps_the_first_tasks_and_their_classes():
     whole = stream.class_incremental(image_set(11), 3, 0)  # 4 + 4 + 3
     short = whole.take(2)
-    assert short.tasks == whole.tasks[:2] and short.classes == whole.classes[:8] and len(short.class_names) == 8
+    assert short.tasks == whole.tasks[:2] and short.classes == whole.classes[:8]
+    assert len(short.class_names) == 8
     assert "first 2 of 3" in short.note and whole.take(3).note == whole.note
     for count in (0, 4):
         with pytest.raises(UsageError, match="3 tasks"):
@@ -190,29 +191,3 @@ def test_json_says_what_was_met_when():
     assert [t["train"] for t in record["tasks"]] == [12, 8, 8]
     assert [t["test"] for t in record["tasks"]] == [9, 6, 6]
     assert [t["classes"] for t in record["tasks"]] == [list(t.classes) for t in built.tasks]
-
-
-def test_domains_come_one_a_task_with_all_classes():
-    data = image_set(4, train=6, styles=3)
-    built = stream.domain_incremental(data, seed=1)
-    assert len(built) == 3 and built.kind == "domain" and sorted(t.style for t in built.tasks) == data.styles
-    assert all(t.positions == range(4) for t in built.tasks)
-    for task in built.tasks:
-        assert {data.styles[s] for s in task.train.styles.tolist()} == {task.style}
-        assert torch.equal(task.train.labels, everything(task.train)[:, 0, 0, 0].long())
-    assert sorted(s for t in built.tasks for s in serials(t.train)) == list(range(24))
-    chosen = stream.domain_incremental(data, styles=["style-2", "style-0"])
-    assert [t.style for t in chosen.tasks] == ["style-2", "style-0"]
-
-
-def test_domain_streams_refuse_what_is_not_there():
-    with pytest.raises(UsageError, match="does not say which style"):
-        stream.domain_incremental(image_set(4))
-    data = image_set(4, styles=3)
-    with pytest.raises(UsageError, match="no style 'oil'"):
-        stream.domain_incremental(data, styles=["oil"])
-    data.test.styles[:] = 0
-    with pytest.raises(UsageError, match="'style-[12]' of toy has no test images"):
-        stream.domain_incremental(data)
-    with pytest.raises(UsageError, match="class-incremental"):
-        stream.domain_incremental(image_set(4, styles=3)).with_new_classes(image_set(2, name="later"))

@@ -1,4 +1,4 @@
-"""Batched transforms against torch's own antialiased resize, image by image, and against the rules they follow."""
+"""Batched transforms against torch's own antialiased resize, image by image, and the rules they follow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from janus.models.backbones import PreprocessConfig, normalised
 plain = transforms.test_transform
 
 
-def config(size: int = 32, interpolation: str = "bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)) -> SimpleNamespace:
+def config(
+    size: int = 32, interpolation: str = "bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+) -> SimpleNamespace:
     return SimpleNamespace(size=size, mean=mean, std=std, interpolation=interpolation)
 
 
@@ -37,19 +39,27 @@ def pixels(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.data(), st.integers(2, 40), st.integers(2, 40), st.integers(1, 48), st.sampled_from(["bilinear", "bicubic"]))
+@given(
+    st.data(),
+    st.integers(2, 40),
+    st.integers(2, 40),
+    st.integers(1, 48),
+    st.sampled_from(["bilinear", "bicubic"]),
+)
 def test_resample_equals_torchs_antialiased_resize_of_each_crop(data, height, width, size, interpolation):
     images = pixels(3, height, width)
     boxes = []
     for _ in range(3):
         h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
         boxes.append([data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w)), h, w])
-    whole = by_matrices(images, torch.tensor(boxes), size, interpolation, levels=True)  # what an accelerator does
-    assert (resample(images, torch.tensor(boxes), size, interpolation) - whole).abs().max() <= 2  # what a CPU does
+    # what an accelerator does, and what a CPU does
+    whole = by_matrices(images, torch.tensor(boxes), size, interpolation, levels=True)
+    assert (resample(images, torch.tensor(boxes), size, interpolation) - whole).abs().max() <= 2
     exact = by_matrices(images, torch.tensor(boxes), size, interpolation)
     for i, (top, left, h, w) in enumerate(boxes):
         crop = images[i : i + 1, :, top : top + h, left : left + w].float()
-        reference = F.interpolate(crop, size=(size, size), mode=interpolation, antialias=True).clamp(0, 255)[0]
+        scaled = F.interpolate(crop, size=(size, size), mode=interpolation, antialias=True)
+        reference = scaled.clamp(0, 255)[0]
         assert (exact[i] - reference).abs().max() < 0.01
         if interpolation == "bilinear":  # bicubic rings, and is cut off after each direction
             assert (whole[i] - reference).abs().max() <= 1.01
@@ -62,7 +72,8 @@ def test_resample_gives_the_levels_that_pillow_gives(interpolation):
         ours = resample(images, torch.tensor([[top, left, h, w]]), size, interpolation)[0].permute(1, 2, 0)
         crop = Image.fromarray(images[0].permute(1, 2, 0).numpy()).crop((left, top, left + w, top + h))
         pillow = crop.resize((size, size), getattr(Image.Resampling, interpolation.upper()))
-        assert ours.dtype == torch.uint8 and (ours.int() - torch.from_numpy(np.array(pillow)).int()).abs().max() <= 1
+        error = ours.int() - torch.from_numpy(np.array(pillow)).int()
+        assert ours.dtype == torch.uint8 and error.abs().max() <= 1
 
 
 @pytest.mark.parametrize("resample", [resample, by_matrices])
@@ -84,7 +95,8 @@ def test_random_boxes_lie_inside_and_keep_area_and_ratio(height, width, seed):
     assert (top + h <= height).all() and (left + w <= width).all()
     # whole pixels: each side is off by at most half a pixel
     assert ((w + 0.5) / (h - 0.5) >= 3 / 4).all() and ((w - 0.5) / (h + 0.5) <= 4 / 3).all()
-    fits_always = 0.6 * height * width * 4 / 3 <= min(height, width) ** 2  # no proposal can be too large: no fallback
+    # no proposal can be too large: no fallback
+    fits_always = 0.6 * height * width * 4 / 3 <= min(height, width) ** 2
     if fits_always:
         assert ((w + 0.5) * (h + 0.5) >= 0.2 * height * width).all()
         assert ((w - 0.5) * (h - 0.5) <= 0.6 * height * width).all()
@@ -100,7 +112,8 @@ def test_random_boxes_reach_every_corner_and_the_whole_range_of_areas():
 
 
 def test_random_boxes_fall_back_to_the_centre_when_nothing_fits():
-    boxes = random_boxes(5, 40, 40, (1.0, 1.0), (2.0, 2.0), seeded(0))  # the whole area at ratio 2 never fits a square
+    # the whole area at ratio 2 never fits a square
+    boxes = random_boxes(5, 40, 40, (1.0, 1.0), (2.0, 2.0), seeded(0))
     assert boxes.tolist() == [[10, 0, 20, 40]] * 5
     boxes = random_boxes(2, 10, 100, (1.0, 1.0), (1.0, 1.0), seeded(0))
     assert boxes.tolist() == [[0, 45, 10, 10]] * 2
@@ -112,7 +125,11 @@ def test_icons_shift_by_whole_pixels_with_repeated_edges_and_never_flip():
     padded = F.pad(images.float(), (2, 2, 2, 2), mode="replicate")
     shifts = set()
     for i in range(len(images)):
-        windows = {(dy, dx): padded[i, :, 2 - dy : 10 - dy, 2 - dx : 10 - dx] for dy in range(-2, 3) for dx in range(-2, 3)}
+        windows = {
+            (dy, dx): padded[i, :, 2 - dy : 10 - dy, 2 - dx : 10 - dx]
+            for dy in range(-2, 3)
+            for dx in range(-2, 3)
+        }
         matches = [s for s, window in windows.items() if torch.allclose(out[i], window, atol=1e-3)]
         assert len(matches) == 1  # exactly one shift explains it
         shifts.add(matches[0])
@@ -121,7 +138,8 @@ def test_icons_shift_by_whole_pixels_with_repeated_edges_and_never_flip():
 
 def test_icons_without_shift_is_the_test_transform():
     images = pixels(4, 32, 32)
-    assert torch.equal(train_transform("icons", config(), shift=0)(images, seeded(0)), plain("icons", config())(images))
+    unshifted = train_transform("icons", config(), shift=0)
+    assert torch.equal(unshifted(images, seeded(0)), plain("icons", config())(images))
 
 
 @pytest.mark.parametrize("kind", ["icons", "photo"])
@@ -165,7 +183,8 @@ def test_normalisation_comes_last_and_per_channel():
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_how_pixels_lie_in_memory_changes_no_bit(kind, interpolation):
     images, cfg = pixels(4, 120, 120), config(48, interpolation)
-    other = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # colours last, as the disk cache has them
+    # colours last, as the disk cache has them
+    other = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     assert not other.is_contiguous()
     for make in (lambda x: train_transform(kind, cfg)(x, seeded(0)), plain(kind, cfg)):
         assert torch.equal(make(images), make(other)) and make(other).is_contiguous()
@@ -188,8 +207,10 @@ def test_without_normalisation_a_backbone_sees_values_from_0_to_1():
 def test_the_run_prepares_its_inputs_as_its_config_says(monkeypatch):
     checkpoint = PreprocessConfig(8, (0.5,) * 3, (0.5,) * 3, "bilinear")
     monkeypatch.setattr(backbones, "create", lambda *_: (make_tiny_vit(), checkpoint))
-    found = {how: learner.build_model(configure.make(normalise=how), seeded(0), torch.device("cpu"))[1]
-             for how in ("auto", "checkpoint", "none")}
+    found = {
+        how: learner.build_model(configure.make(normalise=how), seeded(0), torch.device("cpu"))[1]
+        for how in ("auto", "checkpoint", "none")
+    }
     assert found["auto"] == found["checkpoint"] == checkpoint
     assert found["none"] == PreprocessConfig(8, (0.0,) * 3, (1.0,) * 3, "bilinear")
 
@@ -197,12 +218,12 @@ def test_the_run_prepares_its_inputs_as_its_config_says(monkeypatch):
 def test_where_pixels_are_kept_and_what_holds_anyway_are_not_hashed():
     usual = config_hash(configure.make())
     assert config_hash(configure.make(normalise="none")) != usual
-    assert config_hash(configure.make(data={"cache": "disk"})) == usual != config_hash(configure.make(data={"strength": 0.5}))
+    assert config_hash(configure.make(data={"cache": "disk"})) == usual
+    assert config_hash(configure.make(data={"strength": 0.5})) != usual
     assert config_hash(configure.make(data={"strength": 1, "vocabulary": False})) == usual
     assert config_hash(configure.make(data={"vocabulary": True})) != usual
     with pytest.raises(UsageError, match="did you mean 'none'"):
         configure.make(normalise="non")
-
 
 
 def test_photo_test_transform_is_the_central_224_of_256():
@@ -232,7 +253,8 @@ def test_a_gpu_batch_sees_the_same_augmentation(kind):
     images, transform = pixels(8, 40, 40), train_transform(kind, config())
     on_gpu = transform(images.cuda(), seeded(2))
     assert on_gpu.is_cuda
-    assert (on_gpu.cpu() - transform(images, seeded(2))).abs().max() < (2.01 / 255 if kind == "photo" else 1e-4)  # levels
+    most = 2.01 / 255 if kind == "photo" else 1e-4  # levels
+    assert (on_gpu.cpu() - transform(images, seeded(2))).abs().max() < most
 
 
 @pytest.mark.parametrize(

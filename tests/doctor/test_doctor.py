@@ -34,8 +34,11 @@ PEFT = "cost: PEFT's LoRA, batch 4, float32"
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are measured on the embedded ViT, and the machine may be busy."""
     monkeypatch.setattr(doctor, "LIMITS", dict.fromkeys(doctor.LIMITS, 1e6))
-    monkeypatch.setattr(Place, "case", lambda self, batch=None, half=None: cost.Case(
-        "icons-vit", batch or 4, 2, 8, 1, self.device, half))
+    monkeypatch.setattr(
+        Place,
+        "case",
+        lambda self, batch=None, half=None: cost.Case("icons-vit", batch or 4, 2, 8, 1, self.device, half),
+    )
 
 
 @pytest.fixture
@@ -57,8 +60,8 @@ def test_a_sound_machine(tmp_path: Path) -> None:
     skipped = {name for name, check in found.items() if check.verdict == "skipped"}
     assert skipped - {PEFT} == {"step: ncm", "autocast fp16", "A V = 0, TF32 allowed"}
     assert found["step: coda"].value.keys() == {"loss", "heads", "own", "bounds"}
-    assert found["resume"].value == {"factors": 0, "heads": 0, "accuracy": 0, "bounds": dict.fromkeys(
-        ("factors", "heads", "accuracy"), 0)}
+    zeros = {"factors": 0, "heads": 0, "accuracy": 0}
+    assert found["resume"].value == zeros | {"bounds": zeros}
     row = found["cost: exact + DML, batch 4, float32"].value
     assert row["images_per_second"] == pytest.approx(4e3 / row["ms"])
     assert row["megabytes"] > 11  # the backbone alone
@@ -125,8 +128,12 @@ def test_memory_on_a_gpu_is_what_its_tensors_rise_by(monkeypatch: pytest.MonkeyP
         asked.append(name)
         return value
 
-    for name, value in (("empty_cache", None), ("memory_allocated", 3e6), ("reset_peak_memory_stats", None),
-                        ("max_memory_allocated", 10e6)):
+    for name, value in (
+        ("empty_cache", None),
+        ("memory_allocated", 3e6),
+        ("reset_peak_memory_stats", None),
+        ("max_memory_allocated", 10e6),
+    ):
         monkeypatch.setattr(torch.cuda, name, partial(answer, name, value))
     with fake_cuda():
         assert cost.peak(cost.Case("icons-vit", 2, 2, 8, 1, torch.device("cuda", 0)), "exact")[0] == 7
@@ -145,15 +152,23 @@ def raising(error: Exception) -> Callable[[], Finding]:
 
 
 def test_what_goes_wrong_is_one_checks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    works = [raising(RuntimeError("no kernel\nand more")), lambda: Finding({"a": float("nan")}, {}),
-             lambda: Finding({"a": 2.0}, {"a": 1.0}), raising(torch.cuda.OutOfMemoryError("1 GiB")),
-             lambda: Finding({"a": 1.0, "text": "b"}, {"a": 1.0})]
+    works = [
+        raising(RuntimeError("no kernel\nand more")),
+        lambda: Finding({"a": float("nan")}, {}),
+        lambda: Finding({"a": 2.0}, {"a": 1.0}),
+        raising(torch.cuda.OutOfMemoryError("1 GiB")),
+        lambda: Finding({"a": 1.0, "text": "b"}, {"a": 1.0}),
+    ]
     monkeypatch.setattr(doctor, "PARTS", planned(*works))
     report = doctor.examine("cpu", parts=["made"])
     assert [check.verdict for check in report.checks] == ["fail", "fail", "fail", "skipped", "pass"]
     assert [check.line() for check in report.checks] == [
-        "RuntimeError: no kernel", "a nan", "a 2 > the bound 1", "the device's memory does not hold it",
-        "a 1 ≤ 1, text b"]
+        "RuntimeError: no kernel",
+        "a nan",
+        "a 2 > the bound 1",
+        "the device's memory does not hold it",
+        "a 1 ≤ 1, text b",
+    ]
     assert report.to_dict()["checks"][1]["value"] == {"a": "nan"}
 
 
@@ -181,8 +196,9 @@ def test_without_peft_its_row_is_skipped_and_the_others_stand(monkeypatch: pytes
     assert not any("peft" in key for check in found.values() for key in check.value)
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                     capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     examine = doctor.examine
     for value, code in ((1.0, 0), (3.0, 1)):
         parts = planned(lambda value=value: Finding({"a": value}, {"a": 2.0}))
@@ -220,9 +236,10 @@ report = doctor.examine("cpu", True, parts=["machine", "steps", "autocast"], met
 assert code == 0 and not report.failed, report.table()
 print(speed._no_peft())
 """
-ABSENT = ["papermill", "distributed", "dask", "plotly", "kaleido", "sklearn", "scipy", "pandas", "jupyterlab",
-          "notebook", "nbformat", "nbclient", "IPython", "ipykernel", "ipywidgets", "datasets", "psutil", "peft",
-          "accelerate"]
+ABSENT = (
+    "papermill distributed dask plotly kaleido sklearn scipy pandas jupyterlab notebook nbformat nbclient "
+    "IPython ipykernel ipywidgets datasets psutil peft accelerate"
+).split()
 
 
 def test_run_and_doctor_need_only_what_a_bare_gpu_machine_has(image_folder: Path, tmp_path: Path) -> None:

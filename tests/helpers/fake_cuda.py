@@ -1,7 +1,8 @@
-"""A simulated CUDA device: tensors that say they are on "cuda", are computed on the CPU, and refuse what a GPU's tensors refuse.
+"""A simulated CUDA device: tensors that say they are on "cuda", but are computed on the CPU.
 
-For tests of code that must run on a GPU, on machines without one. It finds tensors of two devices in one operation, random
-numbers of a CPU generator on the GPU, and arrays of tensors on the GPU. It knows nothing of a GPU's arithmetic or memory.
+They refuse what a GPU's tensors refuse. For tests of code that must run on a GPU, on machines without one. It
+finds tensors of two devices in one operation, random numbers of a CPU generator on the GPU, and arrays of
+tensors on the GPU. It knows nothing of a GPU's arithmetic or memory.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ class FakeCudaTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> FakeCudaTensor:
-        t = torch.Tensor._make_wrapper_subclass(cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(),
-                                                dtype=inner.dtype, layout=inner.layout, device="meta", requires_grad=False)
+        layout = dict(strides=inner.stride(), storage_offset=inner.storage_offset(), layout=inner.layout)
+        t = torch.Tensor._make_wrapper_subclass(
+            cls, inner.size(), dtype=inner.dtype, device="meta", requires_grad=False, **layout
+        )
         t.inner = inner
         return t
 
@@ -50,7 +53,10 @@ class FakeCudaTensor(torch.Tensor):
         return self.inner.tolist()
 
     def numpy(self, **kwargs: Any) -> Any:
-        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy it to host memory first.")
+        raise TypeError(
+            "can't convert cuda:0 device type tensor to numpy. "
+            "Use Tensor.cpu() to copy it to host memory first."
+        )
 
     def __repr__(self, **_: Any) -> str:
         return f"FakeCudaTensor({self.inner!r})"
@@ -82,18 +88,27 @@ def compute(op: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     else:
         there = bool(inputs)
     if inputs and op not in (aten.copy_.default, aten._to_copy.default):
-        here = [x for x in tensors if not isinstance(x, FakeCudaTensor) and x.dim()]  # numbers may come from the CPU
+        # numbers may come from the CPU
+        here = [x for x in tensors if not isinstance(x, FakeCudaTensor) and x.dim()]
         if here and op is aten.index.Tensor and isinstance(args[0], FakeCudaTensor):  # and indices
             here = []
         if here:
-            raise RuntimeError(f"Expected all tensors to be on the same device, but {op} got {[tuple(x.shape) for x in here]} on "
-                               "the CPU and others on cuda:0")
+            shapes = [tuple(x.shape) for x in here]
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but {op} got {shapes} on the CPU and others "
+                "on cuda:0"
+            )
     if there and any(isinstance(x, torch.Generator) and x.device.type == "cpu" for x in given):
         raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
     args, kwargs = tree_map(_inner, (args, kwargs))
     kwargs.pop("pin_memory", None)
     own = {id(x.inner): x for x in inputs}  # what an in-place operation changes is given back as it is
-    wrap = lambda x: own[id(x)] if id(x) in own else FakeCudaTensor(x) if there and isinstance(x, torch.Tensor) else x  # noqa: E731
+
+    def wrap(x: Any) -> Any:
+        if id(x) in own:
+            return own[id(x)]
+        return FakeCudaTensor(x) if there and isinstance(x, torch.Tensor) else x
+
     return tree_map(wrap, op(*args, **kwargs))
 
 
@@ -129,20 +144,27 @@ class Event:
 
 @contextlib.contextmanager
 def fake_cuda() -> Iterator[None]:
-    """Within it, device="cuda" means the simulated device. A test that needs it is skipped with an older PyTorch."""
+    """Within it, device="cuda" is the simulated device. A test that needs it is skipped on older PyTorch."""
     if not hasattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check"):
         pytest.skip("the simulated CUDA device stands in for a newer PyTorch's insides")
-    fakes = {"Event": Event, "current_stream": lambda device=None: None, "is_available": lambda: True,
-             "_lazy_init": lambda: None, "is_bf16_supported": lambda including_emulation=True: True,
-             "get_device_name": lambda device=None: "a simulated CUDA device"}
+    fakes = {
+        "Event": Event,
+        "current_stream": lambda device=None: None,
+        "is_available": lambda: True,
+        "_lazy_init": lambda: None,
+        "is_bf16_supported": lambda including_emulation=True: True,
+        "get_device_name": lambda device=None: "a simulated CUDA device",
+    }
     with pytest.MonkeyPatch.context() as patch, FakeCuda():
         for name, fake in fakes.items():
             patch.setattr(torch.cuda, name, fake)
         patch.setattr(torch.Tensor, "pin_memory", lambda self, device=None: self)
         patch.setattr(torch.backends.cudnn, "enabled", False)
         patch.setattr(torch.nn.functional, "one_hot", one_hot)
-        patch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None)  # asks the driver
-        torch.__future__.set_overwrite_module_params_on_conversion(True)  # `module.to("cuda")` cannot change a parameter's class
+        # asks the driver
+        patch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None)
+        # `module.to("cuda")` cannot change a parameter's class
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
         try:
             yield
         finally:

@@ -46,7 +46,13 @@ def class_folder(root: Path, counts: dict[str, int], start: int = 0) -> Path:
     return root
 
 
-def table(rows: list[tuple[bytes | None, object]], names: list[str] | None = None, image="image", label="label", **more):
+def table(
+    rows: list[tuple[bytes | None, object]],
+    names: list[str] | None = None,
+    image="image",
+    label="label",
+    **more,
+):
     """A table as the hub stores it: {bytes, path} images and, with `names`, the ClassLabel metadata."""
     cells = [{"bytes": data, "path": f"{i}.png"} for i, (data, _) in enumerate(rows)]
     columns = {image: pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
@@ -83,7 +89,8 @@ def fake_hub(monkeypatch, load_dataset) -> None:
         def __init__(self, names):
             self.names = names
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, ClassLabel=ClassLabel))
+    hub = SimpleNamespace(load_dataset=load_dataset, ClassLabel=ClassLabel)
+    monkeypatch.setitem(sys.modules, "datasets", hub)
 
 
 def idx(values: np.ndarray) -> bytes:

@@ -16,6 +16,7 @@ from janus.runtime.result import Result
 from janus.train import CHECKPOINT, RESULT, Run
 
 TANGENT = {"gr": "tangent", "adapter": "shared", "init": "free"}
+FREE = {"adapter": "merged", "init": "free"}
 CONFIGS: dict[str, dict[str, Any]] = {
     "finetune": {"method": "finetune"},
     "gpm": {"method": "gpm"},
@@ -24,7 +25,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "exact-amp": {"method": "janus", "amp": "bf16", "weight_decay": 0.1},
     "tangent": {"method": "janus", **TANGENT, "lr": 1e-3, "form": "logsumexp"},
     "oe": {"method": "janus", "gr": "none", "dml": False, "targets": ("q", "proj", "fc1", "fc2")},
-    "dml": {"method": "janus", "oe": False, "gr": "none", "adapter": "merged", "init": "free", "form": "softmax"},
+    "dml": {"method": "janus", "oe": False, "gr": "none", **FREE, "form": "softmax"},
     "frozen": {"method": "frozen"},
     "ncm": {"method": "ncm"},
     "joint": {"method": "joint"},
@@ -48,7 +49,8 @@ def same_state(a: Path, b: Path) -> bool:
         if isinstance(x, Tensor):
             return x.dtype == y.dtype and torch.equal(x, y)
         if isinstance(x, dict):
-            return x.keys() == y.keys() and all(equal(x[k], y[k]) for k in x if k not in ("seconds", "config"))
+            kept = x.keys() - {"seconds", "config"}
+            return x.keys() == y.keys() and all(equal(x[k], y[k]) for k in kept)
         return len(x) == len(y) and all(map(equal, x, y)) if isinstance(x, list) else x == y
 
     return equal(checkpoint.load(a / CHECKPOINT), checkpoint.load(b / CHECKPOINT))
@@ -78,8 +80,8 @@ def broken_run(out: Path, where: tuple[int, int], settings: dict[str, Any], monk
 def same_run(one: Path, other: Path) -> None:
     """Two folders hold the same run up to rounding: accuracies, bases, factors, heads, prototypes.
 
-    Tensors are compared by their norm: where an entry's gradient is nearly zero, Adam makes of its rounding a good part of a
-    step. The bounds tell that from one process weighed 1 % too high, which a test below asserts.
+    Tensors are compared by their norm: where an entry's gradient is nearly zero, Adam makes of its rounding a
+    good part of a step. The bounds tell that from one process weighed 1 % too high: a test below asserts it.
     """
     a, b = Result.load(one), Result.load(other)
     assert a.accuracy == b.accuracy and a.task_aware == b.task_aware and a.basis_rank == b.basis_rank
@@ -90,14 +92,17 @@ def same_run(one: Path, other: Path) -> None:
         for key, V in a[history].get("basis", {}).items():
             W = b[history]["basis"][key]
             assert V.shape == W.shape and V.shape[1] > 2
-            bound = 0.5 if method == "inflora" else 0.1  # degrees: its second pass sees what rounding made of B
+            # in degrees; InfLoRA's second pass sees what rounding made of B
+            bound = 0.5 if method == "inflora" else 0.1
             assert max(principal_angles(V, W)) < bound, key
     for key, C in a["history"]["mean"].items():
         assert distance(C, b["history"]["mean"][key]) < 1e-5, key
     for key, tensor in a["model"].items():
         other = b["model"][key]
-        if method == "bilora":  # the entries of a new LayerNorm's output sum to 0, so that the mean of a row of ΔW
-            tensor, other = (t - t.mean(1, keepdim=True) for t in (tensor, other))  # does nothing; its gradient is rounding alone
+        if method == "bilora":
+            # the entries of a new LayerNorm's output sum to 0, so that the mean of a row of ΔW does nothing;
+            # its gradient is rounding alone
+            tensor, other = (t - t.mean(1, keepdim=True) for t in (tensor, other))
         assert distance(tensor, other) < 1e-3, key
     for mine, others in zip(a["heads"], b["heads"]):
         assert all(distance(mine[k], others[k]) < 1e-3 for k in mine)

@@ -21,8 +21,11 @@ def make_tiny_vit(seed: int = 0) -> VisionTransformer:
     """A plain ViT, not yet adapted: 8 px, 2 blocks of width 16, 2 heads, 5 tokens, no classifier."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = VisionTransformer(img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=0)
-        for name, p in model.named_parameters():  # timm starts at 0.02: too small for anything to depend on anything
+        model = VisionTransformer(
+            img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=0
+        )
+        # timm starts at 0.02: too small for anything to depend on anything
+        for name, p in model.named_parameters():
             torch.nn.init.normal_(p, std=0.4 if p.ndim > 1 else 0.1)
             if "norm" in name and name.endswith("weight"):
                 p.data.add_(1.0)
@@ -46,11 +49,14 @@ def write_image_folder(root: Path, classes: int, train: int, test: int, seed: in
 def toy_backbone(
     name: str = "toy", weights: str | None = None, img_size: int | None = None
 ) -> tuple[VisionTransformer, PreprocessConfig]:
-    """Stands in for `backbones.create`: 32 px, 17 tokens, 2 blocks of width 32, a stem with BatchNorm; always the same."""
+    """Stands in for `backbones.create`, always the same.
+
+    32 px, 17 tokens, 2 blocks of width 32, a stem with BatchNorm.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, mlp_ratio=2, num_classes=0,
-                                  embed_layer=ConvStem)
+        sizes = dict(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, mlp_ratio=2)
+        model = VisionTransformer(**sizes, num_classes=0, embed_layer=ConvStem)
         for block in model.blocks:
             for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
                 torch.nn.init.normal_(linear.weight, std=0.2)
@@ -61,7 +67,10 @@ def toy_backbone(
 
 
 def main(folder: str, out: str, settings: str) -> None:
-    """A run of its own process, which says what it does and is slow enough to be killed: `python toys.py FOLDER OUT JSON`."""
+    """A run of its own process, which says what it does and is slow enough to be killed.
+
+    `python toys.py FOLDER OUT JSON`
+    """
     torch.set_num_threads(1)
     backbones.create = toy_backbone
 

@@ -30,7 +30,10 @@ FAMILIES = {
 
 
 def make(family: str) -> nn.Module:
-    """The family's small model, the same each time, in eval mode. LayerScale is near 1, else adapters hardly show."""
+    """The family's small model, the same each time, in eval mode.
+
+    LayerScale is near 1, else adapters hardly show.
+    """
     torch.manual_seed(1)
     if family == "icons-vit":
         return backbones.embedded_vit().eval()

@@ -1,4 +1,4 @@
-"""EWC, LwF and SLCA: their terms by hand, what they hold still, and that their runs survive breaks, processes and loading."""
+"""EWC, LwF and SLCA: their terms by hand, what they hold still, and what their runs survive."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def after(tasks: int, config: dict[str, Any]) -> Run:
 
 def gradients_of_single_images(run: Run, t: int, index: list[int]) -> list[list[torch.Tensor]]:
     """∂ log p / ∂(A, B, A, B, …) of each image, by backward passes on a copy of the model."""
-    model, head, task = copy.deepcopy(run.learner.model), copy.deepcopy(run.learner.heads[t]), run.stream.tasks[t]
+    model, head = copy.deepcopy(run.learner.model), copy.deepcopy(run.learner.heads[t])
+    task = run.stream.tasks[t]
     found = []
     for i in index:
         model.zero_grad()
@@ -52,10 +53,10 @@ def gradients_of_single_images(run: Run, t: int, index: list[int]) -> list[list[
     return found
 
 
-# ── EWC ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── EWC ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_fisher_is_the_mean_of_squared_gradients_of_single_images(settings):  # noqa: F811
+def test_fisher_is_the_mean_of_squared_gradients_of_single_images(settings):
     run = after(1, settings("finetune", method="ewc", samples=10**6))
     single = gradients_of_single_images(run, 0, list(range(len(run.stream.tasks[0].train))))
     assert len(single) == 60
@@ -63,11 +64,12 @@ def test_fisher_is_the_mean_of_squared_gradients_of_single_images(settings):  # 
         expected = torch.stack([gradients[i] for gradients in single]).square().mean(0)
         assert found.shape == run.learner.method.factors[i].shape and found.max() > 0
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-9)
-        batch = torch.stack([gradients[i] for gradients in single]).mean(0).square()  # what a gradient of the batch would give
+        # what a gradient of the batch would give
+        batch = torch.stack([gradients[i] for gradients in single]).mean(0).square()
         assert not torch.allclose(found, batch, rtol=0.1)
 
 
-def test_no_more_images_than_allowed_and_each_once(settings, monkeypatch):  # noqa: F811
+def test_no_more_images_than_allowed_and_each_once(settings, monkeypatch):
     run = after(1, settings("finetune", method="ewc", samples=7))
     seen: list[torch.Tensor] = []
     forward = run.learner.forward
@@ -81,17 +83,18 @@ def test_no_more_images_than_allowed_and_each_once(settings, monkeypatch):  # no
         assert torch.allclose(f, torch.stack([g[i] for g in single]).square().mean(0), rtol=1e-4, atol=1e-9)
 
 
-def test_fisher_of_older_tasks_decays_and_the_anchor_is_the_last(settings):  # noqa: F811
+def test_fisher_of_older_tasks_decays_and_the_anchor_is_the_last(settings):
     run = after(1, settings("finetune", **METHODS["ewc"]))
     first = [f.clone() for f in run.learner.method.fisher]
     run.learn(run.stream.tasks[1])
     second = run.learner.method.information(run.stream.tasks[1])
     for total, one, two in zip(run.learner.method.fisher, first, second):
         assert torch.allclose(total, 0.5 * one + two, rtol=1e-4, atol=1e-10)
-    assert all(torch.equal(anchor, factor) for anchor, factor in zip(run.learner.method.anchor, run.learner.method.factors))
+    method = run.learner.method
+    assert all(torch.equal(anchor, factor) for anchor, factor in zip(method.anchor, method.factors))
 
 
-def test_the_penalty_is_zero_when_a_task_begins_and_its_gradient_is_by_hand(settings):  # noqa: F811
+def test_the_penalty_is_zero_when_a_task_begins_and_its_gradient_is_by_hand(settings):
     run = after(1, settings("finetune", **METHODS["ewc"]))
     method: EWC = run.learner.method
     assert method.penalty() == 0
@@ -106,28 +109,36 @@ def test_the_penalty_is_zero_when_a_task_begins_and_its_gradient_is_by_hand(sett
         assert torch.allclose(gradient, 300 * f * m, rtol=1e-3, atol=1e-6)
     features, labels = torch.zeros(4, 32), torch.tensor([0, 1, 0, 1])
     logits = torch.randn(4, 2, generator=generator)
-    assert method.loss(features, logits, labels).item() == pytest.approx(F.cross_entropy(logits, labels).item() + by_hand, rel=1e-4)
+    expected = F.cross_entropy(logits, labels).item() + by_hand
+    assert method.loss(features, logits, labels).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_mattered_moves_less(settings):  # noqa: F811
+def test_what_mattered_moves_less(settings):
     """Far from the anchor, weighted by F: the more, the smaller λ."""
+
     def moved(weight: float) -> tuple[float, float]:
         run = after(1, settings("finetune", method="ewc", lambda_=weight))
-        fisher, anchor = [f.clone() for f in run.learner.method.fisher], [a.clone() for a in run.learner.method.anchor]
+        fisher = [f.clone() for f in run.learner.method.fisher]
+        anchor = [a.clone() for a in run.learner.method.anchor]
         run.learn(run.stream.tasks[1])
         changes = [(now - then).detach() for now, then in zip(run.learner.method.factors, anchor)]
-        return (sum((f * d**2).sum().item() for f, d in zip(fisher, changes)), sum((d**2).sum().item() for d in changes))
+        return (
+            sum((f * d**2).sum().item() for f, d in zip(fisher, changes)),
+            sum((d**2).sum().item() for d in changes),
+        )
 
     free, held = moved(0.0), moved(1e4)
     assert held[0] < 0.3 * free[0] and held[0] / held[1] < free[0] / free[1]
 
 
-def test_without_a_penalty_ewc_is_finetune(settings):  # noqa: F811
-    plain, none = (numbers(train.run(**settings("finetune", **more))) for more in ({}, {"method": "ewc", "lambda_": 0.0}))
-    assert none["accuracy"] == plain["accuracy"] and none["violation"] == plain["violation"] and none["drift"] == plain["drift"]
+def test_without_a_penalty_ewc_is_finetune(settings):
+    both = ({}, {"method": "ewc", "lambda_": 0.0})
+    plain, none = (numbers(train.run(**settings("finetune", **more))) for more in both)
+    for key in ("accuracy", "violation", "drift"):
+        assert none[key] == plain[key]
 
 
-# ── LwF ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── LwF ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_distillation_by_hand():
@@ -153,13 +164,18 @@ def watched(run: Run, monkeypatch) -> list[dict[str, Any]]:
     def begin_step(self: LwF, images: torch.Tensor) -> None:
         before = self.learner.factors()
         begin(self, images)
-        assert all(torch.equal(a, b) for x, y in zip(before, self.learner.factors()) for a, b in zip(x, y))  # put back
+        # put back
+        assert all(torch.equal(a, b) for x, y in zip(before, self.learner.factors()) for a, b in zip(x, y))
         steps.append({"task": run.task, "images": images})
 
-    def with_loss(self: LwF, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def with_loss(
+        self: LwF, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
         value = loss(self, features, logits, labels)
         term = value - F.cross_entropy(logits, labels)
-        (gradient,) = torch.autograd.grad(term, features, retain_graph=True) if run.task else (torch.zeros(1),)
+        gradient = torch.zeros(1)
+        if run.task:
+            (gradient,) = torch.autograd.grad(term, features, retain_graph=True)
         steps[-1] |= {"term": term.item(), "gradient": gradient, "features": features.detach()}
         return value
 
@@ -168,7 +184,7 @@ def watched(run: Run, monkeypatch) -> list[dict[str, Any]]:
     return steps
 
 
-def test_the_term_is_zero_when_a_task_begins_and_compares_with_the_model_of_then(settings, monkeypatch):  # noqa: F811
+def test_the_term_is_zero_when_a_task_begins_and_compares_with_the_model_of_then(settings, monkeypatch):
     run = Run(make(settings("finetune", **METHODS["lwf"], lr=1e-2)), None)
     steps, models = watched(run, monkeypatch), []
     for task in run.stream.tasks:
@@ -183,12 +199,13 @@ def test_the_term_is_zero_when_a_task_begins_and_compares_with_the_model_of_then
         for step in mine[1:]:
             with torch.no_grad():
                 was = model(step["images"])
-                expected = sum(2.0 * distillation(head(was), head(step["features"]), 2.0) for head in heads).item()
+                terms = [2.0 * distillation(head(was), head(step["features"]), 2.0) for head in heads]
+                expected = sum(terms).item()
             assert step["term"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
         assert mine[-1]["term"] > 1e-4
 
 
-def test_old_heads_answer_as_before_the_more_they_weigh(settings):  # noqa: F811
+def test_old_heads_answer_as_before_the_more_they_weigh(settings):
     def change(weight: float) -> float:
         run = after(1, settings("finetune", method="lwf", weight=weight))
         images = run.stream.tasks[1].train  # new images, old head
@@ -199,16 +216,18 @@ def test_old_heads_answer_as_before_the_more_they_weigh(settings):  # noqa: F811
     assert change(50.0) < 0.6 * change(0.0)
 
 
-def test_without_weight_lwf_is_finetune(settings):  # noqa: F811
-    plain, none = (numbers(train.run(**settings("finetune", **more))) for more in ({}, {"method": "lwf", "weight": 0.0}))
-    assert none["accuracy"] == plain["accuracy"] and none["violation"] == plain["violation"] and none["drift"] == plain["drift"]
+def test_without_weight_lwf_is_finetune(settings):
+    both = ({}, {"method": "lwf", "weight": 0.0})
+    plain, none = (numbers(train.run(**settings("finetune", **more))) for more in both)
+    for key in ("accuracy", "violation", "drift"):
+        assert none[key] == plain[key]
 
 
-# ── all ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── all ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_broken_run_ends_with_the_numbers_of_an_uninterrupted_one(name, settings, tmp_path, monkeypatch):  # noqa: F811
+def test_a_broken_run_ends_with_the_numbers_of_an_uninterrupted_one(name, settings, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = numbers(train.run(whole, **settings("finetune", **METHODS[name])))
     config = settings("finetune", **METHODS[name], save_every=0)
@@ -218,9 +237,10 @@ def test_a_broken_run_ends_with_the_numbers_of_an_uninterrupted_one(name, settin
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_predictions_are_those_of_the_run(name, settings, image_folder, tmp_path):  # noqa: F811
+def test_predictions_are_those_of_the_run(name, settings, image_folder, tmp_path):
     result = train.run(tmp_path, **settings("finetune", **METHODS[name]))
-    paths = [p for label in result.stream["class_names"] for p in sorted((image_folder / "test" / label).iterdir())]
+    labels = result.stream["class_names"]
+    paths = [p for label in labels for p in sorted((image_folder / "test" / label).iterdir())]
     answers = predict.load(tmp_path, "cpu").predict(paths, top=1)
     right = [answer[0][0] == path.parent.name for path, answer in zip(paths, answers)]
     assert 100 * sum(right) / len(right) == pytest.approx(result.acc, abs=1e-4)
@@ -232,8 +252,11 @@ def two_runs(out: Path, config: dict[str, Any]) -> None:
         train.run(out / name, **config, **more)
 
 
-def test_two_processes_find_what_one_finds(settings, tmp_path):  # noqa: F811
-    """13 images a batch. Of the last batch's single image the main process has none, nor of Fisher's (`ewc-one`)."""
+def test_two_processes_find_what_one_finds(settings, tmp_path):
+    """13 images a batch.
+
+    Of the last batch's single image the main process has none, nor of Fisher's (`ewc-one`).
+    """
     pytest.importorskip("accelerate")
     config = settings("finetune", batch_size=13, lr=1e-3, energy=0.99)
     del config["method"]
@@ -242,23 +265,33 @@ def test_two_processes_find_what_one_finds(settings, tmp_path):  # noqa: F811
     for name in (*METHODS, "ewc-one"):
         same_run(tmp_path / "one" / name, tmp_path / "two" / name)
     for name in ("ewc", "ewc-one"):
-        one, two = (checkpoint.load(tmp_path / count / name / CHECKPOINT)["method"]["fisher"] for count in ("one", "two"))
+        one, two = (
+            checkpoint.load(tmp_path / count / name / CHECKPOINT)["method"]["fisher"]
+            for count in ("one", "two")
+        )
         assert all(torch.linalg.norm(a - b) < 1e-3 * torch.linalg.norm(a) for a, b in zip(one, two))
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({"lambda_": 5.0}, "lambda is a setting of method=ewc and does nothing with method=janus"),
-    ({"method": "ewc", "weight": 2.0}, "weight is a setting of method=lwf and does nothing with method=ewc"),
-    ({"method": "lwf", "samples": 5}, "samples is a setting of method=ewc and of classifier=aligned"),
-    ({"method": "ewc", "gr": "tangent"}, "gr=tangent does not go with method=ewc"),
-    ({"method": "lwf", "adapter": "merged"}, "adapter=merged does not go with method=lwf"),
-    ({"method": "ewc", "lambda_": -1.0}, "method.lambda must not be negative"),
-    ({"method": "ewc", "decay": 1.5}, "method.decay must be at most 1"), ({"method": "ewc", "samples": 0}, "at least 1"),
-    ({"method": "lwf", "temperature": 0.0}, "method.temperature must be positive"),
-    ({"method": "lwf", "weight": -1.0}, "method.weight must not be negative"),
-    ({"method": "finetune", "classifier.lr": 1.0}, "classifier.lr is a setting of classifier=aligned"),
-    ({"method": "slca", "classifier.epochs": 0}, "classifier.epochs must be at least 1"),
-])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"lambda_": 5.0}, "lambda is a setting of method=ewc and does nothing with method=janus"),
+        (
+            {"method": "ewc", "weight": 2.0},
+            "weight is a setting of method=lwf and does nothing with method=ewc",
+        ),
+        ({"method": "lwf", "samples": 5}, "samples is a setting of method=ewc and of classifier=aligned"),
+        ({"method": "ewc", "gr": "tangent"}, "gr=tangent does not go with method=ewc"),
+        ({"method": "lwf", "adapter": "merged"}, "adapter=merged does not go with method=lwf"),
+        ({"method": "ewc", "lambda_": -1.0}, "method.lambda must not be negative"),
+        ({"method": "ewc", "decay": 1.5}, "method.decay must be at most 1"),
+        ({"method": "ewc", "samples": 0}, "at least 1"),
+        ({"method": "lwf", "temperature": 0.0}, "method.temperature must be positive"),
+        ({"method": "lwf", "weight": -1.0}, "method.weight must not be negative"),
+        ({"method": "finetune", "classifier.lr": 1.0}, "classifier.lr is a setting of classifier=aligned"),
+        ({"method": "slca", "classifier.epochs": 0}, "classifier.epochs must be at least 1"),
+    ],
+)
 def test_settings_of_another_method_and_values_out_of_range_are_refused_by_name(values, said):
     with pytest.raises(UsageError, match=said):
         make(values)

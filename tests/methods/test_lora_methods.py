@@ -1,4 +1,4 @@
-"""The LoRA family of baselines: what each promises of its factors and its loss, and that a run of it can be resumed."""
+"""The LoRA family of baselines: what each promises of its factors and loss, and that a run can be resumed."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def settings(image_folder: Path):
     """`settings("olora", lr=…)`: two tasks of 4 and 3 classes, 18 steps."""
 
     def make(name: str, **more: Any) -> dict[str, Any]:
-        common = {"dataset": str(image_folder), "tasks": 2, "epochs": 2, "batch_size": 16, "rank": 2, "lr": 3e-3, "head_lr": 1e-2,
-                  "augment": "icons", "step_score_every": 2, "device": "cpu"}
+        common = {"dataset": str(image_folder), "tasks": 2, "epochs": 2, "batch_size": 16, "rank": 2}
+        common |= {"lr": 3e-3, "head_lr": 1e-2, "augment": "icons", "step_score_every": 2, "device": "cpu"}
         return {**common, **CONFIGS[name], **more}
 
     return make
@@ -76,16 +76,20 @@ def begin(run: Run) -> list[tuple[Tensor, Tensor]]:
 def seen(run: Run, images: Any) -> dict[str, Tensor]:
     """C = E[x xᵀ] of each layer's inputs, float64, from the layer norms before the adapted layers."""
     caught: dict[str, list[Tensor]] = {}
-    handles = [block.norm1.register_forward_hook(
-        lambda _, __, out, key=f"blocks.{i}.attn": caught.setdefault(key, []).append(out.flatten(0, -2).double()))
-        for i, block in enumerate(run.learner.model.blocks)]
+    handles = []
+    for i, block in enumerate(run.learner.model.blocks):
+
+        def keep(_: object, __: object, out: Tensor, key: str = f"blocks.{i}.attn") -> None:
+            caught.setdefault(key, []).append(out.flatten(0, -2).double())
+
+        handles.append(block.norm1.register_forward_hook(keep))
     run.learner.features(images)
     for handle in handles:
         handle.remove()
     return {key: (X := torch.cat(parts)).T @ X / len(X) for key, parts in caught.items()}
 
 
-# ── every method ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── every method ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -115,7 +119,8 @@ def test_settings_of_single_methods_are_refused_elsewhere_by_name(owner, key):
         if name == owner:
             assert getattr(configure.make({"method": name, key: 2}).method, key) == 2
         else:
-            with pytest.raises(UsageError, match=f"{key} is a setting of method={owner} and does nothing with method={name}"):
+            said = f"{key} is a setting of method={owner} and does nothing with method={name}"
+            with pytest.raises(UsageError, match=said):
                 configure.make({"method": name, key: 2})
     with pytest.raises(UsageError, match=f"method.{key} must "):
         configure.make({"method": owner, key: -1})
@@ -130,7 +135,8 @@ def test_factors_of_another_rank_keep_their_parameters_and_come_back_from_a_stat
     for pair in lora.pairs(model):
         A = pair.A
         lora.set_factors(pair, torch.randn(5, 16), torch.randn(16, 5))
-        assert pair.A is A and A.shape == (5, 16) and A.requires_grad and pair.layer.factors()[0].shape == (5, 16)
+        assert pair.A is A and A.shape == (5, 16) and A.requires_grad
+        assert pair.layer.factors()[0].shape == (5, 16)
     images = torch.randn(3, 3, 8, 8)
     model(images).sum().backward()
     assert all(pair.A.grad.shape == (5, 16) and pair.B.grad.shape == (16, 5) for pair in lora.pairs(model))
@@ -138,11 +144,12 @@ def test_factors_of_another_rank_keep_their_parameters_and_come_back_from_a_stat
         lora.load_state(fresh, lora.state(model))
     lora.load_state(fresh, lora.state(model), any_rank=True)
     assert torch.equal(fresh(images), model(images))
+    foreign = lora.state(model) | {"blocks.0.attn.qkv.A_k": torch.zeros(5, 12)}
     with pytest.raises(JanusError, match="another adaptation"):
-        lora.load_state(fresh, lora.state(model) | {"blocks.0.attn.qkv.A_k": torch.zeros(5, 12)}, any_rank=True)
+        lora.load_state(fresh, foreign, any_rank=True)
 
 
-# ── LoRA-FA ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── LoRA-FA ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_lorafa_trains_B_alone_and_begins_each_task_with_another_random_A(settings):
@@ -159,7 +166,7 @@ def test_lorafa_trains_B_alone_and_begins_each_task_with_another_random_A(settin
         assert torch.equal(pair.A, A) and torch.count_nonzero(pair.B) > 0
 
 
-# ── InfLoRA ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── InfLoRA ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_inflora_freezes_an_A_that_is_designed_from_the_new_task_and_orthogonal_to_the_old(settings):
@@ -189,7 +196,10 @@ def test_inflora_moves_nothing_that_the_past_needs(settings):
 
 
 def test_infloras_basis_grows_by_the_squares_of_the_eigenvalues(settings):
-    """DualGPM as the authors write it: singular values of C and of (I − MMᵀ) C, their squares added up until ε."""
+    """DualGPM as the authors write it.
+
+    Singular values of C and of (I − MMᵀ) C, their squares added up until ε.
+    """
     run = Run(configure.make(settings("inflora", tasks=3)), None)
     M = {key: torch.zeros(32, 0, dtype=torch.float64) for key in run.learner.moments.sum}
     for task, epsilon in zip(run.stream.tasks, (0.999, 0.99945, 0.9999)):
@@ -203,19 +213,22 @@ def test_infloras_basis_grows_by_the_squares_of_the_eigenvalues(settings):
                 held, taken = held + S[taken] ** 2 / total, taken + 1
             M[key] = torch.cat([M[key], U[:, :taken]], dim=1)
             found = run.learner.method.basis()[key].double()
-            assert found.shape == M[key].shape and torch.allclose(found @ found.T, M[key] @ M[key].T, atol=1e-3)
+            assert found.shape == M[key].shape
+            assert torch.allclose(found @ found.T, M[key] @ M[key].T, atol=1e-3)
             if task.index == 0:  # far fewer than GPM keeps
                 assert 2 * M[key].shape[1] < extend_basis(M[key][:, :0], C, epsilon).shape[1]
 
 
 def test_an_input_without_new_directions_still_gets_an_A_outside_the_past():
-    V = torch.linalg.qr(torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
+    generator = torch.Generator().manual_seed(0)
+    V = torch.linalg.qr(torch.randn(12, 5, dtype=torch.float64, generator=generator))[0]
     A = designed_A(V @ V.T, V, 3)  # (I − MMᵀ) C = 0: every left singular vector is as good as any
     assert torch.linalg.norm(A @ V) < 1e-12 and torch.allclose(A @ A.T, torch.eye(3, dtype=A.dtype) / 3)
-    assert torch.allclose(torch.cat([V, N := complement(V)], 1).T @ torch.cat([V, N], 1), torch.eye(12, dtype=V.dtype))
+    whole = torch.cat([V, complement(V)], 1)
+    assert torch.allclose(whole.T @ whole, torch.eye(12, dtype=V.dtype))
 
 
-# ── O-LoRA ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── O-LoRA ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_oloras_penalty_and_its_gradient_by_hand():
@@ -260,14 +273,15 @@ def test_the_penalty_makes_a_new_A_more_orthogonal_to_the_old(settings):
     assert left(0.5) < 0.5 * left(0.0)
 
 
-# ── LoRA-DRS ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── LoRA-DRS ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_drs_sees_the_new_task_through_weights_less_the_old_adapters(settings):
     run = second_task(settings("drs"))
     old = toy_backbone()[0].state_dict()
     expected = Run(configure.make(settings("drs")), None)
-    for theirs, pair in zip(expected.learner.pairs, run.learner.pairs):  # a fresh model, from which B_1 A_1 is taken away by hand
+    # a fresh model, from which B_1 A_1 is taken away by hand
+    for theirs, pair in zip(expected.learner.pairs, run.learner.pairs):
         theirs.layer.weight.data[theirs.rows] -= (pair.B @ pair.A).detach()
     begin(run)
     before = {name: t.clone() for name, t in run.learner.model.state_dict().items()}
@@ -280,7 +294,8 @@ def test_drs_sees_the_new_task_through_weights_less_the_old_adapters(settings):
         for i in range(2):
             name = f"blocks.{i}.attn.qkv.weight"
             assert torch.allclose((before[name] + inside[name]) / 2, old[name], atol=1e-6)
-            assert torch.equal(inside[name][:32], old[name][:32]) and not torch.equal(inside[name][32:], old[name][32:])
+            assert torch.equal(inside[name][:32], old[name][:32])
+            assert not torch.equal(inside[name][32:], old[name][32:])
     assert all(torch.equal(t, before[name]) for name, t in run.learner.model.state_dict().items())
 
 
@@ -320,10 +335,12 @@ def test_drs_with_exact_rectification_acts_on_the_drift_resistant_space_alone(se
         run = second_task(settings(name))
         before = begin(run)
         run.train(run.stream.tasks[1])
-        outside = run.learner.method.outside
-        moved[name] = max((torch.linalg.norm(dW @ outside[pair.input_key].double()) / torch.linalg.norm(dW)).item()
-                          for pair, (A, B) in zip(run.learner.pairs, before)
-                          if (dW := (pair.B.double() @ pair.A.double()).detach() - B.double() @ A.double()) is not None)
+        shares = []
+        for pair, (A, B) in zip(run.learner.pairs, before):
+            dW = (pair.B.double() @ pair.A.double()).detach() - B.double() @ A.double()
+            outside = run.learner.method.outside[pair.input_key].double()
+            shares.append((torch.linalg.norm(dW @ outside) / torch.linalg.norm(dW)).item())
+        moved[name] = max(shares)
     assert moved["drs+exact"] < 1e-5 < moved["drs+tangent"] and moved["drs"] > 1e-2
 
 
@@ -331,16 +348,20 @@ def test_the_augmented_triplet_loss_by_hand():
     features = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]], requires_grad=True)
     labels = torch.tensor([0, 0, 1])
     none, root = torch.zeros(0, 2), 2**0.5
-    # anchors 1, 2: farthest of the own class √2; nearest other 2 and √2; anchor 3 is alone in its class: 0 against √2
+    # anchors 1, 2: farthest of the own class √2; nearest other 2 and √2; anchor 3 is alone in its class: 0
+    # against √2
     loss = augmented_triplet_loss(features, labels, none, 1.0)
     assert loss.item() == pytest.approx(((1 + root - 2) + (1 + root - root) + 0) / 3, abs=1e-5)
     loss.backward()
     assert torch.isfinite(features.grad).all() and features.grad.abs().sum() > 0
-    # an old prototype beside anchor 1 is nearer than any feature: distance 0 to it, √2 to the second, 2 to the third
+    # an old prototype beside anchor 1 is nearer than any feature: distance 0 to it, √2 to the second, 2 to
+    # the third
     loss = augmented_triplet_loss(features, labels, torch.tensor([[5.0, 0.0]]), 1.0)
     assert loss.item() == pytest.approx(((1 + root - 0) + (1 + root - root) + 0) / 3, abs=1e-3)
-    assert augmented_triplet_loss(features, torch.zeros(3, dtype=torch.long), none, 1.0).item() == 0  # no negative
-    assert augmented_triplet_loss(features[:0], labels[:0], none, 1.0).isnan()  # a process's empty part: its mean is nan
+    # no negative
+    assert augmented_triplet_loss(features, torch.zeros(3, dtype=torch.long), none, 1.0).item() == 0
+    # a process's empty part: its mean is nan
+    assert augmented_triplet_loss(features[:0], labels[:0], none, 1.0).isnan()
 
 
 def test_drs_adds_the_triplets_of_old_prototypes_to_the_cross_entropy(settings):
@@ -355,7 +376,7 @@ def test_drs_adds_the_triplets_of_old_prototypes_to_the_cross_entropy(settings):
     assert torch.allclose(run.learner.method.loss(features, logits, labels), expected)
 
 
-# ── BiLoRA ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── BiLoRA ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_spectrum_of_biloras_update_is_non_zero_at_its_positions_and_their_mirror_images_alone(settings):
@@ -367,15 +388,21 @@ def test_the_spectrum_of_biloras_update_is_non_zero_at_its_positions_and_their_m
     for pair in run.learner.pairs:
         m, n = shape = tuple(pair.B.shape)
         positions = run.learner.method.positions(1, m, n)
-        assert len(set(positions.tolist())) == 40 and not torch.equal(positions, run.learner.method.positions(0, m, n))
-        assert shared.setdefault(shape, {*positions.tolist()}) == {*positions.tolist()}  # in all matrices of a shape
+        assert len(set(positions.tolist())) == 40
+        assert not torch.equal(positions, run.learner.method.positions(0, m, n))
+        # in all matrices of a shape
+        assert shared.setdefault(shape, {*positions.tolist()}) == {*positions.tolist()}
         c = run.learner.method.values[pair.name].detach().double()
         assert torch.count_nonzero(c) == 40
         u, v = torch.arange(m)[:, None].double(), torch.arange(n)[None].double()
-        by_hand = sum(value * torch.cos(2 * torch.pi * (u * (p // n) / m + v * (p % n) / n)) for value, p in zip(c, positions))
+        by_hand = sum(
+            value * torch.cos(2 * torch.pi * (u * (p // n) / m + v * (p % n) / n))
+            for value, p in zip(c, positions)
+        )
         by_hand = by_hand / (m * n)
         dW = (pair.B @ pair.A).detach().double()
-        assert torch.equal(pair.A, torch.eye(n)) and torch.allclose(dW, by_hand, rtol=1e-4, atol=1e-5 * dW.abs().max().item())
+        assert torch.equal(pair.A, torch.eye(n))
+        assert torch.allclose(dW, by_hand, rtol=1e-4, atol=1e-5 * dW.abs().max().item())
         found = torch.fft.fft2(dW).abs()
         mirror = (-(positions // n) % m) * n + -(positions % n) % n
         expected = torch.zeros(m * n, dtype=torch.bool).index_fill(0, torch.cat([positions, mirror]), True)
@@ -391,12 +418,13 @@ def test_a_spectrum_of_c_coefficients_has_c_non_zeros_before_the_real_part_and_d
     free = torch.tensor([p for p in positions[12:].tolist() if p not in mirrored][:12])
     second = from_spectrum(values, free, (8, 12))
     assert abs((first * second).sum()) < 1e-14 < (first * first).sum()
-    F_ = torch.zeros(96, dtype=torch.complex128).index_put((positions[:12],), values.to(torch.complex128)).view(8, 12)
+    spectrum = torch.zeros(96, dtype=torch.complex128)
+    F_ = spectrum.index_put((positions[:12],), values.to(torch.complex128)).view(8, 12)
     assert torch.allclose(torch.fft.ifft2(F_).real, first, atol=1e-15) and torch.count_nonzero(F_) == 12
 
 
 def test_biloras_coefficients_follow_the_gradient_of_the_loss(settings):
-    """One step of Adam goes against the sign of the derivative, found here by differences of the loss in float64."""
+    """One step of Adam goes against the sign of the derivative, by differences of the loss in float64."""
     run = Run(configure.make(settings("bilora", targets=("v",), coefficients=6)), None)
     begin_first(run)
     optimizer = run.learner.method.factor_optimizer(run.stream.tasks[0])
@@ -420,7 +448,8 @@ def test_biloras_coefficients_follow_the_gradient_of_the_loss(settings):
                 value.data[i] -= sign * 1e-3
             assert grad[i].item() == pytest.approx((sides[0] - sides[1]) / 2e-3, rel=1e-2, abs=1e-5)
     optimizer.step()
-    assert all(torch.equal(value.detach().sign(), -grad.sign()) for value, grad in zip(optimizer.values, found))
+    both = zip(optimizer.values, found)
+    assert all(torch.equal(value.detach().sign(), -grad.sign()) for value, grad in both)
 
 
 def begin_first(run: Run) -> None:
@@ -434,7 +463,7 @@ def test_a_number_of_coefficients_that_does_not_fit_is_refused(settings):
             train.run(**settings("bilora", coefficients=count))
 
 
-# ── SD-LoRA ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── SD-LoRA ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_sdlora_trains_magnitudes_of_frozen_normalised_directions_and_one_new_pair(settings):
@@ -442,14 +471,20 @@ def test_sdlora_trains_magnitudes_of_frozen_normalised_directions_and_one_new_pa
     for task in run.stream.tasks[:2]:
         run.learn(task)
         parts = run.learner.method.parts
-        pairs.append({name: (part["A"].detach().clone(), part["B"].detach().clone()) for name, part in parts.items()})
+        pairs.append(
+            {name: (part["A"].detach().clone(), part["B"].detach().clone()) for name, part in parts.items()}
+        )
     run.learner.method.begin_task(run.stream.tasks[2])
-    old = {pair.name: [B @ A / (A.square().sum() * B.square().sum()).sqrt() for A, B in (learned[pair.name] for learned in pairs)]
-           for pair in run.learner.pairs}
-    before = {name: {key: t.detach().clone() for key, t in part.items()} for name, part in run.learner.method.parts.items()}
+    old = {}
+    for pair in run.learner.pairs:
+        factors = [learned[pair.name] for learned in pairs]
+        old[pair.name] = [B @ A / (A.square().sum() * B.square().sum()).sqrt() for A, B in factors]
+    parts = run.learner.method.parts
+    before = {name: {key: t.detach().clone() for key, t in part.items()} for name, part in parts.items()}
     assert torch.equal(run.learner.method.magnitudes, torch.full((3,), 0.8))
     for pair in run.learner.pairs:  # every task begins with .8 of each old direction, and nothing of its own
-        assert torch.allclose(pair.B @ pair.A, 0.8 * sum(old[pair.name]), atol=1e-6) and pair.A.shape == (6, 32)
+        assert torch.allclose(pair.B @ pair.A, 0.8 * sum(old[pair.name]), atol=1e-6)
+        assert pair.A.shape == (6, 32)
         assert torch.count_nonzero(before[pair.name]["B"]) == 0
     run.learner.add_head(2, 2)
     run.train(run.stream.tasks[2])
@@ -459,12 +494,16 @@ def test_sdlora_trains_magnitudes_of_frozen_normalised_directions_and_one_new_pa
         part = run.learner.method.parts[pair.name]
         assert all(torch.equal(part[key], before[pair.name][key]) for key in ("A_old", "B_old"))
         assert all(not torch.equal(part[key], before[pair.name][key]) for key in ("A", "B"))
-        by_hand = sum(a[i] * direction for i, direction in enumerate(old[pair.name])) + a[2] * part["B"] @ part["A"]
+        earlier = sum(a[i] * direction for i, direction in enumerate(old[pair.name]))
+        by_hand = earlier + a[2] * part["B"] @ part["A"]
         assert torch.allclose(pair.B @ pair.A, by_hand, atol=1e-6)
 
 
 def test_sdlora_has_one_gradient_a_magnitude_summed_over_all_matrices(settings):
-    """By autograd through the layers, with the magnitudes in place of what `ReparametrizedAdamW` takes back to them."""
+    """By autograd through the layers.
+
+    With the magnitudes in place of what `ReparametrizedAdamW` takes back to them.
+    """
     run = Run(configure.make(settings("sdlora")), None)
     run.learn(run.stream.tasks[0])
     task = run.stream.tasks[1]

@@ -1,4 +1,4 @@
-"""Backbones by name, strict loading from local files, and errors that say what to do. Nothing is downloaded."""
+"""Backbones by name, strict loading of local files, errors that say what to do. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def test_both_embedded_backbones_need_no_file_and_are_two():
 def test_embedded_architecture_loads_from_a_file_in_half_precision(tmp_path):
     torch.manual_seed(3)
     state = embedded_vit(num_classes=5).state_dict()
-    save_file({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, tmp_path / "w.safetensors")
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    save_file(halves, tmp_path / "w.safetensors")
     model, preprocess = create("icons-vit", tmp_path / "w.safetensors")
     assert preprocess.size == 32 and model(torch.zeros(1, 3, 32, 32)).shape == (1, 192)
     key = "blocks.5.attn.qkv.weight"
@@ -96,8 +97,10 @@ def test_wrong_files_are_named(tmp_path):
     assert "w.safetensors is truncated" in message(JanusError, NAME, path, **OPTIONS)
     path.write_bytes(b"")
     assert "w.safetensors is truncated" in message(JanusError, NAME, path, **OPTIONS)
-    assert message(JanusError, NAME, tmp_path / "none.safetensors", **OPTIONS).endswith("does not exist: check the name")
-    assert "pretrain_photos.py photographs" in message(JanusError, "photos-vit", tmp_path / "photos-vit.safetensors")
+    absent = message(JanusError, NAME, tmp_path / "none.safetensors", **OPTIONS)
+    assert absent.endswith("does not exist: check the name")
+    photos = message(JanusError, "photos-vit", tmp_path / "photos-vit.safetensors")
+    assert "pretrain_photos.py photographs" in photos
     assert "not a .safetensors file" in message(UsageError, NAME, tmp_path / "w.pth", **OPTIONS)
 
 
@@ -133,23 +136,28 @@ def test_offline_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     text = message(JanusError, NAME, **OPTIONS)
     assert "cannot fetch" in text and "no route to host" in text and "weights=<file.safetensors>" in text
-    assert "timm cannot build" in message(UsageError, NAME, depht=2)  # a wrong option is not called a network problem
+    # a wrong option is not called a network problem
+    assert "timm cannot build" in message(UsageError, NAME, depht=2)
 
 
 def test_models_lists_what_create_accepts():
     known = models()
     assert "icons-vit" in known and "vit_small_patch14_dinov2" in known and "resnet18" not in known
-    assert all(name in (backbones.EMBEDDED, backbones.WIDE, backbones.PHOTOS) or timm.is_model(name) for name in known)
+    own = (backbones.EMBEDDED, backbones.WIDE, backbones.PHOTOS)
+    assert all(name in own or timm.is_model(name) for name in known)
 
 
-@pytest.mark.skipif("JANUS_DATA" not in os.environ, reason="JANUS_DATA is not set: no real checkpoint at hand")
+@pytest.mark.skipif(
+    "JANUS_DATA" not in os.environ, reason="JANUS_DATA is not set: no real checkpoint at hand"
+)
 @torch.no_grad()
 def test_a_real_checkpoint_loads_adapts_and_exports(tmp_path):
     path = Path(os.environ["JANUS_DATA"]) / "vit_small_patch14_imgfocus.safetensors"
     if not path.exists():
         pytest.skip("JANUS_DATA holds no vit_small_patch14_imgfocus.safetensors")
     size = (load_file(path)["pos_embed"].shape[1] - 1) ** 0.5 * 14
-    model, preprocess = create("vit_small_patch14_dinov2", path, img_size=int(size))  # its own size: nothing is resized
+    # its own size: nothing is resized
+    model, preprocess = create("vit_small_patch14_dinov2", path, img_size=int(size))
     x = torch.randn(1, 3, preprocess.size, preprocess.size)
     before = model(x)
     y = fill(adapt(model))(x)

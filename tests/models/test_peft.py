@@ -75,13 +75,14 @@ def test_merged_stream_exports_its_displacement_at_its_exact_rank(family, tmp_pa
 
 @torch.no_grad()
 def test_numerical_rank_survives_many_merges(tmp_path):
-    """Fifty merges in float32 leave rounding of full rank in W − W0; the export must not take it for learning."""
+    """Fifty merges in float32 leave rounding of full rank in W − W0: the export must not call it learned."""
     model = adapt(make("plain"), rank=1)
     A = [p.A.clone() for p in pairs(model)]
     for task in range(50):
         fill(model, seed=task, std=0.01)
         merge(model)
-    assert all(torch.equal(p.A, a) for p, a in zip(pairs(model), A, strict=True))  # the same A: rank 1 all along
+    # the same A: rank 1 all along
+    assert all(torch.equal(p.A, a) for p, a in zip(pairs(model), A, strict=True))
     export_peft(model, tmp_path)
     ranks = {p.A.shape[0] for p in pairs(import_peft(make("plain"), tmp_path))}
     assert ranks == {1}
@@ -107,15 +108,18 @@ def test_heads_classes_and_what_is_not_carried(tmp_path):
     with pytest.raises(JanusError, match="heads.safetensors does not exist"):
         load_heads(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "janus.json"
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "janus.json",
     ]
 
 
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"alpha_pattern": {"blocks.1.attn.qkv": 5}}])
 @torch.no_grad()
 def test_an_adapter_that_peft_wrote(options, tmp_path):
-    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["qkv", "fc1"], init_lora_weights=False,
-                             rank_pattern={"fc1": 2}, **options)
+    more = dict(init_lora_weights=False, rank_pattern={"fc1": 2}) | options
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["qkv", "fc1"], **more)
     theirs = peft.get_peft_model(make("plain"), config).eval()
     theirs.save_pretrained(str(tmp_path))
     ours = import_peft(make("plain"), tmp_path)
@@ -138,7 +142,8 @@ def test_pairs_of_a_peft_model():
     base = pair.layer.get_base_layer()
     expected = seen["x"] @ (base.weight[pair.rows] + pair.scale * pair.B @ pair.A).mT + base.bias[pair.rows]
     torch.testing.assert_close(seen["y"][..., pair.rows], expected, rtol=1e-4, atol=1e-5)
-    assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for f in found for p in (f.A, f.B)}
+    factors = {id(p) for f in found for p in (f.A, f.B)}
+    assert {id(p) for p in model.parameters() if p.requires_grad} == factors
 
 
 def test_peft_models_that_are_refused():
@@ -148,7 +153,8 @@ def test_peft_models_that_are_refused():
     bypassed = peft.get_peft_model(make("beit"), peft.LoraConfig(r=2, target_modules=["qkv"]))
     with pytest.raises(UsageError, match="qkv_bias_separate = True"):
         pairs(bypassed)
-    convolution = peft.get_peft_model(make("plain"), peft.LoraConfig(r=2, target_modules=["patch_embed.proj"]))
+    config = peft.LoraConfig(r=2, target_modules=["patch_embed.proj"])
+    convolution = peft.get_peft_model(make("plain"), config)
     with pytest.raises(UsageError, match="Conv2d is not supported"):
         pairs(convolution)
     plain = peft.get_peft_model(make("plain"), peft.LoraConfig(r=2, target_modules=["qkv"]))
@@ -195,7 +201,7 @@ def test_damaged_and_foreign_adapters_are_named(tmp_path):
         export_peft(adapt(make("plain")), tmp_path / "file" / "below")
 
 
-# ── a PEFT model in the functions that take a model ────────────────────────────────────────────────────────────────────
+# ── a PEFT model in the functions that take a model ─────────────────────────────────────────────────────────
 
 
 def wrapped(seed: int = 0, family: str = "plain", **options) -> nn.Module:
@@ -227,7 +233,10 @@ def test_what_is_merged_into_a_peft_model_cannot_be_lost(tmp_path):
     fill(model, seed=8, std=0.05)
     x = images(make("plain"))
     y = model(x)
-    for save in (lambda: model.save_pretrained(str(tmp_path / "peft")), lambda: peft.get_peft_model_state_dict(model)):
+    for save in (
+        lambda: model.save_pretrained(str(tmp_path / "peft")),
+        lambda: peft.get_peft_model_state_dict(model),
+    ):
         with pytest.raises(UsageError, match="export_peft"):
             save()
     export_peft(model, tmp_path / "ours")
@@ -235,7 +244,8 @@ def test_what_is_merged_into_a_peft_model_cannot_be_lost(tmp_path):
     assert distance(import_peft(make("plain"), tmp_path / "ours")(x), y) < 1e-5
 
     fresh = wrapped(seed=1)
-    with pytest.raises(RuntimeError, match="W0_default"):  # a model that does not know of merging does not take it in silence
+    # a model that does not know of merging does not take it in silence
+    with pytest.raises(RuntimeError, match="W0_default"):
         fresh.load_state_dict(model.state_dict())
     lora.load_state(fresh, lora.state(model))
     assert torch.equal(fresh(x), y)
@@ -294,9 +304,14 @@ def test_peft_models_that_cannot_be_merged_are_refused():
 
 
 def test_peft_layers_that_are_more_than_lora_are_refused():
-    for options, message in (({"lora_bias": True}, "lora_bias"), ({"target_modules": ["patch_embed.proj"]}, "linear layers only")):
+    for options, message in (
+        ({"lora_bias": True}, "lora_bias"),
+        ({"target_modules": ["patch_embed.proj"]}, "linear layers only"),
+    ):
+        config = peft.LoraConfig(**{"r": 2, "target_modules": ["qkv"]} | options)
+        model = peft.get_peft_model(make("plain"), config)
         with pytest.raises(UsageError, match=message):
-            pairs(peft.get_peft_model(make("plain"), peft.LoraConfig(**{"r": 2, "target_modules": ["qkv"]} | options)))
+            pairs(model)
 
 
 @torch.no_grad()
@@ -314,7 +329,8 @@ def test_adapters_in_forms_that_are_not_read_are_named(tmp_path):
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(UsageError, match="adapter_model.bin, a pickle"):
         import_peft(make("plain"), folder)
-    model = peft.get_peft_model(make("plain"), peft.LoraConfig(r=2, target_modules=["patch_embed.proj", "qkv"]))
+    config = peft.LoraConfig(r=2, target_modules=["patch_embed.proj", "qkv"])
+    model = peft.get_peft_model(make("plain"), config)
     model.save_pretrained(str(tmp_path / "convolution"))
     with pytest.raises(UsageError, match="patch_embed.proj, a Conv2d, is not supported"):
         import_peft(make("plain"), tmp_path / "convolution")

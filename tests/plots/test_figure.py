@@ -39,24 +39,37 @@ def test_with_chrome_there_is_a_png() -> None:
     assert metadata["image/png"] == {"alt": "a line that rises", "width": 900}
 
 
-def test_saving_without_chrome_says_what_is_missing(no_chrome: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_saving_without_chrome_says_what_is_missing(
+    no_chrome: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     written = line().save(tmp_path / "new" / "rise")
-    assert [path.name for path in written] == ["rise.html", "rise.json"] and all(path.exists() for path in written)
+    assert [path.name for path in written] == ["rise.html", "rise.json"]
+    assert all(path.exists() for path in written)
     assert "rise.png was not written" in capsys.readouterr().err
 
 
 def test_violation_per_layer_is_the_mean_over_tasks() -> None:
-    tasks = [{"blocks.0.attn.k": 0.1, "blocks.0.attn.v": 0.5, "blocks.1.attn.k": 0.2, "blocks.1.attn.v": 0.6},
-             {"blocks.0.attn.k": 0.3, "blocks.0.attn.v": 0.7, "blocks.1.attn.k": 0.6, "blocks.1.attn.v": 0.8}]
+    tasks = [
+        {"blocks.0.attn.k": 0.1, "blocks.0.attn.v": 0.5, "blocks.1.attn.k": 0.2, "blocks.1.attn.v": 0.6},
+        {"blocks.0.attn.k": 0.3, "blocks.0.attn.v": 0.7, "blocks.1.attn.k": 0.6, "blocks.1.attn.v": 0.8},
+    ]
     assert runs.per_layer(tasks, "k") == pytest.approx([0.2, 0.4])
     assert runs.per_layer(tasks, "v") == pytest.approx([0.6, 0.7])
     assert runs.per_layer([], "k") == []
 
 
 def test_what_protects_a_row() -> None:
-    names = {"LoRA": "nothing", "merged_free_gr-none": "nothing", "OE-DML": "OE", "GR": "GR", "OE-GR-DML": "OE + GR",
-             "GPM": "GPM", "merged_nullspace_OE_gr-tangent": "OE + GR", "merged_nullspace_OE_gr-none": "OE",
-             "exact-DML": "exact"}
+    names = {
+        "LoRA": "nothing",
+        "merged_free_gr-none": "nothing",
+        "OE-DML": "OE",
+        "GR": "GR",
+        "OE-GR-DML": "OE + GR",
+        "GPM": "GPM",
+        "merged_nullspace_OE_gr-tangent": "OE + GR",
+        "merged_nullspace_OE_gr-none": "OE",
+        "exact-DML": "exact",
+    }
     assert {name: runs.protection(name) for name in names} == names
 
 
@@ -66,18 +79,31 @@ def test_labels_are_kept_apart() -> None:
 
 
 def test_the_absolute_score_is_the_mean_over_tasks_per_layer() -> None:
-    tasks = [{"blocks.0.attn.k": 1.0, "blocks.0.attn.v": 5.0, "blocks.1.attn.k": 2.0, "blocks.1.attn.v": 6.0},
-             {"blocks.0.attn.k": 3.0, "blocks.0.attn.v": 7.0, "blocks.1.attn.k": 6.0, "blocks.1.attn.v": 8.0}]
+    tasks = [
+        {"blocks.0.attn.k": 1.0, "blocks.0.attn.v": 5.0, "blocks.1.attn.k": 2.0, "blocks.1.attn.v": 6.0},
+        {"blocks.0.attn.k": 3.0, "blocks.0.attn.v": 7.0, "blocks.1.attn.k": 6.0, "blocks.1.attn.v": 8.0},
+    ]
     figure = plots.absolute_score({"LoRA": tasks, "frozen": [dict.fromkeys(task, 0.0) for task in tasks]})
     shown = [(trace.name, trace.y) for trace in figure.plotly.data]
-    assert shown == [("LoRA", (2.0, 4.0)), ("frozen", (0.0, 0.0)), ("LoRA", (6.0, 7.0)), ("frozen", (0.0, 0.0))]
+    assert shown == [
+        ("LoRA", (2.0, 4.0)),
+        ("frozen", (0.0, 0.0)),
+        ("LoRA", (6.0, 7.0)),
+        ("frozen", (0.0, 0.0)),
+    ]
     assert "LoRA 4.8, frozen 0" in figure.alt  # (2 + 4 + 6 + 7) / 4
 
 
 def test_a_zero_violation_is_drawn_on_both_axes() -> None:
-    figure = plots.violation({"GPM": [{"blocks.0.attn.k": 0.5, "blocks.0.attn.v": 0.5}],
-                              "exact": [{"blocks.0.attn.k": 0.0, "blocks.0.attn.v": 1e-8}]})
-    by_axis = {axis: [(t.name, t.y[0]) for t in figure.plotly.data if t.yaxis == axis] for axis in ("y", "y3", "y4")}
+    figure = plots.violation(
+        {
+            "GPM": [{"blocks.0.attn.k": 0.5, "blocks.0.attn.v": 0.5}],
+            "exact": [{"blocks.0.attn.k": 0.0, "blocks.0.attn.v": 1e-8}],
+        }
+    )
+    by_axis = {
+        axis: [(t.name, t.y[0]) for t in figure.plotly.data if t.yaxis == axis] for axis in ("y", "y3", "y4")
+    }
     assert by_axis["y"] == [("GPM", 0.5), ("exact", 0.0)]
     assert by_axis["y3"] == [("exact", runs.FLOOR)] and by_axis["y4"] == [("exact", 1e-8)]
 
@@ -86,9 +112,12 @@ def test_every_score_meets_every_outcome_and_runs_without_one_are_left_out() -> 
     scores = {"violation": [0.4, 0.0, 0.3, None], "absolute": [0.1, 0.2, 0.3, 0.4]}
     outcomes = {"drift": [0.5, 0.6, 0.7, 0.8], "BWT": [-1.0, -2.0, -3.0, -4.0]}
     data = plots.predictors(["LoRA", "exact", "GPM", "joint"], scores, outcomes).plotly.data
-    panels = [[(t.name, t.x[0], t.y[0]) for t in data[i:i + 3]] for i in range(0, 12, 3)]
-    assert panels == [[(name, x[i], y[i]) for name, i in (("nothing", 0), ("GPM", 2), ("exact", 1))]
-                      for y in outcomes.values() for x in scores.values()]
+    panels = [[(t.name, t.x[0], t.y[0]) for t in data[i : i + 3]] for i in range(0, 12, 3)]
+    assert panels == [
+        [(name, x[i], y[i]) for name, i in (("nothing", 0), ("GPM", 2), ("exact", 1))]
+        for y in outcomes.values()
+        for x in scores.values()
+    ]
     assert len({t.marker.color for t in data}) == len({t.marker.symbol for t in data}) == 3
 
 

@@ -29,11 +29,13 @@ def test_the_matrix_shows_every_value_and_nothing_above_the_diagonal() -> None:
     assert texts(figure) == ["60", "40", "50", "20", "45", "70"] and "after task 3: 20, 45, 70" in figure.alt
     place = figure.plotly.layout.annotations[3]
     assert (place.x, place.y) == (1, 3)  # on task 1, after task 3
-    assert figure.plotly.data[0].zmax == 70 and forgetting.accuracy_matrix(R, top=90).plotly.data[0].zmax == 90
+    assert figure.plotly.data[0].zmax == 70
+    assert forgetting.accuracy_matrix(R, top=90).plotly.data[0].zmax == 90
 
 
 def test_the_matrix_leaves_out_what_is_not_there() -> None:
-    square = [[60.0, 1.0], [None, 50.0]]  # a zero-shot entry above the diagonal, and an old task without images
+    # a zero-shot entry above the diagonal, and an old task without images
+    square = [[60.0, 1.0], [None, 50.0]]
     figure = forgetting.accuracy_matrix(square)
     assert texts(figure) == ["60", "50"] and "unknown" in figure.alt
     assert forgetting.accuracy_matrix([[0.0]]).plotly.data[0].zmax > 0
@@ -44,7 +46,10 @@ def test_a_long_streams_matrix_has_no_numbers_in_its_cells_and_a_short_text():
     assert len(written.plotly.layout.annotations) == 210 and len(written.plotly.layout.shapes) == 20
     assert not bare.plotly.layout.annotations and bare.alt.count("after task") == 1
     assert list(bare.plotly.data[0].z[20][:2]) == [20.0, 20.0]
-    numbered = [forgetting.accuracy_curves([[0.0] * (t + 1) for t in range(T)]).plotly.layout.xaxis.dtick for T in (20, 60)]
+    numbered = []
+    for T in (20, 60):
+        curves = forgetting.accuracy_curves([[0.0] * (t + 1) for t in range(T)])
+        numbered.append(curves.plotly.layout.xaxis.dtick)
     assert numbered == [1, 3]  # or the numbers would lie on one another
 
 
@@ -70,21 +75,24 @@ def test_the_two_parts_add_up_to_bwt() -> None:
 
 
 def test_the_bars_are_the_parts() -> None:
-    figure = forgetting.split_bars({"LoRA": (R, AWARE), "still": ([[50.0], [50.0, 40.0]], [[50.0], [50.0, 60.0]])})
+    still = [[50.0], [50.0, 40.0]], [[50.0], [50.0, 60.0]]
+    figure = forgetting.split_bars({"LoRA": (R, AWARE), "still": still})
     assert [list(bar.x) for bar in figure.plotly.data] == [pytest.approx([-4, -18.5, -22.5]), [0, 0, 0]]
-    assert texts(figure) == ["LoRA −4.0", "LoRA −18.5", "LoRA −22.5", "still +0.0", "still +0.0", "still +0.0"]
+    assert texts(figure) == ["LoRA −4.0", "LoRA −18.5", "LoRA −22.5", *["still +0.0"] * 3]
     assert "LoRA within the task −4.0, between the heads −18.5, together −22.5" in figure.alt
     assert forgetting.signed(-0.04) == "+0.0"
 
 
 def test_one_task_within_its_head_and_over_all() -> None:
     figure = forgetting.split_curves({"a": (R, AWARE), "b": (AWARE, AWARE)}, task=1)
-    assert [(list(trace.x), list(trace.y)) for trace in figure.plotly.data[:2]] == [([2, 3], [66, 64]), ([2, 3], [50, 45])]
+    curves = [(list(trace.x), list(trace.y)) for trace in figure.plotly.data[:2]]
+    assert curves == [([2, 3], [66, 64]), ([2, 3], [50, 45])]
     assert {"a", "b", "within the right task", "over all heads", "64 %", "45 %"} <= set(texts(figure))
 
 
 def test_the_grid_shows_each_class_by_its_own_images() -> None:
-    shades = torch.arange(6, dtype=torch.uint8).repeat_interleave(2)  # two images a class, in the shade 40 × class
+    # two images a class, in the shade 40 × class
+    shades = torch.arange(6, dtype=torch.uint8).repeat_interleave(2)
     pixels = (40 * shades)[:, None, None, None].expand(-1, 3, 8, 8).contiguous()
     images = TensorImages(pixels, shades.long())
     stream = class_incremental(ImageSet("shades", list("abcdef"), images, None, images), tasks=3, seed=1)
@@ -92,6 +100,7 @@ def test_the_grid_shows_each_class_by_its_own_images() -> None:
     assert texts(figure) == ["task 1", *stream.class_names[:2], "task 2", *stream.class_names[2:4]]
     for picture, label in zip(figure.plotly.layout.images, stream.classes, strict=False):
         shown = Image.open(io.BytesIO(base64.b64decode(picture.source.partition(",")[2])))
-        assert shown.getpixel((0, 0)) == shown.getpixel((shown.width - 1, 0)) == (40 * label,) * 3  # train, test
+        # train, test
+        assert shown.getpixel((0, 0)) == shown.getpixel((shown.width - 1, 0)) == (40 * label,) * 3
     assert len(figure.plotly.layout.images) == 4 and "more a task" not in figure.plotly.layout.title.text
     assert "(1 more a task" in stream_images(stream, classes=1).plotly.layout.title.text

@@ -1,4 +1,4 @@
-"""The geometry figures and their explorer: heights, angles and scores are those of the matrices they are given."""
+"""The geometry figures and their explorer: heights, angles and scores are those of the matrices given."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def named(figure: geometry.go.Figure) -> dict:
 
 def test_an_arrows_height_is_its_product_with_V() -> None:
     frame = torch.tensor(geometry.plane_frame(V), dtype=V.dtype)
-    assert torch.allclose(frame @ frame.T, torch.eye(3, dtype=V.dtype)) and torch.allclose(frame[2], V.flatten())
+    assert torch.allclose(frame @ frame.T, torch.eye(3, dtype=V.dtype))
+    assert torch.allclose(frame[2], V.flatten())
     figure = geometry.safe_plane({"": {"safe": G - G @ V @ V.T, "G": G}}, V, "title")
     traces = named(figure.plotly)
     assert traces["G"].customdata[1::3] == pytest.approx((G @ V).flatten().tolist())
@@ -36,13 +37,15 @@ def test_the_view_keeps_V_upright_and_turns_about_it() -> None:
 
 
 def test_a_slider_has_a_frame_for_each_position_and_a_static_twin() -> None:
-    positions = {mark: {"ΔW": factor * G} for mark, factor in {"1": 0.1, "2": 0.2, "3": 0.3, "4": 0.4}.items()}
+    factors = {"1": 0.1, "2": 0.2, "3": 0.3, "4": 0.4}
+    positions = {mark: {"ΔW": factor * G} for mark, factor in factors.items()}
     figure = geometry.safe_plane(positions, V, "title", "times")
     assert [frame.name for frame in figure.plotly.frames] == ["1", "2", "3", "4"]
     for frame, factor in zip(figure.plotly.frames, (0.1, 0.2, 0.3, 0.4)):
         arrows = next(trace for trace in frame.data if trace.name)
         assert arrows.customdata[1::3] == pytest.approx((factor * G @ V).flatten().tolist())
-        assert list(frame.traces) == list(range(len(figure.plotly.data) - len(frame.data), len(figure.plotly.data)))
+        count = len(figure.plotly.data)
+        assert list(frame.traces) == list(range(count - len(frame.data), count))
     assert {note.text for note in figure.static.layout.annotations} == {"times: 1", "times: 3", "times: 4"}
 
 
@@ -56,7 +59,8 @@ def test_violation_by_angle_shows_the_numbers_and_names_the_curves() -> None:
     angles = list(range(10, 171, 10))
     curves = {"one": [abs(math.cos(math.radians(a))) for a in angles], "two": [0.0 for _ in angles]}
     figure = geometry.violation_by_angle(angles, curves)
-    assert {name: trace.y for name, trace in named(figure.plotly).items()} == {k: tuple(v) for k, v in curves.items()}
+    expected = {k: tuple(v) for k, v in curves.items()}
+    assert {name: trace.y for name, trace in named(figure.plotly).items()} == expected
     assert {"one", "two", "A V = 0"} <= {note.text for note in figure.plotly.layout.annotations}
 
 
@@ -81,8 +85,10 @@ def test_a_step_of_the_explorer_is_the_lessons_step() -> None:
     A, P = plane.A.detach().clone(), torch.eye(3, dtype=V.dtype) - V @ V.T
     plane.step()
     dA, dB = -0.6 * B.T @ G @ P, -0.6 * G @ P @ A.T
-    assert torch.allclose(plane.moved, B @ dA + dB @ A + dB @ dA) and torch.allclose(plane.moved @ V, dB @ A @ V)
-    assert plane.violation == pytest.approx(violation(plane.moved, V)) and f"{plane.violation:.3f}" in plane.line()
+    assert torch.allclose(plane.moved, B @ dA + dB @ A + dB @ dA)
+    assert torch.allclose(plane.moved @ V, dB @ A @ V)
+    assert plane.violation == pytest.approx(violation(plane.moved, V))
+    assert f"{plane.violation:.3f}" in plane.line()
 
 
 def test_every_knob_of_the_explorer_changes_its_figure() -> None:
@@ -96,8 +102,13 @@ def test_every_knob_of_the_explorer_changes_its_figure() -> None:
 
     seen = [shown()]
     start = time.process_time()
-    for change in (lambda: setattr(angle, "value", 90.0), lambda: setattr(lr, "value", 0.2), lambda: buttons.children[0].click(),
-                   lambda: setattr(optimiser, "value", "exact"), lambda: setattr(optimiser, "value", "tangent")):
+    for change in (
+        lambda: setattr(angle, "value", 90.0),
+        lambda: setattr(lr, "value", 0.2),
+        lambda: buttons.children[0].click(),
+        lambda: setattr(optimiser, "value", "exact"),
+        lambda: setattr(optimiser, "value", "tangent"),
+    ):
         change()
         seen.append(shown())
     assert (time.process_time() - start) / 5 < 0.1 and len(set(seen)) == len(seen)

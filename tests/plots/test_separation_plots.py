@@ -13,6 +13,7 @@ pytest.importorskip("plotly")
 
 from janus import separation
 from janus.plots import separation as plots
+from janus.plots import task_map
 
 POINTS = [(0.9, 0.2), (0.6, 0.8), (0.4, 0.9), (0.1, 0.5)]
 
@@ -24,7 +25,8 @@ def words(figure: Any) -> str:
 
 def test_cosines_are_to_the_nearest_old_prototype_and_to_the_own_centre() -> None:
     torch.manual_seed(0)
-    z, old, own, labels = torch.randn(6, 4), torch.randn(3, 4), torch.randn(2, 4), torch.tensor([0, 1, 0, 1, 1, 0])
+    z, old, own = torch.randn(6, 4), torch.randn(3, 4), torch.randn(2, 4)
+    labels = torch.tensor([0, 1, 0, 1, 1, 0])
     points = plots.cosines(3 * z, labels, old, own)
     assert fmean(x for x, _ in points) == pytest.approx(separation.danger(z, old), abs=1e-6)
     expected = torch.nn.functional.cosine_similarity(z, own[labels])
@@ -35,27 +37,32 @@ def test_danger_plot_draws_its_points_and_their_mean() -> None:
     figure = plots.danger_plot({"without": POINTS, "with": POINTS[2:]})
     assert list(zip(figure.plotly.data[0].x, figure.plotly.data[0].y)) == POINTS
     assert "danger 0.500" in words(figure.plotly) and "danger 0.250" in words(figure.plotly)
-    assert {"without", "with", "danger zone", "ideal zone"} <= {note.text for note in figure.plotly.layout.annotations}
-    assert plots.share(POINTS, "danger") == 0.5 and plots.share(POINTS, "ideal") == plots.share(POINTS, "crowded") == 0.25
+    notes = {note.text for note in figure.plotly.layout.annotations}
+    assert {"without", "with", "danger zone", "ideal zone"} <= notes
+    assert plots.share(POINTS, "danger") == 0.5
+    assert plots.share(POINTS, "ideal") == plots.share(POINTS, "crowded") == 0.25
 
 
 def test_the_slider_of_the_map_shows_tasks_up_to_the_new_one() -> None:
     tasks, places = [0, 0, 1, 2], [(0.0, 1.0), (2.0, 3.0), (4.0, 5.0), (6.0, 7.0)]
-    figure = plots.task_map({"a": places, "b": places}, tasks, {"a": ["", "x1", "x2"], "b": ["", "y1", "y2"]})
+    figure = task_map({"a": places, "b": places}, tasks, {"a": ["", "x1", "x2"], "b": ["", "y1", "y2"]})
     steps = figure.plotly.layout.sliders[0].steps
     assert [step.label for step in steps] == ["2", "3"]
     restyle, texts = steps[0].args
     assert restyle["visible"] == [True, True, False] * 2
     assert restyle["marker.color"][1] == plots.NEW != restyle["marker.color"][0]
     assert texts["annotations[0].text"].endswith("x1") and texts["annotations[1].text"].endswith("y1")
-    assert not figure.static.layout.sliders and len(figure.static.data) == 2 * (2 + 3)  # tasks 2 and 3 of two panels
+    assert not figure.static.layout.sliders
+    assert len(figure.static.data) == 2 * (2 + 3)  # tasks 2 and 3 of two panels
 
 
 def test_arrows_start_at_the_points_and_point_down_the_loss() -> None:
     points = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     step = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
     figure = plots.circles({"push": step}, points, points[:1], points[1], length=0.5)
-    still, arrows = (next(trace for trace in figure.plotly.data if trace.name == name) for name in ("no gradient", "step"))
+    still, arrows = (
+        next(trace for trace in figure.plotly.data if trace.name == name) for name in ("no gradient", "step")
+    )
     assert (list(arrows.x[:2]), list(arrows.y[:2])) == ([1.0, 1.0], [0.0, 0.5])
     assert (list(still.x), list(still.y)) == ([0.0], [1.0])
     assert "1 of 2 points move" in figure.alt
@@ -66,8 +73,10 @@ def test_margins_draw_the_loss_that_is_trained() -> None:
     push, pull = figure.plotly.data[0], figure.plotly.data[2]
     for x, loss_push, loss_pull in zip(push.x, push.y, pull.y):
         z, axis = torch.tensor([[x, (1 - x * x) ** 0.5]]), torch.tensor([[1.0, 0.0]])
-        values = [float(separation.decoupled_margin_loss(z, torch.tensor([0]), axis, axis, push_margin=0.4, pull_margin=0.6,
-                                                         push_weight=a, pull_weight=b)) for a, b in ((0.5, 0.0), (0.0, 0.5))]
+        values = []
+        for a, b in ((0.5, 0.0), (0.0, 0.5)):
+            more = dict(push_margin=0.4, pull_margin=0.6, push_weight=a, pull_weight=b)
+            values.append(float(separation.decoupled_margin_loss(z, torch.tensor([0]), axis, axis, **more)))
         assert values == pytest.approx([loss_push, loss_pull], abs=1e-5)
     assert "acts on 50% of the features" in words(figure.plotly)
 
@@ -82,4 +91,5 @@ def test_a_knob_moves_the_figure() -> None:
     knobs[0].value = 0.85
     after = screen.outputs[0]["data"]
     assert "Push margin 0.30" in json.dumps(before) and "Push margin 0.85" in json.dumps(after)
-    assert "acts on 75% of the features" in before["text/plain"] and "acts on 25% of the features" in after["text/plain"]
+    assert "acts on 75% of the features" in before["text/plain"]
+    assert "acts on 25% of the features" in after["text/plain"]

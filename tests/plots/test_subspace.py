@@ -16,7 +16,8 @@ from janus.widgets.energy import explore_energy
 
 def moment(n: int, seed: int = 0, decay: float = 0.6) -> torch.Tensor:
     """A second moment (n, n) whose eigenvalues fall by `decay`."""
-    Q = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))[0]
+    generator = torch.Generator().manual_seed(seed)
+    Q = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0]
     return (Q * decay ** torch.arange(n)) @ Q.T
 
 
@@ -27,7 +28,9 @@ def texts(figure: subspace.Figure) -> list[str]:
     return [a.text for a in figure.plotly.layout.annotations]
 
 
-@pytest.mark.parametrize("C", [*MOMENTS.values(), moment(10, decay=0.01), torch.diag(torch.tensor([3.0, 1.0, 0.0, 0.0]))])
+@pytest.mark.parametrize(
+    "C", [*MOMENTS.values(), moment(10, decay=0.01), torch.diag(torch.tensor([3.0, 1.0, 0.0, 0.0]))]
+)
 def test_directions_are_the_columns_that_extend_basis_would_take(C: torch.Tensor) -> None:
     held = subspace.shares(C)
     for energy in (0.0, 0.1, 0.5, 0.75, 0.9, 0.95, 0.999, 1.0):
@@ -43,8 +46,14 @@ def test_held_and_principal_angles() -> None:
 
 def test_footprint_of_vit_b_16() -> None:
     b = subspace.footprint(width=768, layers=12, tokens=197, side=224, directions=100)
-    assert b == {"second moments": 28_311_552, "basis": 3_686_400, "image": 150_528, "inputs of an image": 7_262_208}
-    assert (subspace.size(b["second moments"]), subspace.size(999), subspace.size(3.6e9)) == ("28.3 MB", "999 B", "3.6 GB")
+    assert b == {
+        "second moments": 28_311_552,
+        "basis": 3_686_400,
+        "image": 150_528,
+        "inputs of an image": 7_262_208,
+    }
+    sizes = [subspace.size(size) for size in (b["second moments"], 999, 3.6e9)]
+    assert sizes == ["28.3 MB", "999 B", "3.6 GB"]
 
 
 def test_ranks_growth_and_room_show_their_numbers() -> None:
@@ -53,8 +62,10 @@ def test_ranks_growth_and_room_show_their_numbers() -> None:
     wanted = [extend_basis(torch.zeros(24, 0), C, 0.95).shape[1] for C in MOMENTS.values()]
     assert [trace.y[at] for trace in figure.plotly.data] == wanted
     assert {"block 1", "block 2", "block 3"} <= set(texts(figure))
-    grown = subspace.growth([{"blocks.0.attn": 3, "blocks.1.attn": 5}, {"blocks.0.attn": 4, "blocks.1.attn": 5}], most=20)
-    assert [list(trace.y) for trace in grown.plotly.data] == [[3, 4], [5, 5]] and "block 1: 3 → 4" in texts(grown)
+    ranks = [{"blocks.0.attn": 3, "blocks.1.attn": 5}, {"blocks.0.attn": 4, "blocks.1.attn": 5}]
+    grown = subspace.growth(ranks, most=20)
+    assert [list(trace.y) for trace in grown.plotly.data] == [[3, 4], [5, 5]]
+    assert "block 1: 3 → 4" in texts(grown)
     taken, left, never = subspace.room(MOMENTS, 0.95, rank=2).plotly.data
     assert list(taken.x) == wanted and [a + b + c for a, b, c in zip(taken.x, left.x, never.x)] == [24] * 3
     assert list(never.x) == [4] * 3  # 2r
@@ -82,12 +93,14 @@ def test_rectification_figures_show_their_numbers() -> None:
     figure = rectification.second_step([1e-4, 1.0], {"free": [1e3, 0.1]}, {"free": [1e2, 0.01]}, first=0.05)
     assert [list(trace.y) for trace in figure.plotly.data] == [[1e3, 0.1], [1e2, 0.01]]
     figure = rectification.along({"exact": [0.0, 1e-7], "LoRA": [0.5, 0.6]})
-    assert figure.plotly.data[0].y[0] == rectification.FLOOR and figure.plotly.data[2].y[1] == 0.6  # log axis: no zero
+    # log axis: no zero
+    assert figure.plotly.data[0].y[0] == rectification.FLOOR and figure.plotly.data[2].y[1] == 0.6
 
 
 def test_figures_hold_plain_lists() -> None:
     for figure in (subspace.ranks(MOMENTS, 0.95), subspace.room(MOMENTS, 0.95, 2)):
-        assert "bdata" not in json.dumps(json.loads(figure.plotly.to_json()))  # packed arrays need a newer plotly.js
+        # packed arrays need a newer plotly.js
+        assert "bdata" not in json.dumps(json.loads(figure.plotly.to_json()))
 
 
 def test_the_knob_changes_the_view() -> None:

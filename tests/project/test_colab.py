@@ -1,4 +1,7 @@
-"""The setup cell of a lesson, as Colab runs it: a bare environment, this checkout standing in for GitHub. `make test-colab`."""
+"""The setup cell of a lesson as Colab runs it, in a bare environment: `make test-colab`.
+
+This checkout stands in for GitHub.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +44,17 @@ def test_the_setup_cell_installs_what_the_lessons_need(tmp_path: Path) -> None:
     call(python, "-m", "pip", "install", "--quiet", "ipython")  # Colab's own
     (tmp_path / "google" / "colab").mkdir(parents=True)
     (tmp_path / "google" / "colab" / "__init__.py").touch()
-    (tmp_path / "cell.ipy").write_text(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport google.colab\n{setup}\n{AFTER}")
-    git = {"GIT_CONFIG_COUNT": "2", "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf", "GIT_CONFIG_VALUE_0": address,
-           "GIT_CONFIG_KEY_1": "safe.directory", "GIT_CONFIG_VALUE_1": "*"}
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | git | {"JANUS_RUNS": str(tmp_path / "runs")}
+    (tmp_path / "cell.ipy").write_text(
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport google.colab\n{setup}\n{AFTER}"
+    )
+    git = {
+        "GIT_CONFIG_COUNT": "2",
+        "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf",
+        "GIT_CONFIG_VALUE_0": address,
+        "GIT_CONFIG_KEY_1": "safe.directory",
+        "GIT_CONFIG_VALUE_1": "*",
+    }
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= git | {"JANUS_RUNS": str(tmp_path / "runs")}
     printed = call(python, "-m", "IPython", "cell.ipy", env=environment)
     assert "runs: 835" in printed and "frozen on icons-r, T=4" in printed, printed[-2000:]

@@ -1,4 +1,7 @@
-"""The photographs' backbone: an encoder's tensors by their own names become timm's, with the positions of smaller images."""
+"""The photographs' backbone: an encoder's tensors by their own names become timm's.
+
+With the positions of smaller images.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,26 @@ def script() -> ModuleType:
 def encoder() -> dict[str, torch.Tensor]:
     """Random tensors by the names of the package's encoder."""
     d, generator = WIDTH, torch.Generator().manual_seed(0)
-    shapes = {"backbone.embeddings.cls_token": (1, 1, d), "position of CLS": (1, 1, d), "positions": (1, 37 * 37, d),
-              "backbone.embeddings.patch_embeddings.projection.weight": (d, 3, 14, 14),
-              "backbone.embeddings.patch_embeddings.projection.bias": (d,), "backbone.layernorm.weight": (d,),
-              "backbone.layernorm.bias": (d,), "decoder.bn1.weight": (5,)}
+    shapes = {
+        "backbone.embeddings.cls_token": (1, 1, d),
+        "position of CLS": (1, 1, d),
+        "positions": (1, 37 * 37, d),
+        "backbone.embeddings.patch_embeddings.projection.weight": (d, 3, 14, 14),
+        "backbone.embeddings.patch_embeddings.projection.bias": (d,),
+        "backbone.layernorm.weight": (d,),
+        "backbone.layernorm.bias": (d,),
+        "decoder.bn1.weight": (5,),
+    }
     for i in range(DEPTH):
         linear = {f"attention.attention.{part}": (d, d) for part in ("query", "key", "value")}
         linear |= {"attention.output.dense": (d, d), "mlp.fc1": (4 * d, d), "mlp.fc2": (d, 4 * d)}
         for name, shape in linear.items():
-            shapes |= {f"backbone.encoder.layer.{i}.{name}.weight": shape, f"backbone.encoder.layer.{i}.{name}.bias": shape[:1]}
-        for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "layer_scale1.lambda1", "layer_scale2.lambda1"):
+            shapes |= {
+                f"backbone.encoder.layer.{i}.{name}.weight": shape,
+                f"backbone.encoder.layer.{i}.{name}.bias": shape[:1],
+            }
+        layers = "norm1.weight norm1.bias norm2.weight norm2.bias layer_scale1.lambda1 layer_scale2.lambda1"
+        for name in layers.split():
             shapes[f"backbone.encoder.layer.{i}.{name}"] = (d,)
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
@@ -38,8 +51,8 @@ def encoder() -> dict[str, torch.Tensor]:
 def test_it_loads_strictly_into_timms_vit(script: ModuleType, side: int) -> None:
     tensors = encoder()
     found = script.converted(tensors, side)
-    model = VisionTransformer(img_size=side, patch_size=14, embed_dim=WIDTH, depth=DEPTH, num_heads=3, num_classes=0,
-                              init_values=1.0)
+    sizes = dict(img_size=side, patch_size=14, embed_dim=WIDTH, depth=DEPTH, num_heads=3)
+    model = VisionTransformer(**sizes, num_classes=0, init_values=1.0)
     model.load_state_dict(found)
     layer = "backbone.encoder.layer.1.attention.attention"
     Q, K, V = model.blocks[1].attn.qkv.weight.split(WIDTH)

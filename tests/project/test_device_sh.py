@@ -55,8 +55,9 @@ def copy(tmp_path: Path) -> Path:
     return root
 
 
-def command(root: Path, seconds: int, runs: dict[str, int],
-            **variables: str) -> tuple[list[str], dict[str, str]]:
+def command(
+    root: Path, seconds: int, runs: dict[str, int], **variables: str
+) -> tuple[list[str], dict[str, str]]:
     lines = [f"janus run --out runs/device/{name} --set seed={value}" for name, value in runs.items()]
     (root / "runs.txt").write_text("\n".join(["# made", "", *lines]))
     given = {"PYTHON": str(root / "python"), "DEVICE": "cpu", "JOBS": "2", "RESERVE": "2", "SHORTEST": "1"}
@@ -105,8 +106,14 @@ def test_what_fits_is_run_the_rest_is_stopped_and_goes_on_the_next_time(copy: Pa
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_the_runs_and_leaves_a_bundle(number: int, code: int, copy: Path) -> None:
     words, environment = command(copy, 60, {"short": 0, "long": 50})
-    running = subprocess.Popen(words, env=environment, cwd=copy, stdout=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    running = subprocess.Popen(
+        words,
+        env=environment,
+        cwd=copy,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     while not begun(copy, "long") or not (copy / "runs/device/short/result.json").exists():
         time.sleep(0.05)
     running.send_signal(number)
@@ -122,10 +129,14 @@ def test_failures_are_told_and_the_others_run(copy: Path) -> None:
     assert "doctor: a line of progress" in ended.stderr
 
 
-@pytest.mark.parametrize("line, said", [
-    ("janus bench a --out b", "not a `janus run` command"), ("janus run --tasks 5", "no --out"),
-    ("# nothing", "no command"),
-])
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("janus bench a --out b", "not a `janus run` command"),
+        ("janus run --tasks 5", "no --out"),
+        ("# nothing", "no command"),
+    ],
+)
 def test_wrong_files_are_refused_before_anything_runs(line: str, said: str, copy: Path) -> None:
     words, environment = command(copy, 20, {})
     (copy / "runs.txt").write_text(line)
@@ -144,7 +155,8 @@ def test_what_is_missing_is_named_without_wheels_and_installed_from_them(copy: P
     (source / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
         '[project]\nname = "not-there"\nversion = "1"\n'
-        '[tool.hatch.build.targets.wheel]\ninclude = ["not_there.py"]\n')
+        '[tool.hatch.build.targets.wheel]\ninclude = ["not_there.py"]\n'
+    )
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", copy / "wheels", source]
     subprocess.run(build, check=True, capture_output=True)
     assert start(copy, 20, {"short": 0}).returncode == 0
@@ -152,8 +164,8 @@ def test_what_is_missing_is_named_without_wheels_and_installed_from_them(copy: P
 
 
 def test_the_list_that_comes_with_it_is_the_readmes_rows() -> None:
-    lines = [line.split() for line in (ROOT / "benchmarks/device_runs.txt").read_text().splitlines()
-             if line.startswith("janus")]
+    text = (ROOT / "benchmarks/device_runs.txt").read_text()
+    lines = [line.split() for line in text.splitlines() if line.startswith("janus")]
     rows = [words[3] for words in lines]
     assert len(lines) == 39 and rows[:13] == rows[13:26] == rows[26:] and set(rows) == set(ROWS)
     for i, words in enumerate(lines):

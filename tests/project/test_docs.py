@@ -1,4 +1,4 @@
-"""What the documents promise: their links lead somewhere, the README stays short and names files that exist."""
+"""What the documents promise: their links lead somewhere, the README is short and names files that exist."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [*(ROOT / folder / "README.md" for folder in (".", "data", "benchmarks")), *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / folder / "README.md" for folder in (".", "data", "benchmarks")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 NAMED = re.compile(r"`((?:janus|benchmarks|notebooks|data|tests)/[\w/.]+\.(?:py|md|yaml|sh|ipynb))`")
 
 

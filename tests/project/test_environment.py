@@ -1,4 +1,4 @@
-"""What the files that install janus promise: the conda environment's packages, and the lowest versions that are tested."""
+"""What the files that install janus promise: conda's packages, and the lowest versions that are tested."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def named(requirements: list[str]) -> set[str]:
-    """The packages of pip requirements, with those of this project's extras (`janus-lora[colab]`, `-e .[notebooks]`)."""
+    """The packages of pip requirements, with those of own extras (`janus-lora[colab]`, `-e .[notebooks]`)."""
     found: set[str] = set()
     for requirement in requirements:
         name, extras = re.match(r"(?:-e )?([\w.-]+)(?:\[([\w,-]*)\])?", requirement).groups()
@@ -36,7 +36,8 @@ def test_the_conda_environment_has_what_notebooks_and_their_tests_need():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (pip,) = [entry["pip"] for entry in environment if isinstance(entry, dict)]
     names = named(pip) | {entry.partition(">")[0] for entry in environment if isinstance(entry, str)}
-    assert names >= {"torch", "timm", "jupyterlab", "ipywidgets", "plotly", "scikit-learn", "nbval", "papermill", "python", "pip"}
+    needed = "torch timm jupyterlab ipywidgets plotly scikit-learn nbval papermill python pip"
+    assert names >= set(needed.split())
 
 
 def test_every_dependency_has_a_lowest_version_that_is_tested():

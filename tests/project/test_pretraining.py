@@ -37,22 +37,10 @@ def stream(scripts):
     return scripts["build_vocabulary"].StreamNames(spec["stream"], otherwise["words"], otherwise["names"])
 
 
-@pytest.mark.parametrize(
-    "concept",
-    [
-        "anchor",
-        "user-plus",
-        "floppy-disk",
-        "stars",
-        "keys",
-        "thumb",
-        "cameraswitch",
-        "settings",
-        "dark-mode",
-        "message-circle",
-        "near-me",
-    ],
-)
+SEEN = "anchor user-plus floppy-disk stars keys thumb cameraswitch settings dark-mode message-circle near-me"
+
+
+@pytest.mark.parametrize("concept", SEEN.split())
 def test_what_names_a_class_of_the_stream_is_seen(stream, concept) -> None:
     assert stream.name(concept)
 
@@ -82,12 +70,10 @@ def test_candidates_have_drawings_and_sets_enough_and_come_from_the_right_group(
     made += [icon(scripts, style, "two-sets") for style in ("t1", "t1", "t1", "t2")]
     made += [icon(scripts, "t1", "owl")]  # left out by name
     stream = scripts["build_vocabulary"].StreamNames({"star": []}, {})
-    found = scripts["build_vocabulary"].candidates(
-        made, {"owl": ["bird-of-night"]}, stream, groups, {"t1:owl"}
-    )
-    assert list(found["train"]) == [
-        "owl"
-    ]  # with its synonym; too few terns, too few sets, a class of the stream
+    vocabulary = scripts["build_vocabulary"]
+    found = vocabulary.candidates(made, {"owl": ["bird-of-night"]}, stream, groups, {"t1:owl"})
+    # with its synonym; too few terns, too few sets, a class of the stream
+    assert list(found["train"]) == ["owl"]
     assert sorted(i.style for i in found["train"]["owl"]) == ["t1", "t2", "t2", "t3", "t3", "t4", "t4"]
     assert [i.style for i in found["val"]["owl"]] == ["v1", "v1"]
 

@@ -13,7 +13,9 @@ from janus.cli.commands import main
 from janus.report import document
 
 
-def test_markdown_has_a_table_a_group_and_says_where_the_numbers_come_from(results_folder: Path, capsys) -> None:
+def test_markdown_has_a_table_a_group_and_says_where_the_numbers_come_from(
+    results_folder: Path, capsys
+) -> None:
     assert main(["report", str(results_folder)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("## ") == 3 and "## rows" in printed and "| OE+GR | 3 |" in printed
@@ -42,12 +44,14 @@ def test_tex_is_in_the_style_of_booktabs(results_folder: Path) -> None:
 
 
 def test_folders_of_one_name_are_told_apart(results_folder: Path, tmp_path: Path) -> None:
-    twice = [shutil.copytree(results_folder / "rows", tmp_path / place / "mine") for place in ("here", "there")]
+    places = [tmp_path / place / "mine" for place in ("here", "there")]
+    twice = [shutil.copytree(results_folder / "rows", place) for place in places]
     lines = list(csv.DictReader(io.StringIO(document.write(twice, "csv"))))
     assert {line["table"] for line in lines} == {f"mine ({folder})" for folder in twice}
     assert len(document.sections([twice[0], twice[0], twice[1] / ".." / ".." / "here" / "mine"])) == 1
     shutil.copytree(twice[0], twice[1] / "mine")  # a folder in one of its own name
-    assert [section.title for section in document.sections([twice[1]])] == [f"mine ({twice[1]})", f"mine ({twice[1] / 'mine'})"]
+    titles = [section.title for section in document.sections([twice[1]])]
+    assert titles == [f"mine ({twice[1]})", f"mine ({twice[1] / 'mine'})"]
 
 
 def test_what_cannot_be_reported_is_said_in_a_line(results_folder: Path, tmp_path: Path, capsys) -> None:

@@ -16,12 +16,26 @@ from janus.errors import JanusError
 from janus.runtime import checkpoint
 
 STATE = {
-    "task": 3, "name": "ä/ö", "none": None, "yes": True, "float": 0.1, "list": [1, [2.5, "x"], {}], "empty": {},
-    "optimizer": {"state": {0: {"step": torch.tensor(7.0), "m": torch.randn(2, 3)}, 1: {"m": torch.randn(4)}},
-                  "param_groups": [{"lr": 1e-3, "params": [0, 1]}]},
-    "bf16": torch.randn(3, 2).to(torch.bfloat16), "half": torch.randn(2).half(), "double": torch.randn(2, 2).double(),
-    "long": torch.arange(5), "bool": torch.tensor([True, False]), "byte": torch.tensor([[250]], dtype=torch.uint8),
-    "scalar": torch.tensor(2.0), "nothing": torch.zeros(0, 4), "transposed": torch.randn(3, 5).T,
+    "task": 3,
+    "name": "ä/ö",
+    "none": None,
+    "yes": True,
+    "float": 0.1,
+    "list": [1, [2.5, "x"], {}],
+    "empty": {},
+    "optimizer": {
+        "state": {0: {"step": torch.tensor(7.0), "m": torch.randn(2, 3)}, 1: {"m": torch.randn(4)}},
+        "param_groups": [{"lr": 1e-3, "params": [0, 1]}],
+    },
+    "bf16": torch.randn(3, 2).to(torch.bfloat16),
+    "half": torch.randn(2).half(),
+    "double": torch.randn(2, 2).double(),
+    "long": torch.arange(5),
+    "bool": torch.tensor([True, False]),
+    "byte": torch.tensor([[250]], dtype=torch.uint8),
+    "scalar": torch.tensor(2.0),
+    "nothing": torch.zeros(0, 4),
+    "transposed": torch.randn(3, 5).T,
     "pairs": [(torch.ones(2), torch.zeros(2)), (torch.ones(1), torch.zeros(1))],
     "grad": torch.nn.Parameter(torch.randn(2)),
 }
@@ -56,7 +70,12 @@ def test_shared_memory_and_views(path):
 
 
 def test_keys_that_look_alike_do_not_collide(path):
-    state = {0: torch.ones(1), "0": torch.zeros(1), "a/b": torch.full((1,), 2.0), "a": {"b": torch.full((1,), 3.0)}}
+    state = {
+        0: torch.ones(1),
+        "0": torch.zeros(1),
+        "a/b": torch.full((1,), 2.0),
+        "a": {"b": torch.full((1,), 3.0)},
+    }
     checkpoint.save(path, state)
     assert same(state, checkpoint.load(path))
 

@@ -1,4 +1,7 @@
-"""One run over two processes (gloo, on the CPU): the numbers of one process, one result, one line when it fails."""
+"""One run over two processes (gloo, on the CPU): the numbers of one process, one result.
+
+And one line when it fails.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +38,9 @@ from janus.train import CHECKPOINT, RESULT
 pytest.importorskip("accelerate")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 
-# 13 images a batch are 6 and 7; the tasks of 40 images end with a batch of one, where the main process has none
-COMMON: dict[str, Any] = {"tasks": 3, "epochs": 2, "batch_size": 13, "rank": 2, "energy": 0.99, "lr": 3e-3, "head_lr": 1e-2,
-                          "step_score_every": 2, "device": "cpu"}
+# 13 images a batch are 6 and 7; tasks of 40 images end with a batch of one, where the main process has none
+COMMON: dict[str, Any] = dict(tasks=3, epochs=2, batch_size=13, rank=2, energy=0.99, lr=3e-3, head_lr=1e-2)
+COMMON |= {"step_score_every": 2, "device": "cpu"}
 TANGENT = {"gr": "tangent", "adapter": "shared", "init": "free", "lr": 3e-4}
 CONFIGS: dict[str, dict[str, Any]] = {
     "exact": {"augment": "photo", "oe_epochs": "all"},
@@ -47,7 +50,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "sdlora": {"method": "sdlora", "augment": "icons"},
     "olora": {"method": "olora", "augment": "icons"},
     "bilora": {"method": "bilora", "augment": "icons", "coefficients": 40},
-    "drs": {"method": "drs", "augment": "icons", "penalty": 0.0},  # each process looks for triplets in its own part
+    # each process looks for triplets in its own part
+    "drs": {"method": "drs", "augment": "icons", "penalty": 0.0},
     "finetune": {"method": "finetune", "augment": "none"},
     "fresh": {"dataset": "icons-r", "renditions": "fresh", "per_class": 4, "augment": "icons"},
     "ncm": {"method": "ncm", "augment": "none"},
@@ -61,8 +65,11 @@ def free_port() -> int:
 
 
 def runs(folder: Path, jobs: dict[Path, dict[str, Any]], fault: str = "") -> None:
-    """Runs (out → settings), one after the other. `fault` befalls the second process in task 2 of the last: nan, overflow (of its
-    gradients alone), or killed; or in every step of it: weighed (its loss counts 1 % too much)."""
+    """Runs (out → settings), one after the other.
+
+    `fault` befalls the second process in task 2 of the last: nan, overflow (of its gradients alone), or
+    killed; or in every step of it: weighed (its loss counts 1 % too much).
+    """
     backbones.create = toy_backbone
     local, last = Method.loss, list(jobs)[-1]
 
@@ -102,13 +109,14 @@ def alone(folder: Path, out: Path, name: str) -> Path:
     return out
 
 
-# ── the numbers of one process ─────────────────────────────────────────────────────────────────────────────────────────
+# ── the numbers of one process ──────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_two_processes_find_what_one_finds(name, two, image_folder, tmp_path):
     same_run(alone(image_folder, tmp_path, name), two / name)
-    assert Result.load(two / name).hardware["processes"] == 2 and "processes" not in Result.load(tmp_path).hardware
+    assert Result.load(two / name).hardware["processes"] == 2
+    assert "processes" not in Result.load(tmp_path).hardware
     assert sorted(path.name for path in (two / name).iterdir()) == [".lock", CHECKPOINT, RESULT]
 
 
@@ -129,20 +137,22 @@ def test_parts_are_everything_once_and_in_order(count):
 @pytest.mark.parametrize("kind", ["icons", "photo", "none"])
 @pytest.mark.parametrize("part", [slice(0, 3), slice(3, 7), slice(2, 2)])
 def test_a_part_of_a_batch_is_augmented_as_it_is_in_the_batch(kind, part):
-    images = torch.randint(0, 256, (7, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (7, 3, 20, 24), dtype=torch.uint8, generator=generator)
     augment = transforms.train_transform(kind, PreprocessConfig(16, (0.5,) * 3, (0.25,) * 3, "bilinear"))
     whole = augment(images, torch.Generator().manual_seed(1))
     assert torch.equal(augment(images[part], torch.Generator().manual_seed(1), 7, part), whole[part])
 
 
-# ── breaks and errors ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── breaks and errors ───────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")
 def killed(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`exact` by two processes, the second of which is killed without warning in the middle of task 2."""
     out = tmp_path_factory.mktemp("killed") / "run"
-    assert two_processes(runs, image_folder, {out: CONFIGS["exact"] | {"save_every": 0}}, "killed") == [1, -signal.SIGKILL]
+    jobs = {out: CONFIGS["exact"] | {"save_every": 0}}
+    assert two_processes(runs, image_folder, jobs, "killed") == [1, -signal.SIGKILL]
     state = checkpoint.load(out / CHECKPOINT)
     assert (state["task"], state["step"]) == (1, 2) and not (out / RESULT).exists()
     return out
@@ -164,19 +174,24 @@ def test_nan_in_one_process_stops_both_with_one_line(name, image_folder, tmp_pat
     codes = two_processes(runs, image_folder, {tmp_path: CONFIGS[name]}, "nan")
     said = capfd.readouterr().err.splitlines()
     assert codes == [1, 1]
-    assert len(said) == 1 and said[0].startswith("janus: the loss became nan in task 2, step 3; try a smaller lr"), said
+    assert len(said) == 1, said
+    assert said[0].startswith("janus: the loss became nan in task 2, step 3; try a smaller lr"), said
     state = checkpoint.load(tmp_path / CHECKPOINT)
     assert (state["task"], state["step"]) == (1, 0) and not (tmp_path / RESULT).exists()
 
 
 @pytest.mark.parametrize("name", ["exact", "tangent", "bilora"])
 def test_fp16_gradients_that_overflow_in_one_process_leave_out_the_step_of_both(name, image_folder, tmp_path):
-    assert two_processes(runs, image_folder, {tmp_path: CONFIGS[name] | {"amp": "fp16"}}, "overflow") == [0, 0]
+    jobs = {tmp_path: CONFIGS[name] | {"amp": "fp16"}}
+    assert two_processes(runs, image_folder, jobs, "overflow") == [0, 0]
     assert all(tensor.isfinite().all() for tensor in checkpoint.load(tmp_path / CHECKPOINT)["model"].values())
 
 
 def replicas(folder: Path, gr: str, average: bool) -> None:
-    """The optimiser in a loop of one's own, under DistributedDataParallel; the factors of each process go to a file."""
+    """The optimiser in a loop of one's own, under DistributedDataParallel.
+
+    The factors of each process go to a file.
+    """
     torch.distributed.init_process_group("gloo")
     rank, model = torch.distributed.get_rank(), janus.adapt(make_tiny_vit(), rank=2)
     replica = torch.nn.parallel.DistributedDataParallel(model)
@@ -189,7 +204,8 @@ def replicas(folder: Path, gr: str, average: bool) -> None:
             torch.distributed.all_reduce(gradient)
             gradient /= 2
         optimizer.step()
-    torch.save([p.detach() for pair in janus.lora.pairs(model) for p in (pair.A, pair.B)], folder / f"{rank}.pt")
+    factors = [p.detach() for pair in janus.lora.pairs(model) for p in (pair.A, pair.B)]
+    torch.save(factors, folder / f"{rank}.pt")
 
 
 @pytest.mark.parametrize("gr, average", [("exact", False), ("tangent", True)])
@@ -210,7 +226,8 @@ def test_what_only_the_main_process_sees_stops_both_with_one_line(image_folder, 
     (tmp_path / "file").touch()
     assert two_processes(runs, image_folder, {tmp_path / "file" / "run": CONFIGS["ncm"]}) == [1, 1]
     said = capfd.readouterr().err.splitlines()
-    assert len(said) == 2 and "in use by another janus process" in said[0] and "cannot write to" in said[1], said
+    assert len(said) == 2 and "in use by another janus process" in said[0], said
+    assert "cannot write to" in said[1], said
 
 
 def test_alone_nothing_asks_for_accelerate(image_folder, tmp_path, monkeypatch):
@@ -233,25 +250,27 @@ def test_accelerate_that_starts_one_process_where_several_were_asked_for_is_an_e
         distributed.start()
 
 
-# ── the launchers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the launchers ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def python(*words: object, **environment: str) -> subprocess.CompletedProcess:
     """`python WORDS…` to its end; one that hangs is an error."""
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": "", **environment}
-    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=root, timeout=120,
-                          env=environment)
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=120, env=environment)
 
 
 @pytest.mark.slow
 def test_accelerate_launch_runs_the_command(image_folder, tmp_path):
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", free_port()]
-    ended = python(*launch, "-m", "janus", "run", "--dataset", image_folder, "--tasks", 1, "--out", tmp_path / "run",
-                   "--set", "weights=random", "augment=icons", "epochs=1", ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port".split()
+    run = ["-m", "janus", "run", "--dataset", image_folder, "--tasks", 1, "--out", tmp_path / "run"]
+    run += "--set weights=random augment=icons epochs=1".split()
+    ended = python(*launch, free_port(), *run, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
     assert ended.returncode == 0, ended.stderr
     result = Result.load(tmp_path / "run")
-    assert ended.stdout.count(result.line()) == 1 and ended.stderr.count("task 1/1") == 1 and result.hardware["processes"] == 2
+    assert ended.stdout.count(result.line()) == 1 and ended.stderr.count("task 1/1") == 1
+    assert result.hardware["processes"] == 2
 
 
 def test_two_processes_extend_a_run(two, image_folder, tmp_path, capfd):

@@ -13,7 +13,10 @@ from janus.runtime.timing import Stopwatch
 
 @pytest.fixture
 def queue(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A card that does nothing until it is waited for. Its queue: [seconds of work in it, of those how many are done]."""
+    """A card that does nothing until it is waited for.
+
+    Its queue: [seconds of work in it, of those how many are done].
+    """
     queue = [0.0, 0.0]
 
     class Event:
@@ -86,4 +89,5 @@ def test_things_are_timed_in_turns_and_compared_round_by_round() -> None:
 
 
 def test_timing_stops_in_time_but_not_before_there_is_something_to_compare() -> None:
-    assert len(timing.interleaved({"a": lambda: 1.0}, 50, 1, seconds=0.0, progress=lambda line: None)["a"]) == 2
+    found = timing.interleaved({"a": lambda: 1.0}, 50, 1, seconds=0.0, progress=lambda line: None)
+    assert len(found["a"]) == 2
