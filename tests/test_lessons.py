@@ -117,15 +117,19 @@ def test_a_finished_run_is_read_not_trained_again(tmp_path: Path, monkeypatch: p
 
 
 def test_an_exercise_says_whether_the_answer_is_right_and_lets_the_notebook_go_on(
-        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lesson = lessons.Lesson(True, tmp_path)
     for answer in (None, [1], [1, 2], 7):
         with lesson.check(answer):
             assert len(answer) == 2, "one number for each old task"
     assert lesson.checks == [False, False, True, False]
     assert capsys.readouterr().out.splitlines() == [
-        "○ not answered yet", "✗ not yet: one number for each old task", "✓ right",
-        "✗ not yet: TypeError: object of type 'int' has no len()"]
+        "○ not answered yet",
+        "✗ not yet: one number for each old task",
+        "✓ right",
+        "✗ not yet: TypeError: object of type 'int' has no len()",
+    ]
     with lesson.check(None):
         pass  # no assert was reached, and yet nothing was answered
     assert lesson.checks[-1] is False

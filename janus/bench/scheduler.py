@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from ..errors import JanusError, UsageError
 from ..runtime.progress import Progress, forwarded
 from ..runtime.timing import clock
+from . import live
 from .clusters import connect
 from .grids import Grid, PlannedRun
 from .plan import runtime_estimate
@@ -72,7 +73,7 @@ def execute(
         scheduler: address of a running Dask scheduler. slurm: a YAML file of `dask_jobqueue.SLURMCluster`'s
             arguments.
         known: folders of results; what has one there, by the hash of its config, is not run again.
-        progress: called with a line now and then; None: they are only logged.
+        progress: called with a line now and then, or, in a terminal, a table is drawn there; None: neither.
 
     Raises:
         UsageError: folders in `out` that hold other runs, cluster options that do not go together.
@@ -92,7 +93,12 @@ def execute(
         logger.info(f"{grid.title}: {len(grid.runs)} runs, {finished} finished already{before}")
         if todo:
             with connect(len(todo), workers, scheduler, slurm) as (client, renew):
-                failed |= Bench(client, renew, grid, out, found).finish(todo, failed)
+                drawn = progress is not None and live.possible()
+                bench = Bench(
+                    client, renew, grid, out, found, routine=logging.DEBUG if drawn else logging.INFO
+                )
+                with live.shown(bench) if drawn else contextlib.nullcontext():
+                    failed |= bench.finish(todo, failed)
         for name, error in failed.items():
             logger.info(f"failed: {name}: {error}")
         return failed
@@ -106,12 +112,22 @@ class Running:
 
 
 class Bench:
-    """One run for each worker at a time. A run is bound to its worker, so a worker's death is that run's."""
+    """One run for each worker at a time. A run is bound to its worker, so a worker's death is that run's.
+
+    routine: the level at which it is logged what a live table shows as well.
+    """
 
     def __init__(
-        self, client: Client, renew: Callable[[], None], grid: Grid, out: Path, found: Mapping[str, State]
+        self,
+        client: Client,
+        renew: Callable[[], None],
+        grid: Grid,
+        out: Path,
+        found: Mapping[str, State],
+        routine: int = logging.INFO,
     ) -> None:
         self.client, self.renew, self.out, self.found = client, renew, out, found
+        self.title, self.routine = grid.title, routine
         self.estimate = runtime_estimate(grid, found)
         self.finished = sum(state.kind == "finished" for state in found.values())
         self.kills: Counter[str] = Counter()  # since the run last came further
@@ -121,6 +137,7 @@ class Bench:
         self.running: dict[Future, Running] = {}
         self.workers: set[str] = set()
         self.failed: dict[str, str] = {}
+        self.ended: dict[str, tuple[str, float]] = {}  # name → "finished" or "failed", and its seconds
         self.counts = (0, 0, 0, 0)  # as last said, and when
         self.said = time.monotonic()
 
@@ -178,7 +195,7 @@ class Bench:
         )
         self.running[future] = Running(run, worker, time.monotonic())
         again = self.found[run.name].kind == "stopped" or self.starts[run.name] > 1
-        logger.info(f"{run.name}: {'resumed' if again else 'started'}")
+        logger.log(self.routine, f"{run.name}: {'resumed' if again else 'started'}")
 
     def end(self, future: Future, job: Running) -> None:
         """A run has ended; how, its worker says, or nobody if that died on the way."""
@@ -199,11 +216,12 @@ class Bench:
         if error:
             return self.fail(job, error)
         self.finished += 1
+        self.ended[job.run.name] = ("finished", seconds)
         if self.found[job.run.name].kind != "stopped" and self.starts[job.run.name] == 1:
             self.estimate.add(job.run, seconds)
         acc = read_json(self.out / job.run.name / RESULT).get("acc")
         reached = f", acc {acc:.2f}" if acc is not None else ""
-        logger.info(f"{job.run.name}: finished in {clock(seconds)}{reached}")
+        logger.log(self.routine, f"{job.run.name}: finished in {clock(seconds)}{reached}")
 
     def worker_died(self, job: Running) -> None:
         name, done = job.run.name, state(job.run, self.out).done
@@ -223,6 +241,7 @@ class Bench:
 
     def fail(self, job: Running, error: str) -> None:
         self.failed[job.run.name] = error
+        self.ended[job.run.name] = ("failed", time.monotonic() - job.began)
         logger.info(f"{job.run.name}: failed: {error}")
 
     def status(self) -> None:
@@ -233,20 +252,25 @@ class Bench:
         if counts == self.counts and not late:
             return
         self.counts, self.said = counts, now
-        left = [(run, self.found[run.name].done) for run in self.queue]
-        for job in self.running.values():
-            seconds = self.estimate.estimate(job.run)
-            since = (now - job.began) / seconds if seconds else 0
-            left.append((job.run, self.found[job.run.name].done + since))
         said = "{} done, {} running, {} failed, {} left".format(*counts)
-        logger.info(f"{said}, time left {self.estimate.left(left, len(self.workers))}")
+        logger.log(self.routine, f"{said}, time left {self.time_left()}")
         if late:
             from ..runtime.checkpoint import header
 
             width = max(len(job.run.name) for job in self.running.values())
             for job in self.running.values():
                 saved = header(self.out / job.run.name / CHECKPOINT)
-                logger.info(f"  {job.run.name:{width}s}  {clock(now - job.began)}  {how_far(saved)}")
+                line = f"  {job.run.name:{width}s}  {clock(now - job.began)}  {how_far(saved)}"
+                logger.log(self.routine, line)
+
+    def time_left(self) -> str:
+        """An estimate from runs that have ended, in words."""
+        now, left = time.monotonic(), [(run, self.found[run.name].done) for run in list(self.queue)]
+        for job in list(self.running.values()):
+            seconds = self.estimate.estimate(job.run)
+            since = (now - job.began) / seconds if seconds else 0
+            left.append((job.run, self.found[job.run.name].done + since))
+        return self.estimate.left(left, len(self.workers))
 
 
 def _lock(out: Path) -> FileLock:

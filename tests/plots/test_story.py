@@ -29,5 +29,12 @@ def test_a_stream_of_one_task_has_lost_nothing() -> None:
 
 def test_the_overview_names_every_part() -> None:
     texts = " ".join(annotation.text for annotation in overview().plotly.layout.annotations)
-    for part in ("Online Estimation", "Gradient Rectification", "Decoupled Margin Loss", "prototypes", "head", "ΔW V = 0"):
+    for part in (
+        "Online Estimation",
+        "Gradient Rectification",
+        "Decoupled Margin Loss",
+        "prototypes",
+        "head",
+        "ΔW V = 0",
+    ):
         assert part in texts

@@ -13,7 +13,9 @@ TEXT = (NOTEBOOKS / "quiz.md").read_text()
 def headings(lesson: str) -> set[str]:
     """A lesson's headings as JupyterLab links to them: words joined by hyphens."""
     cells = json.loads((NOTEBOOKS / lesson).read_text())["cells"]
-    lines = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "markdown").splitlines()
+    lines = "".join(
+        "".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "markdown"
+    ).splitlines()
     return {line.lstrip("# ").replace(" ", "-") for line in lines if re.match(r"#+ ", line)}
 
 
