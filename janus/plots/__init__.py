@@ -15,7 +15,7 @@ from .plane import stability_plasticity
 from .rectification import along, residual, second_step
 from .results import ablation, differences, paper_beside_ours
 from .runs import absolute_score, predictors, violation
-from .separation import circles, danger_plot, margins
+from .separation import circles, danger_plot
 from .story import kept, overview
 from .subspace import angles, growth, memory, ranks, room
 
@@ -39,7 +39,6 @@ __all__ = [
     "differences",
     "growth",
     "kept",
-    "margins",
     "memory",
     "over_tasks",
     "overview",

@@ -12,7 +12,7 @@ from .figure import WIDE, Figure
 from .separation import GREY, NEW, Points
 
 MAP_TITLE = (
-    f"Is there room for a new task? <span style='color:{NEW}'>● new task</span>   "
+    f"A new task among the old ones: <span style='color:{NEW}'>● new task</span>   "
     f"<span style='color:{GREY}'>□ old tasks</span>"
 )
 MAP_MARGIN = {"l": 20, "r": 20, "t": 125, "b": 20}

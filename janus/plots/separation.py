@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -70,7 +69,8 @@ def danger_plot(panels: Mapping[str, Points]) -> Figure:
         figure.update_yaxes(range=[low, 1.02], row=1, col=column)
     figure.update_yaxes(title="cosine to the own class centre", row=1, col=1)
     figure.update_annotations(font_size=16)
-    title = "Do new features keep away from old classes?"
+    dangers = [f"{name} {fmean(p[0] for p in points):.3f}" for name, points in panels.items()]
+    title = f"Danger, the mean of x: {', '.join(dangers)}"
     figure.update_layout(title=title, height=500, width=WIDE, margin={"t": 90, "r": 20})
     said = "; ".join(
         f"{title}: danger {fmean(p[0] for p in points):.3f}, "
@@ -153,7 +153,7 @@ def circles(
         figure.update_yaxes(**window, scaleanchor=f"x{column if column > 1 else ''}")
     figure.update_annotations(font_size=16)
     figure.update_layout(
-        title="Which way does the loss move a feature? (arrows: minus the gradient; hollow dots: none)",
+        title="The loss turns features: arrows follow minus the gradient, hollow dots have none",
         height=430,
         width=WIDE,
         margin={"l": 10, "r": 10, "t": 100, "b": 10},
@@ -203,95 +203,3 @@ def _prototype(figure: go.Figure, place: Tensor, kind: str, column: int) -> None
 def _short(values: Tensor) -> list[float]:
     """Three digits are enough for a page, and keep it small."""
     return [round(v, 3) for v in values.tolist()]
-
-
-# ── the loss over its margins ───────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class _Term:
-    """One term of the loss: its values over the cosines, where its gradient acts, and on which features."""
-
-    name: str
-    colour: str
-    dark: str
-    dash: str
-    values: list[float]
-    acts: tuple[float, float]
-    features: list[bool]
-
-    @property
-    def count(self) -> str:
-        return f": acts on {fmean(self.features):.0%} of the features" if self.features else ""
-
-
-def margins(
-    push_margin: float = 0.3, pull_margin: float = 0.7, weight: float = 0.5, points: Points | None = None
-) -> Figure:
-    """The hinge push and pull over the cosine they read, and where their gradient acts.
-
-    points: real features as `cosines` returns them: the share of them that each term acts on is written
-    beside its curve. weight: of both terms.
-    """
-    low = -0.25
-    grid = [round(low + i * (1 - low) / 50, 3) for i in range(51)]
-    push = _Term(
-        name="push, off the nearest old prototype",
-        colour=NEW,
-        dark=DARK_NEW,
-        dash="solid",
-        values=[weight * max(v - push_margin, 0.0) for v in grid],
-        acts=(push_margin, 1.0),
-        features=[p[0] > push_margin for p in points or ()],
-    )
-    pull = _Term(
-        name="pull, to the own centre",
-        colour=OWN,
-        dark=DARK_OWN,
-        dash="dash",
-        values=[weight * max(pull_margin - v, 0.0) for v in grid],
-        acts=(low, pull_margin),
-        features=[p[1] < pull_margin for p in points or ()],
-    )
-    figure = go.Figure()
-    for i, term in enumerate((push, pull)):
-        _loss(figure, term, grid, i, opacity=0.8 if weight else 0.15)
-    place = {"x": 0.99, "y": -0.3, "xanchor": "right"}
-    figure.add_annotation(text="bars: where the gradient is not zero", showarrow=False, **place)
-    across = "cosine to the nearest old prototype (push), to the own centre (pull)"
-    figure.update_xaxes(title=across, range=[low, 1.01])
-    figure.update_yaxes(title="loss of one feature", range=[-0.38, 1.36], tickvals=[0, 0.25, 0.5, 0.75, 1])
-    knobs = f"Push margin {push_margin:.2f}, pull margin {pull_margin:.2f}, weight {weight:.2f}"
-    figure.update_layout(height=470, title=f"Where does it act? {knobs}")
-    said = "; ".join(
-        f"{term.name}: gradient at cosines from {term.acts[0]:.2f} to {term.acts[1]:.2f}{term.count}"
-        for term in (push, pull)
-    )
-    return Figure(figure, f"Hinge push and pull over the cosine, with bars where the gradient acts. {said}.")
-
-
-def _loss(figure: go.Figure, term: _Term, grid: list[float], i: int, opacity: float) -> None:
-    """A term's curve, the bar below it where its gradient acts, and its name at the top; i: its place."""
-    curve = go.Scatter(
-        x=grid,
-        y=term.values,
-        mode="lines",
-        line={"color": term.colour, "dash": term.dash, "width": 3},
-        name=term.name,
-        showlegend=False,
-        hovertemplate="cosine %{x:.2f}: loss %{y:.2f}<extra></extra>",
-    )
-    bar = go.Scatter(
-        x=list(term.acts),
-        y=[-0.09 - 0.1 * i] * 2,
-        mode="lines",
-        name=f"{term.name}: where it acts",
-        showlegend=False,
-        hoverinfo="skip",
-        line={"color": term.colour, "width": 9},
-        opacity=opacity,
-    )
-    figure.add_traces([curve, bar])
-    place = {"x": 0.99, "y": 1.27 - 0.12 * i, "xanchor": "right"}
-    look = {"showarrow": False, "font": {"color": term.dark}, "bgcolor": "rgba(255,255,255,0.8)"}
-    figure.add_annotation(text=f"<b>{term.name}</b>{term.count}", **place, **look)

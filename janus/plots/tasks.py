@@ -27,10 +27,10 @@ KEY = (
 
 
 def winning_heads(learner: Learner, stream: Stream) -> list[list[float]]:
-    """Row i, column j: of task i's evaluation images, the share (per cent) whose best class is one of task j's.
+    """Row i, column j: the share (per cent) of task i's evaluation images that the head of task j wins.
 
-    By argmax over all classes, as in the accuracy. The learner has met all tasks of the stream; of one that has
-    met `n` of them, give `stream.take(n)`.
+    By argmax over all classes, as in the accuracy. The learner has met all tasks of the stream; of one that
+    has met `n` of them, give `stream.take(n)`.
     """
     rows = []
     for task in stream.tasks:
@@ -41,15 +41,16 @@ def winning_heads(learner: Learner, stream: Stream) -> list[list[float]]:
 
 
 def stolen(shares: Shares) -> float:
-    """Mean over the old tasks (all but the last) of what the heads of *later* tasks win of their images, in per cent."""
+    """What heads of *later* tasks win of old tasks' images, in per cent: mean over all but the last."""
     return fmean(sum(row[i + 1 :]) for i, row in enumerate(shares[:-1]))
 
 
 def task_confusion(panels: Mapping[str, Shares], title: str | None = None) -> Figure:
     """A heat map a panel: the images of task i in row i, the heads that win them in columns.
 
-    panels: title → shares [i][j] in per cent, as `winning_heads` returns them. One colour scale for all panels, and
-    for the wrong heads only: the right ones, outlined, would outshine them. Up to ten tasks the shares are written in.
+    panels: title → shares [i][j] in per cent, as `winning_heads` returns them. One colour scale for all
+    panels, and for the wrong heads only: the right ones, outlined, would outshine them. Up to ten tasks the
+    shares are written in.
     """
     wrong = [v for shares in panels.values() for row in _wrong(shares) for v in row if v is not None]
     top = 5 * math.ceil(max(wrong, default=0.0) / 5) or 5

@@ -5,6 +5,5 @@ from __future__ import annotations
 
 from .energy import explore_energy
 from .geometry import explore_geometry
-from .margins import explore_margins
 
-__all__ = ["explore_energy", "explore_geometry", "explore_margins"]
+__all__ = ["explore_energy", "explore_geometry"]

@@ -1,8 +1,7 @@
-"""Figures and knobs of the lesson on feature separation: their numbers are those put in."""
+"""Figures of the lesson on feature separation: their numbers are those put in."""
 
 from __future__ import annotations
 
-import json
 from statistics import fmean
 from typing import Any
 
@@ -66,30 +65,3 @@ def test_arrows_start_at_the_points_and_point_down_the_loss() -> None:
     assert (list(arrows.x[:2]), list(arrows.y[:2])) == ([1.0, 1.0], [0.0, 0.5])
     assert (list(still.x), list(still.y)) == ([0.0], [1.0])
     assert "1 of 2 points move" in figure.alt
-
-
-def test_margins_draw_the_loss_that_is_trained() -> None:
-    figure = plots.margins(push_margin=0.4, pull_margin=0.6, weight=0.5, points=POINTS)
-    push, pull = figure.plotly.data[0], figure.plotly.data[2]
-    for x, loss_push, loss_pull in zip(push.x, push.y, pull.y):
-        z, axis = torch.tensor([[x, (1 - x * x) ** 0.5]]), torch.tensor([[1.0, 0.0]])
-        values = []
-        for a, b in ((0.5, 0.0), (0.0, 0.5)):
-            more = dict(push_margin=0.4, pull_margin=0.6, push_weight=a, pull_weight=b)
-            values.append(float(separation.decoupled_margin_loss(z, torch.tensor([0]), axis, axis, **more)))
-        assert values == pytest.approx([loss_push, loss_pull], abs=1e-5)
-    assert "acts on 50% of the features" in words(figure.plotly)
-
-
-def test_a_knob_moves_the_figure() -> None:
-    pytest.importorskip("ipywidgets")
-    from janus.widgets import explore_margins
-
-    box = explore_margins(POINTS)
-    *knobs, screen = box.children
-    before = screen.outputs[0]["data"]
-    knobs[0].value = 0.85
-    after = screen.outputs[0]["data"]
-    assert "Push margin 0.30" in json.dumps(before) and "Push margin 0.85" in json.dumps(after)
-    assert "acts on 75% of the features" in before["text/plain"]
-    assert "acts on 25% of the features" in after["text/plain"]

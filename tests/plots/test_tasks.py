@@ -1,4 +1,4 @@
-"""Whose head wins: the shares add up, agree with the run's accuracy, and stand in the figure as they were put in."""
+"""Whose head wins: the shares add up, agree with the run's accuracy, and stand in the figure."""
 
 from __future__ import annotations
 
