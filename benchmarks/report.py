@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import report_drift
 import report_field
 import report_icons_r2
 from report_cost import against_ours, input_pipeline, many_tasks, memory, overhead, step_memory
@@ -62,25 +63,6 @@ def cross_table(rows: pd.DataFrame, cross: pd.DataFrame) -> Table:
     kinds = ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift")
     table = overview(renamed(pd.concat([rows, cross]), names), kinds)
     return Table(["adapter, init, oe, gr", *table.header[1:]], table.rows)
-
-
-def scatter(rows: pd.DataFrame, cross: pd.DataFrame) -> str:
-    """What the violation, the absolute score and drift say about one another: the figure and its sentence."""
-    runs = pd.concat([rows, cross])
-    runs = runs[runs["drift"].notna() & ~runs["variant"].isin(("frozen", "ncm"))]
-    keys = ("violation", "past_output_norm", "drift", "bwt")
-    share, moved, drift, bwt = (runs[key].tolist() for key in keys)
-    plots.predictors(
-        runs["variant"].tolist(),
-        {"relative violation": share, "absolute score": moved},
-        {"drift of old features": drift, "BWT (points)": bwt},
-    ).save(FIGURES / "violation_drift_bwt")
-    r = statistics.correlation
-    return (
-        f"Over {len(runs)} runs (Pearson): violation with drift r = {r(share, drift):+.2f}; the absolute "
-        f"score with drift r = {r(moved, drift):+.2f}; drift with BWT r = {r(drift, bwt):+.2f}; violation "
-        f"with BWT r = {r(share, bwt):+.2f}."
-    )
 
 
 def tuned(tune: pd.DataFrame) -> str:
@@ -198,13 +180,14 @@ def blocks() -> dict[str, str]:
     """The documents' marked places → what belongs there."""
     found = groups()
     own = ablation(found) | streams(found) | photographs(found) | measured()
-    return own | report_icons_r2.blocks(found)
+    return own | report_icons_r2.blocks(found) | report_drift.blocks(found)
 
 
 def ablation(found: dict[str, pd.DataFrame]) -> dict[str, str]:
     """The rows of the paper's ablation on Icons-R, how they were tuned, what a step of them costs."""
     rows, cross, setting = found["rows"], found["cross"], properties.Setting()
     cost = measurement("step_cost")
+    plots.stability_plasticity(rows).save(FIGURES / "stability_plasticity")
     step = "Time of a training step as a multiple of PEFT's LoRA on `qkv`"
     cpu, torch = cost["hardware"]["cpu"], cost["versions"]["torch"]
     machine = f"{cpu}, torch {torch}, a machine shared with other work"
@@ -213,7 +196,6 @@ def ablation(found: dict[str, pd.DataFrame]) -> dict[str, str]:
         "rows": f"{overview(rows)}\n\n{provenance(rows)}",
         "differences": str(difference_table(union(rows, cross), STEPS)),
         "cross": str(cross_table(rows, cross)),
-        "predictors": scatter(rows, cross),
         "dml": "Forms of the margin loss on top of OE+GR, on validation, one seed:\n\n"
         f"{tables.form_table(found['dml'])}",
         "tune": "ACC on validation (one seed) by learning rate of the factors; the best of each row was "

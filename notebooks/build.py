@@ -26,7 +26,7 @@ from nbformat import NotebookNode
 HERE = Path(__file__).resolve().parent
 REF = "main"  # what the badges open and the setup cell installs
 # may be committed without outputs: papermill's target, and the one about the reader's own data
-UNEXECUTED = ("07", "09")
+UNEXECUTED = ("09",)
 NO_KERNEL = "(a widget, alive where a kernel runs; its first position is drawn below)"
 MAX_KB, MAX_MEDIAN = 600, 8
 WIDGET = "application/vnd.jupyter.widget-view+json"

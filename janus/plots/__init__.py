@@ -13,11 +13,11 @@ from .images import predictions, stream_images
 from .maps import task_map
 from .plane import stability_plasticity
 from .rectification import along, residual, second_step
-from .results import ablation, differences, paper_beside_ours
+from .results import differences, paper_beside_ours
 from .runs import absolute_score, predictors, violation
 from .separation import circles, danger_plot
 from .story import kept, overview
-from .subspace import angles, growth, memory, ranks, room
+from .subspace import growth, memory, ranks
 
 __all__ = [
     "COLOURS",
@@ -25,13 +25,11 @@ __all__ = [
     "Figure",
     "MARKERS",
     "SEQUENTIAL",
-    "ablation",
     "absolute_score",
     "accuracy_curves",
     "accuracy_matrix",
     "accuracy_over_cost",
     "along",
-    "angles",
     "capacity",
     "circles",
     "confusion_matrix",
@@ -48,7 +46,6 @@ __all__ = [
     "ranks",
     "rates",
     "residual",
-    "room",
     "safe_plane",
     "second_step",
     "split_bars",

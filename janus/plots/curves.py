@@ -42,7 +42,9 @@ def trajectories(runs: pd.DataFrame, floor: str = FLOOR) -> Figure:
     figure.update_yaxes(title=f"above {floor} (points)", range=[low - margin, high + margin], row=2, col=1)
     corner = dict(x=1, y=1, xref="x domain", yref="y domain", xanchor="right", yanchor="top")
     figure.add_annotation(text="lines as labelled below; thin: each seed", showarrow=False, **corner)
-    title = f"How accuracy falls as classes come, and who stays above {floor}"
+    ahead = sorted((row for row in gains if row != floor), key=lambda row: -_end(gains[row]))
+    last = ", ".join(f"{row} {_end(gains[row]):+.1f}" for row in ahead[:4])
+    title = f"After the last task, above {floor}: {last or 'no other row'}"
     figure.update_layout(title=title, height=820, width=WIDE, margin={"r": 145})
     told = ", ".join(f"{row} {_end(curves):.1f}" for row, curves in shown.items())
     return Figure(

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from ..report.compare import FLOOR, paired
 from .figure import WIDE, Figure
-from .results import GROUPS, group
+from .results import GROUPS, group, legend
 from .runs import apart
 
 
@@ -53,8 +53,13 @@ def stability_plasticity(runs: pd.DataFrame) -> Figure:
     figure.update_yaxes(title=f"stability: BWT minus {FLOOR}'s (points)", range=y_span)
     zero = {"zeroline": True, "zerolinecolor": "#AAAAAA"}
     figure.update_layout(xaxis=zero, yaxis=zero)
-    title = "Does learning more pay for forgetting more?"
-    figure.update_layout(title=title, height=640, width=WIDE, margin={"r": 130})
+    more = [row for row in rows if means[row][0] > 0]
+    worse = sum(means[row][1] < 0 for row in more)
+    forget = f"{worse} of these {'forgets' if worse == 1 else 'forget'} more"
+    title = f"{len(more)} of {len(rows)} rows learn more than {FLOOR}; {forget}"
+    words = f"{legend([FLOOR, *rows])}   bars: ± one standard deviation"
+    title = f"{title}<br><span style='font-size:16px'>{words}</span>"
+    figure.update_layout(title=title, height=660, width=WIDE, margin={"r": 130, "t": 95})
     said = "; ".join(f"{row} {x:+.1f}, {y:+.1f}" for row, (x, y) in means.items() if row != FLOOR)
     return Figure(
         figure,

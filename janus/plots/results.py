@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from statistics import fmean, stdev
 from typing import Any
 
@@ -12,13 +13,16 @@ from plotly.subplots import make_subplots
 
 from ..bench.variants import PAPER, PAPER_ROWS
 from ..report.compare import FLOOR, interval, paired, spread, values
+from ..report.tables import AT_ONCE
 from .figure import COLOURS, MARKERS, WIDE, Figure
 
 GROUPS = {  # what a row trains, and how it is drawn: colour and marker
     "the paper's rows": (COLOURS[1], MARKERS[0]),
     "other methods": (COLOURS[0], MARKERS[1]),
-    "floor and ceiling": (COLOURS[6], MARKERS[3]),
+    "floor": (COLOURS[6], MARKERS[6]),
+    "reference": (COLOURS[7], MARKERS[3]),
 }
+SIGNS = dict(zip(GROUPS, "●■★◆"))
 PATH = {"color": "#BBBBBB", "width": 1.5}  # what joins the points of an order
 
 
@@ -26,43 +30,16 @@ def group(row: str) -> str:
     """What a row is, a key of `GROUPS`."""
     if row in PAPER_ROWS:
         return "the paper's rows"
-    return "floor and ceiling" if row in (FLOOR, "ncm", "joint") else "other methods"
+    if row == FLOOR:
+        return "floor"
+    return "reference" if row in ("ncm", *AT_ONCE) else "other methods"
 
 
-def ablation(runs: pd.DataFrame, key: str = "acc", label: str = "ACC (%)") -> Figure:
-    """Every row: seeds as open points, their mean filled, ± one standard deviation; `frozen` as a line."""
-    rows = list(runs["variant"].unique())
-    figure = go.Figure()
-    for i, row in enumerate(rows):
-        found = values(runs, row, key)
-        if not found:
-            continue
-        colour, marker = GROUPS[group(row)]
-        figure.add_trace(_seeds(found, i, colour, marker, row))
-        error = {"array": [stdev(found)], "color": colour, "thickness": 2} if len(found) > 1 else None
-        told = f"{row}, mean of {len(found)}: %{{x:.2f}}"
-        figure.add_trace(_mean(fmean(found), i, colour, marker, row, error, told))
-        _note(figure, f"{spread(found)}  (n = {len(found)})", i, colour)
-    if FLOOR in rows:
-        floor = fmean(values(runs, FLOOR, key))
-        figure.add_vline(x=floor, line={"color": "black", "dash": "dash", "width": 1.5})
-        text, left = f"{FLOOR} {floor:.1f}", {"showarrow": False, "xanchor": "left", "xshift": 5}
-        figure.add_annotation(text=text, x=floor, y=-1.0, **left)
-    words = "   ".join(
-        f"<span style='color:{colour}'>{shape} {name}</span>"
-        for (name, (colour, _)), shape in zip(GROUPS.items(), "●■◆")
-    )
-    places = list(range(len(rows)))
-    figure.update_yaxes(tickvals=places, ticktext=rows, range=[len(rows) - 0.4, -1.5], showgrid=True)
-    figure.update_xaxes(title=f"{label} on Icons-R, test; small: each seed, large: mean ± standard deviation")
-    figure.update_layout(
-        title=f"How far above the floor do the rows stand?<br><span style='font-size:16px'>{words}</span>",
-        height=170 + 36 * len(rows),
-        width=WIDE,
-        margin={"l": 140, "r": 190, "t": 90},
-    )
-    said = "; ".join(f"{row} {spread(values(runs, row, key))}" for row in rows if values(runs, row, key))
-    return Figure(figure, f"Dot plot of {label} over the ablation's rows, each seed a point: {said}.")
+def legend(rows: Iterable[str]) -> str:
+    """The groups that some rows are of, each with its sign, in their colours."""
+    there = {group(row) for row in rows}
+    shown = [name for name in GROUPS if name in there]
+    return "   ".join(f"<span style='color:{GROUPS[name][0]}'>{SIGNS[name]} {name}</span>" for name in shown)
 
 
 def _seeds(found: Sequence[float], y: float, colour: str, marker: str, row: str) -> go.Scatter:
@@ -132,7 +109,7 @@ def differences(
     across = f"difference in {label} in the same seed (points); bar: 95 % interval of the mean"
     figure.update_xaxes(title=across)
     figure.update_layout(
-        title=f"Which differences are larger than the seeds' noise?<br>{words}",
+        title=f"{len(clear)} of {len(shown)} differences are clear of zero<br>{words}",
         height=170 + 36 * len(shown),
         width=WIDE,
         margin={"l": 210, "r": 200, "t": 90},
@@ -165,8 +142,10 @@ def paper_beside_ours(runs: pd.DataFrame, metric: str = "acc") -> Figure:
     figure.update_xaxes(title=f"{name}, ViT-B/16", range=span, row=1, col=1)
     figure.update_xaxes(title=f"{name}, ViT of 2.9 M weights", row=1, col=2)
     figure.update_annotations(font_size=16)
+    pairs = list(combinations([fmean(found) for found in ours.values()], 2))  # (lower, higher) in the paper
+    agreed = f"{sum(low < high for low, high in pairs)} of {len(pairs)} pairs stand in the paper's order"
     figure.update_layout(
-        title="Does our order follow the paper's? (two benchmarks, two scales: compare the order only)",
+        title=f"{agreed} (two benchmarks: compare the order only)",
         height=520,
         width=WIDE,
         margin={"l": 145, "r": 190, "t": 100},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -174,14 +175,14 @@ PROTECTIONS = ("nothing", "GPM", "OE + GR", "exact", "GR", "OE")  # in the order
 
 def protection(row: str) -> str:
     """What protects a row's updates, from its name ("OE-GR-DML", "merged_nullspace_OE_gr-none", …)."""
-    parts = row.replace("+", " ").replace("-", " ").replace("_", " ").replace("=", " ").split()
+    parts = re.split(r"[^A-Za-z]+", row)
     if "exact" in parts or "GPM" in parts:
         return "exact" if "exact" in parts else "GPM"
     both = (["OE"] if "OE" in parts else []) + (["GR"] if "GR" in parts or "tangent" in parts else [])
     return " + ".join(both) or "nothing"
 
 
-_OWN = {"frozen": 6, "ncm": 7, "joint": 8}
+_OWN = {"frozen": 6, "ncm": 7, "joint": 8, "probe": 9}
 
 
 def style(row: str) -> tuple[str, str, str]:

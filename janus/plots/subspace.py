@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from ..linalg import precise, principal_angles
+from ..linalg import precise
 from .figure import COLOURS, FONT, MARKERS, WIDE, Figure
 from .runs import end_labels, marked_line, task_step
 
@@ -102,57 +101,14 @@ def ranks(moments: Mapping[str, Tensor], energy: float) -> Figure:
         range=[x[0] - 0.1, x[-1] + 0.1],
     )
     figure.update_yaxes(title=f"rank of V (of n = {n})", rangemode="tozero")
-    title = "How many directions hold a share ε of one task's inputs?"
+    now, last = [directions(shares(C), energy) for C in moments.values()], [y[-1] for y in lines.values()]
+    title = f"At ε = {energy:g} one task takes {min(now)} to {max(now)} of {n} directions, by layer"
     figure.update_layout(title=title, showlegend=False, margin={"r": 110})
-    low, high = min(y[5] for y in lines.values()), max(y[5] for y in lines.values())
     return Figure(
         figure,
-        f"Rank of V over the energy threshold, one line a layer. At 0.95 between {low} and {high} of {n}; "
-        f"the last percent costs most: at 0.999 between {min(y[-1] for y in lines.values())} and "
-        f"{max(y[-1] for y in lines.values())}.",
+        f"Rank of V over the energy threshold, one line a layer. At {energy:g} between {min(now)} and "
+        f"{max(now)} of {n}; at 0.999 between {min(last)} and {max(last)}.",
     )
-
-
-def room(moments: Mapping[str, Tensor], energy: float, rank: int) -> Figure:
-    """Per layer: directions protected at ε, left for learning, and the 2r that always stay free."""
-    rows = room_rows(moments, energy, rank)
-    labels = [row["layer"] for row in rows]
-    never = [row["n"] - row["rank"] - row["left"] for row in rows]
-    parts = (
-        ("protected", [row["rank"] for row in rows], COLOURS[0], "/"),
-        ("left for later tasks", [row["left"] for row in rows], "#BBD7EA", ""),
-        (f"never taken (2r = {2 * rank})", never, "#8FB6D3", "x"),
-    )
-    figure = go.Figure()
-    for name, values, colour, shape in parts:
-        pattern = {"shape": shape, "fillmode": "overlay", "fgcolor": "#FFFFFF", "fgopacity": 0.7}
-        figure.add_trace(
-            go.Bar(
-                y=labels,
-                x=values,
-                orientation="h",
-                name=name,
-                marker={"color": colour, "pattern": pattern},
-                hovertemplate=f"%{{y}}: %{{x}} {name}<extra></extra>",
-            )
-        )
-    for row in rows:
-        text = f"{row['rank']} protected, {100 * row['share_left']:.0f} % left"
-        place = {"x": row["n"], "y": row["layer"], "xanchor": "left", "xshift": 8}
-        figure.add_annotation(text=text, showarrow=False, **place)
-    widest = max(row["n"] for row in rows)
-    figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(title="directions of the layer's input space", range=[0, widest])
-    figure.update_layout(
-        barmode="stack",
-        title=f"What is protected, and what is left, at ε = {energy:g}",
-        width=WIDE,
-        height=190 + 50 * len(rows),
-        margin={"r": 235, "b": 120},
-        legend={"orientation": "h", "y": -0.28, "x": 0, "traceorder": "normal"},
-    )
-    taken = ", ".join(f"{row['layer']} {row['rank']} of {row['n']}" for row in rows)
-    return Figure(figure, f"Bars per layer at ε = {energy:g}. Protected directions: {taken}.")
 
 
 def room_rows(moments: Mapping[str, Tensor], energy: float, rank: int) -> list[dict]:
@@ -187,43 +143,14 @@ def growth(basis_rank: Sequence[Mapping[str, int]], most: int) -> Figure:
     end_labels(figure, ends, x[-1] + 0.12, 0.075 * top)
     figure.update_xaxes(title="after task", dtick=task_step(x[-1]), range=[0.8, x[-1] + 0.15])
     figure.update_yaxes(title="rank of V", range=[0, 1.15 * top])
-    title = f"How fast does the room fill up? (at most n − 2r = {most} directions)"
+    start, end = (sum(y[i] for y in lines.values()) for i in (0, -1))
+    times = end / max(1, start)
+    title = f"V grows {times:.2f}-fold from the first task to the last (limit n − 2r = {most} a layer)"
     figure.update_layout(title=title, showlegend=False, margin={"r": 170})
     grown = ", ".join(f"{block(key)} {y[0]} to {y[-1]}" for key, y in lines.items())
     return Figure(
         figure, f"Rank of V over tasks. From the first to the last task: {grown}; the limit is {most}."
     )
-
-
-def angles(bases: Mapping[str, Mapping[str, Tensor]], layers: Sequence[str]) -> Figure:
-    """Principal angles between the bases of several estimators, one panel a layer.
-
-    bases: estimator → layer input → V (n, k), the reference last. Every pair of estimators is one series.
-    """
-    names, found = list(bases), {}
-    for a, b in combinations(names, 2):
-        found[f"{a} – {b}"] = [principal_angles(bases[a][key], bases[b][key]) for key in layers]
-    top = max(max(angles) for per_layer in found.values() for angles in per_layer)
-    sizes = {key: ", ".join(str(bases[name][key].shape[1]) for name in names) for key in layers}
-    titles = [f"{block(key)} (ranks {sizes[key]})" for key in layers]
-    figure = make_subplots(1, len(layers), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
-    longest = [max(map(len, of_layer)) for of_layer in zip(*found.values())]
-    for column, most in enumerate(longest, 1):
-        for (label, per_layer), colour, marker in zip(found.items(), COLOURS, MARKERS):
-            y, told = per_layer[column - 1], "direction %{x}: %{y:.1f}°"
-            line = marked_line(label, range(1, len(y) + 1), y, colour, marker, told)
-            figure.add_trace(line, 1, column)
-        figure.update_xaxes(title="principal direction", range=[0.5, most + 1], row=1, col=column)
-    ends = [(per_layer[-1][-1], label, colour) for (label, per_layer), colour in zip(found.items(), COLOURS)]
-    end_labels(figure, ends, longest[-1] + 0.9, 0.075 * max(top, 10), row=1, col=len(layers))
-    figure.update_yaxes(title="angle (degrees)", row=1, col=1)
-    figure.update_yaxes(range=[-0.05 * max(top, 10), 1.12 * max(top, 10)])
-    figure.update_annotations(font={"size": FONT})
-    title = "How far apart are the subspaces? (0° = shared, 90° = foreign)"
-    figure.update_layout(title=title, showlegend=False, width=WIDE, margin={"r": 175, "t": 95})
-    worst = {label: max(max(a) for a in per_layer) for label, per_layer in found.items()}
-    said = ", ".join(f"{label} {angle:.0f}°" for label, angle in worst.items())
-    return Figure(figure, f"Principal angles per direction, sorted. Largest: {said}.")
 
 
 def memory(cases: Mapping[str, Mapping[str, int]]) -> Figure:
@@ -237,7 +164,7 @@ def memory(cases: Mapping[str, Mapping[str, int]]) -> Figure:
             ("input tokens", [b["inputs of an image"] * i for i in x]),
             ("images", [b["image"] * i for i in x]),
             ("second moments", [b["second moments"]] * len(x)),
-            ("basis V", [b["basis"]] * len(x)),
+            ("V, at one rank", [b["basis"]] * len(x)),
         )
         ends = []
         for (label, y), colour, marker in zip(series, COLOURS, MARKERS):
@@ -263,10 +190,11 @@ def memory(cases: Mapping[str, Mapping[str, int]]) -> Figure:
         )
     figure.update_yaxes(title="memory (bytes)", row=1, col=1)
     figure.update_annotations(font={"size": FONT})
-    title = "What it takes to remember the past"
+    title = "Samples cost more with every image seen, second moments do not"
     figure.update_layout(title=title, showlegend=False, width=WIDE, height=520, margin={"r": 165, "t": 95})
     return Figure(
         figure,
-        "Memory over images seen, both axes logarithmic; stored samples grow, second moments and V do not. "
+        "Memory over images seen, both axes logarithmic; stored samples grow with the images, second "
+        "moments do not, and V only with its rank. "
         f"{'; '.join(words)}.",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -22,17 +21,6 @@ ROWS = results(ACC)
 def words(figure: Any) -> str:
     """Every text a figure draws."""
     return " | ".join([figure.layout.title.text, *(note.text for note in figure.layout.annotations)])
-
-
-def test_the_ablation_shows_every_seed_the_mean_and_the_floor() -> None:
-    figure = plots.ablation(ROWS).plotly
-    traces = {trace.name: trace for trace in figure.data}
-    assert list(traces["OE+GR, seeds"].x) == [22.0, 27.0, 25.0]
-    assert traces["OE+GR"].x[0] == pytest.approx(fmean([22, 27, 25]))
-    assert traces["OE+GR"].error_x.array[0] == pytest.approx(stdev([22, 27, 25]))
-    assert traces["joint"].error_x.array is None
-    assert "frozen 22.5" in words(figure) and "(n = 3)" in words(figure)
-    assert list(figure.layout.yaxis.ticktext) == list(ACC)
 
 
 def test_the_plane_and_the_two_orders_are_of_common_seeds() -> None:

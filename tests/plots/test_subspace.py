@@ -56,7 +56,7 @@ def test_footprint_of_vit_b_16() -> None:
     assert sizes == ["28.3 MB", "999 B", "3.6 GB"]
 
 
-def test_ranks_growth_and_room_show_their_numbers() -> None:
+def test_ranks_and_growth_show_their_numbers() -> None:
     figure = subspace.ranks(MOMENTS, 0.95)
     at = subspace.ENERGIES.index(0.95)
     wanted = [extend_basis(torch.zeros(24, 0), C, 0.95).shape[1] for C in MOMENTS.values()]
@@ -66,9 +66,6 @@ def test_ranks_growth_and_room_show_their_numbers() -> None:
     grown = subspace.growth(ranks, most=20)
     assert [list(trace.y) for trace in grown.plotly.data] == [[3, 4], [5, 5]]
     assert "block 1: 3 → 4" in texts(grown)
-    taken, left, never = subspace.room(MOMENTS, 0.95, rank=2).plotly.data
-    assert list(taken.x) == wanted and [a + b + c for a, b, c in zip(taken.x, left.x, never.x)] == [24] * 3
-    assert list(never.x) == [4] * 3  # 2r
 
 
 def test_a_full_layer_keeps_2r_free() -> None:
@@ -76,11 +73,7 @@ def test_a_full_layer_keeps_2r_free() -> None:
     assert (row["rank"], row["left"], row["share_left"]) == (16, 0, 0)
 
 
-def test_angles_and_memory() -> None:
-    eye = torch.eye(24, dtype=torch.float64)
-    bases = {"OE": {"blocks.0.attn": eye[:, :2]}, "GPM": {"blocks.0.attn": eye[:, 1:4]}}
-    figure = subspace.angles(bases, ["blocks.0.attn"])
-    assert list(figure.plotly.data[0].y) == pytest.approx([0, 90]) and "OE – GPM" in texts(figure)
+def test_memory_is_in_images() -> None:
     lines = subspace.memory({"small": subspace.footprint(8, 2, 5, 4, 3)}).plotly.data
     assert lines[1].name == "images" and list(lines[1].y[:2]) == [48, 480]
     assert lines[2].name == "second moments" and set(lines[2].y) == {512}
@@ -98,7 +91,7 @@ def test_rectification_figures_show_their_numbers() -> None:
 
 
 def test_figures_hold_plain_lists() -> None:
-    for figure in (subspace.ranks(MOMENTS, 0.95), subspace.room(MOMENTS, 0.95, 2)):
+    for figure in (subspace.ranks(MOMENTS, 0.95), subspace.growth([{"blocks.0.attn": 3}], most=20)):
         # packed arrays need a newer plotly.js
         assert "bdata" not in json.dumps(json.loads(figure.plotly.to_json()))
 
