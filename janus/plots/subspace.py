@@ -111,17 +111,13 @@ def ranks(moments: Mapping[str, Tensor], energy: float) -> Figure:
     )
 
 
-def room_rows(moments: Mapping[str, Tensor], energy: float, rank: int) -> list[dict]:
-    """layer, n, rank of V after this task, directions left (of the n − 2r that may be taken), and their share
-    of n."""
-    held, widths = {key: shares(C) for key, C in moments.items()}, {key: len(C) for key, C in moments.items()}
-    return rows_from(held, widths, energy, rank)
-
-
 def rows_from(
     held: Mapping[str, Sequence[float]], widths: Mapping[str, int], energy: float, rank: int
 ) -> list[dict]:
-    """`room_rows` from ready shares (an explorer asks often)."""
+    """Room in each layer: its width n, the rank of V after this task, directions left, and their share of n.
+
+    held: layer → `shares` of its second moment. Left are those of the n − 2r that may be taken.
+    """
     rows = []
     for key, n in widths.items():
         most = max(0, n - 2 * rank)

@@ -69,7 +69,9 @@ def test_ranks_and_growth_show_their_numbers() -> None:
 
 
 def test_a_full_layer_keeps_2r_free() -> None:
-    row = subspace.room_rows({"blocks.0.attn": moment(24, decay=0.99)}, 1.0, rank=4)[0]
+    row = subspace.rows_from(
+        {"blocks.0.attn": subspace.shares(moment(24, decay=0.99))}, {"blocks.0.attn": 24}, 1.0, rank=4
+    )[0]
     assert (row["rank"], row["left"], row["share_left"]) == (16, 0, 0)
 
 
