@@ -29,32 +29,44 @@ def violation(rows: Mapping[str, Scores]) -> Figure:
     for label, tasks in rows.items():
         if all(max(per_layer(tasks, kind), default=0) < 1e-3 for kind in KINDS):
             tiny.add(label)
-    figure = make_subplots(
-        2,
-        2,
-        row_heights=[0.68, 0.32],
-        vertical_spacing=0.1,
-        horizontal_spacing=0.22,
-        shared_xaxes=True,
-        subplot_titles=list(KINDS.values()),
-    )
+    heights = [0.68, 0.32] if tiny else [1.0]
+    layout = dict(vertical_spacing=0.1, horizontal_spacing=0.22, shared_xaxes=True)
+    titles = list(KINDS.values())
+    figure = make_subplots(len(heights), 2, row_heights=heights, subplot_titles=titles, **layout)
     for column, kind in enumerate(KINDS, 1):
         _layers(figure, rows, kind, 1, column)
-        for (label, tasks), colour, marker in zip(rows.items(), COLOURS, MARKERS):
-            if label in tiny:
-                shown = per_layer(tasks, kind)
-                raised = [max(v, FLOOR) for v in shown]
-                figure.add_trace(_over_layers(label, raised, shown, colour, marker), 2, column)
-        below = {"row": 2, "col": column}
-        figure.update_xaxes(title=None, row=1, col=column)
-        figure.update_xaxes(title="layer", dtick=1, range=figure.layout.xaxis.range, **below)
-        figure.update_yaxes(type="log", exponentformat="power", dtick=1, range=[-9.2, -4.5], **below)
+        if tiny:
+            _near_zero(
+                figure, {label: rows[label] for label in rows if label in tiny}, list(rows), kind, column
+            )
     figure.update_yaxes(title="violation (0 to 1)", row=1, col=1)
     figure.update_yaxes(range=_both(rows), row=1)  # one scale: K and V are compared
-    figure.update_yaxes(title="near zero (log)", row=2, col=1)
-    title = "How much of a task's weight change acts on the inputs of past tasks"
-    figure.update_layout(title=title, height=640, width=WIDE, margin={"l": 100, "r": _room(rows)})
+    said = ", ".join(f"{label} {_overall(tasks):.2g}" for label, tasks in rows.items())
+    title = f"Share of a task's change that acts on the past: {said}"
+    figure.update_layout(title=title, height=640 if tiny else 460, width=WIDE)
+    figure.update_layout(margin={"l": 100, "r": _room(rows), "t": 100})
     return Figure(figure, f"Violation per layer for keys and values. {_means(rows)}")
+
+
+def _near_zero(
+    figure: go.Figure, rows: Mapping[str, Scores], order: list[str], kind: str, column: int
+) -> None:
+    """The second row of `violation`: on a log axis what cannot be seen on the linear one."""
+    below = {"row": 2, "col": column}
+    for label, tasks in rows.items():
+        shown, place = per_layer(tasks, kind), order.index(label)
+        raised = [max(v, FLOOR) for v in shown]
+        figure.add_trace(_over_layers(label, raised, shown, COLOURS[place], MARKERS[place]), 2, column)
+    figure.update_xaxes(title=None, row=1, col=column)
+    figure.update_xaxes(title="layer", dtick=1, range=figure.layout.xaxis.range, **below)
+    figure.update_yaxes(type="log", exponentformat="power", dtick=1, range=[-9.2, -4.5], **below)
+    figure.update_yaxes(title="near zero (log)", row=2, col=1)
+
+
+def _overall(tasks: Scores) -> float:
+    """Mean over layers, K and V, and tasks; 0 where there is none."""
+    values = [value for kind in KINDS for value in per_layer(tasks, kind)]
+    return fmean(values) if values else 0.0
 
 
 def absolute_score(rows: Mapping[str, Scores]) -> Figure:
@@ -69,7 +81,8 @@ def absolute_score(rows: Mapping[str, Scores]) -> Figure:
         _layers(figure, rows, kind, 1, column)
     figure.update_yaxes(range=_both(rows))  # one scale: K and V are compared
     figure.update_yaxes(title="‖ΔW·X<sub>past</sub>‖ (units of the output)", row=1, col=1)
-    title = "The paper's absolute score: how far a task moves past outputs"
+    said = ", ".join(f"{label} {_overall(tasks):.2g}" for label, tasks in rows.items())
+    title = f"The paper's absolute score, how far past outputs move: {said}"
     figure.update_layout(title=title, height=460, width=WIDE, margin={"r": _room(rows), "t": 100})
     return Figure(figure, f"The absolute score per layer for keys and values. {_means(rows)}")
 
