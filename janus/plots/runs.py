@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 from .figure import COLOURS, FONT, MARKERS, WIDE, Figure
 
 KINDS = {"k": "keys (K)", "v": "values (V)"}
+TITLE = 88  # characters of a title that stand on one line
 FLOOR = 1e-9  # where an exact zero is drawn on a logarithmic axis
 
 Scores = Sequence[Mapping[str, float]]  # of each task 2…T: matrix name → score
@@ -41,10 +42,9 @@ def violation(rows: Mapping[str, Scores]) -> Figure:
             )
     figure.update_yaxes(title="violation (0 to 1)", row=1, col=1)
     figure.update_yaxes(range=_both(rows), row=1)  # one scale: K and V are compared
-    said = ", ".join(f"{label} {_overall(tasks):.2g}" for label, tasks in rows.items())
-    title = f"Share of a task's change that acts on the past: {said}"
+    title = _with_means("Share of a task's change that acts on the past", rows)
     figure.update_layout(title=title, height=640 if tiny else 460, width=WIDE)
-    figure.update_layout(margin={"l": 100, "r": _room(rows), "t": 100})
+    figure.update_layout(margin={"l": 100, "r": _room(rows), "t": 110})
     return Figure(figure, f"Violation per layer for keys and values. {_means(rows)}")
 
 
@@ -61,6 +61,12 @@ def _near_zero(
     figure.update_xaxes(title="layer", dtick=1, range=figure.layout.xaxis.range, **below)
     figure.update_yaxes(type="log", exponentformat="power", dtick=1, range=[-9.2, -4.5], **below)
     figure.update_yaxes(title="near zero (log)", row=2, col=1)
+
+
+def _with_means(text: str, rows: Mapping[str, Scores]) -> str:
+    """A title that ends with each row's mean, on a second line where one is too short for all."""
+    means = ", ".join(f"{label} {_overall(tasks):.2g}" for label, tasks in rows.items())
+    return f"{text}:{' ' if len(text) + len(means) < TITLE else '<br>'}{means}"
 
 
 def _overall(tasks: Scores) -> float:
@@ -81,9 +87,8 @@ def absolute_score(rows: Mapping[str, Scores]) -> Figure:
         _layers(figure, rows, kind, 1, column)
     figure.update_yaxes(range=_both(rows))  # one scale: K and V are compared
     figure.update_yaxes(title="‖ΔW·X<sub>past</sub>‖ (units of the output)", row=1, col=1)
-    said = ", ".join(f"{label} {_overall(tasks):.2g}" for label, tasks in rows.items())
-    title = f"The paper's absolute score, how far past outputs move: {said}"
-    figure.update_layout(title=title, height=460, width=WIDE, margin={"r": _room(rows), "t": 100})
+    title = _with_means("The paper's absolute score, how far past outputs move", rows)
+    figure.update_layout(title=title, height=470, width=WIDE, margin={"r": _room(rows), "t": 110})
     return Figure(figure, f"The absolute score per layer for keys and values. {_means(rows)}")
 
 
