@@ -39,12 +39,12 @@ def room_slider(
     figure = go.Figure(_bars(rows[energy], rank))
     figure.frames = [go.Frame(name=f"{mark:g}", data=_bars(rows[mark], rank)) for mark in marks]
     go_to = {"mode": "immediate", "transition": {"duration": 0}, "frame": {"duration": 0, "redraw": True}}
+    steps = [{"label": f"{mark:g}", "method": "animate", "args": [[f"{mark:g}"], go_to]} for mark in marks]
+    slider = {"active": marks.index(energy), "steps": steps}
     n, tall = max(widths.values()), 46 * len(widths)
     text = "The more of the energy V must hold, the less room it leaves"
-    axis, legend = (
-        f"directions of the layer's input space (n = {n})",
-        {"orientation": "h", "traceorder": "normal", "x": 0},
-    )
+    axis = f"directions of the layer's input space (n = {n})"
+    legend = {"orientation": "h", "traceorder": "normal", "x": 0}
     figure.update_layout(
         title={"text": text, "y": 1 - 28 / (tall + 250)},
         barmode="stack",
@@ -52,33 +52,11 @@ def room_slider(
         height=tall + 250,
         legend={**legend, "y": 1.02, "yanchor": "bottom"},
         margin={"t": 95, "b": 155},
-        sliders=[
-            {
-                "active": marks.index(energy),
-                "currentvalue": {"prefix": "ε = "},
-                "pad": {"t": 60},
-                "steps": [
-                    {"label": f"{mark:g}", "method": "animate", "args": [[f"{mark:g}"], go_to]}
-                    for mark in marks
-                ],
-            }
-        ],
+        sliders=[slider | {"currentvalue": {"prefix": "ε = "}, "pad": {"t": 60}}],
     )
     figure.update_xaxes(title=axis, range=[0, n]).update_yaxes(autorange="reversed")
     shown = sorted({min(0.8, energy), energy, max(0.99, energy)})
-    static = make_subplots(
-        1,
-        len(shown),
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-        subplot_titles=[f"ε = {mark:g}" for mark in shown],
-    )
-    for column, mark in enumerate(shown, 1):
-        for trace in _bars(rows[mark], rank, named=column == 1):
-            static.add_trace(trace, 1, column)
-    static.update_xaxes(range=[0, n]).update_yaxes(autorange="reversed")
-    static.update_xaxes(title=axis, row=1, col=(len(shown) + 1) // 2)
-    static.update_annotations(font={"size": FONT})
+    static = _side_by_side({mark: rows[mark] for mark in shown}, rank, n, axis)
     static.update_layout(
         title={"text": text, "y": 1 - 28 / (tall + 190)},
         barmode="stack",
@@ -97,6 +75,23 @@ def room_slider(
         f"and the 2r = {2 * rank} never taken. In V: {told}.",
         static=static,
     )
+
+
+def _side_by_side(rows: Mapping[float, Sequence[Mapping]], rank: int, n: int, axis: str) -> go.Figure:
+    """The bars of some thresholds in a panel each. rows: ε → the layers' rooms."""
+    static = make_subplots(
+        1,
+        len(rows),
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        subplot_titles=[f"ε = {mark:g}" for mark in rows],
+    )
+    for column, found in enumerate(rows.values(), 1):
+        for trace in _bars(found, rank, named=column == 1):
+            static.add_trace(trace, 1, column)
+    static.update_xaxes(range=[0, n]).update_yaxes(autorange="reversed")
+    static.update_xaxes(title=axis, row=1, col=(len(rows) + 1) // 2)
+    return static.update_annotations(font={"size": FONT})
 
 
 def _bars(rows: Sequence[Mapping], rank: int, named: bool = True) -> list[go.Bar | go.Scatter]:
@@ -164,45 +159,9 @@ def more_energy(runs: pd.DataFrame, low: float, high: float) -> Figure:
             found = paired(runs[runs["data.tasks"] == length], f"{low:g}", f"{high:g}", key).tolist()
             mean, half = fmean(found), interval(found)
             sure = abs(mean) > half  # NaN, from a single seed, is never sure
-            colour, marker = (COLOURS[0], MARKERS[1]) if sure else (COLOURS[1], MARKERS[0])
             clear[key].append(sure and mean)
             told.append(f"{label}, {length} tasks {mean:+.1f} ± {half:.1f}")
-            figure.add_trace(
-                go.Scatter(
-                    x=found,
-                    y=[i] * len(found),
-                    mode="markers",
-                    showlegend=False,
-                    hoverinfo="skip",
-                    marker={"color": colour, "symbol": f"{marker}-open", "size": 8},
-                ),
-                1,
-                column,
-            )
-            figure.add_trace(
-                go.Scatter(
-                    x=[mean],
-                    y=[i],
-                    mode="markers",
-                    showlegend=False,
-                    marker={"color": colour, "symbol": marker, "size": 13},
-                    error_x={"array": [half], "color": colour, "thickness": 2} if len(found) > 1 else None,
-                    hovertemplate=f"{label}, {length} tasks: %{{x:+.2f}}<extra></extra>",
-                ),
-                1,
-                column,
-            )
-            figure.add_annotation(
-                text=f"{mean:+.1f}" if abs(mean) >= 0.05 else "0.0",
-                x=mean,
-                y=i,
-                yshift=20,
-                showarrow=False,
-                font={"color": colour},
-                bgcolor="white",
-                row=1,
-                col=column,
-            )
+            _difference(figure, found, half, i, column, f"{label}, {length} tasks")
         figure.add_vline(x=0, line={"color": "black", "width": 1.5}, row=1, col=column)
     figure.update_xaxes(range=_symmetric(figure))
     figure.update_xaxes(title=f"exact: ε = {high:g} minus ε = {low:g}, same seed (points)", row=1, col=2)
@@ -229,6 +188,31 @@ def more_energy(runs: pd.DataFrame, low: float, high: float) -> Figure:
         f"Paired differences of `exact` at ε = {high:g} minus ε = {low:g} with 95 % intervals: "
         f"{'; '.join(told)}.",
     )
+
+
+def _difference(
+    figure: go.Figure, found: Sequence[float], half: float, y: float, column: int, what: str
+) -> None:
+    """Each seed's difference, the mean with its interval ± half, and the mean in words, on one line."""
+    mean = fmean(found)
+    colour, marker = (COLOURS[0], MARKERS[1]) if abs(mean) > half else (COLOURS[1], MARKERS[0])
+    seeds = {"color": colour, "symbol": f"{marker}-open", "size": 8}
+    quiet = {"mode": "markers", "showlegend": False}
+    each = go.Scatter(x=list(found), y=[y] * len(found), hoverinfo="skip", marker=seeds, **quiet)
+    figure.add_trace(each, 1, column)
+    bar = {"array": [half], "color": colour, "thickness": 2} if len(found) > 1 else None
+    point = go.Scatter(
+        x=[mean],
+        y=[y],
+        marker={"color": colour, "symbol": marker, "size": 13},
+        error_x=bar,
+        hovertemplate=f"{what}: %{{x:+.2f}}<extra></extra>",
+        **quiet,
+    )
+    figure.add_trace(point, 1, column)
+    text = f"{mean:+.1f}" if abs(mean) >= 0.05 else "0.0"
+    look = {"showarrow": False, "font": {"color": colour}, "bgcolor": "white", "row": 1, "col": column}
+    figure.add_annotation(text=text, x=mean, y=y, yshift=20, **look)
 
 
 def _answer(clear: Mapping[str, Sequence[float | bool]], low: float, high: float) -> str:
