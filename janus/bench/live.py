@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from ..runtime.timing import clock
-from .states import CHECKPOINT, RESULT, how_far, read_json
+from .states import CHECKPOINT, how_far
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,7 +29,7 @@ class Runs(Protocol):
     out: Path
     finished: int
     failed: Mapping[str, str]
-    ended: Mapping[str, tuple[str, float]]  # name → "finished" or "failed", and its seconds
+    ended: Mapping[str, tuple[str, float, float | None]]  # name → "finished" or "failed", seconds, ACC
     running: Mapping[Any, Any]  # → with `run.name` and `began`
     queue: Sequence[Any]  # with `name`
 
@@ -87,12 +87,10 @@ def rows(bench: Runs) -> list[Row]:
     ended = list(bench.ended.items())
     hidden = len(ended) - FINISHED
     lines = [(f"… {hidden} more ended before", "", "", "")] if hidden > 0 else []
-    for name, (state, seconds) in ended[-FINISHED:]:
-        acc = read_json(bench.out / name / RESULT).get("acc") if state == "finished" else None
+    for name, (state, seconds, acc) in ended[-FINISHED:]:
         lines.append((name, state, clock(seconds), "" if acc is None else f"{acc:.2f}"))
-    for job in list(
-        bench.running.values()
-    ):  # a copy: this is another thread than the one that runs the bench
+    running = list(bench.running.values())  # copies: another thread than this one runs the bench
+    for job in running:
         far = how_far(header(bench.out / job.run.name / CHECKPOINT))
         lines.append((job.run.name, f"running, {far}", clock(time.monotonic() - job.began), ""))
     lines += [(run.name, "waiting", "", "") for run in list(bench.queue)[:WAITING]]

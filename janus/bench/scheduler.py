@@ -137,7 +137,8 @@ class Bench:
         self.running: dict[Future, Running] = {}
         self.workers: set[str] = set()
         self.failed: dict[str, str] = {}
-        self.ended: dict[str, tuple[str, float]] = {}  # name → "finished" or "failed", and its seconds
+        # name → "finished" or "failed", seconds, ACC
+        self.ended: dict[str, tuple[str, float, float | None]] = {}
         self.counts = (0, 0, 0, 0)  # as last said, and when
         self.said = time.monotonic()
 
@@ -216,10 +217,10 @@ class Bench:
         if error:
             return self.fail(job, error)
         self.finished += 1
-        self.ended[job.run.name] = ("finished", seconds)
         if self.found[job.run.name].kind != "stopped" and self.starts[job.run.name] == 1:
             self.estimate.add(job.run, seconds)
         acc = read_json(self.out / job.run.name / RESULT).get("acc")
+        self.ended[job.run.name] = ("finished", seconds, acc)
         reached = f", acc {acc:.2f}" if acc is not None else ""
         logger.log(self.routine, f"{job.run.name}: finished in {clock(seconds)}{reached}")
 
@@ -241,7 +242,7 @@ class Bench:
 
     def fail(self, job: Running, error: str) -> None:
         self.failed[job.run.name] = error
-        self.ended[job.run.name] = ("failed", time.monotonic() - job.began)
+        self.ended[job.run.name] = ("failed", time.monotonic() - job.began, None)
         logger.info(f"{job.run.name}: failed: {error}")
 
     def status(self) -> None:

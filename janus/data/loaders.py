@@ -12,69 +12,49 @@ from .imageset import ImageSet, assemble
 from .sources import Source
 
 
-def folder(
-    name: str,
-    root: str | Path | None,
-    val_fraction: float | None = None,
-    test_fraction: float | None = None,
-    class_list: str | None = None,
-    **common: object,
-) -> ImageSet:
+def folder(name: str, root: str | Path | None, **options: object) -> ImageSet:
     """One folder a class, below train/, val/, test/ or directly; see `folders.folder`."""
     place = _given(root, "imagefolder")
-    source = _chosen(folders.folder(place), class_list, place)
-    return assemble(name, source, val_fraction=val_fraction, test_fraction=test_fraction, **common)
+    return of_source(folders.folder(place), place)(name, root, **options)
 
 
 def parquet(
     name: str,
     root: str | Path | None,
-    val_fraction: float | None = None,
-    test_fraction: float | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     style_column: str | None = None,
-    class_list: str | None = None,
-    **common: object,
+    **options: object,
 ) -> ImageSet:
     """Parquet files in the Hugging Face image layout; see `sources.parquet`."""
     path = _given(root, "parquet")
     if not sources.parquet_files(path):
         raise UsageError(f"no parquet files in {path}")
-    source = _chosen(sources.parquet(path, image_column, label_column, style_column), class_list, path)
-    return assemble(name, source, val_fraction=val_fraction, test_fraction=test_fraction, **common)
+    source = sources.parquet(path, image_column, label_column, style_column)
+    return of_source(source, path)(name, root, **options)
 
 
 def hub(
     name: str,
     root: object,
-    val_fraction: float | None = None,
-    test_fraction: float | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     style_column: str | None = None,
-    class_list: str | None = None,
     config: str | None = None,
     revision: str | None = None,
-    **common: object,
+    **options: object,
 ) -> ImageSet:
     """A dataset of the Hugging Face hub; see `sources.hub`."""
     if root is not None:
         raise UsageError(
             f"hf:{name} comes from the hub and takes no root; give the folder itself as the dataset"
         )
-    found = sources.hub(name, config, revision, image_column, label_column, style_column)
-    source = _chosen(found, class_list, None)
-    return assemble(name, source, val_fraction=val_fraction, test_fraction=test_fraction, **common)
+    source = sources.hub(name, config, revision, image_column, label_column, style_column)
+    return of_source(source, None)(name, root, **options)
 
 
-def _chosen(source: Source, class_list: str | None, root: Path | None) -> Source:
-    """The classes of a list (option `class_list`), or all of them."""
-    return source if class_list is None else splits.only(source, splits.locate(class_list, root or home()))
-
-
-def of_source(source: Source, place: Path) -> Callable[..., ImageSet]:
-    """A loader of a source that is read already."""
+def of_source(source: Source, place: Path | None) -> Callable[..., ImageSet]:
+    """A loader of a source that is read already. place: where a `class_list` may lie, if not in the cache."""
 
     def loader(
         name: str,
@@ -84,7 +64,9 @@ def of_source(source: Source, place: Path) -> Callable[..., ImageSet]:
         class_list: str | None = None,
         **common: object,
     ) -> ImageSet:
-        chosen = _chosen(source, class_list, place)
+        chosen = source
+        if class_list is not None:
+            chosen = splits.only(source, splits.locate(class_list, place or home()))
         return assemble(name, chosen, val_fraction=val_fraction, test_fraction=test_fraction, **common)
 
     return loader

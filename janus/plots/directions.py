@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
-from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor
 
 from ..linalg import precise
 from .figure import FONT, WIDE, Figure
+from .images import data_uri, picture
 from .runs import end_labels, marked_line, style
 from .subspace import block, held
 
@@ -69,7 +67,7 @@ def token_maps(images: Tensor, answers: Tensor, energies: Sequence[float]) -> Fi
         "outlinewidth": 0,
     }
     for row in range(b):
-        figure.add_trace(go.Image(source=_png(images[row]), hoverinfo="skip"), row + 1, 1)
+        figure.add_trace(go.Image(source=data_uri(picture(images[row])), hoverinfo="skip"), row + 1, 1)
         for i in range(k):
             figure.add_trace(
                 go.Heatmap(
@@ -120,14 +118,6 @@ def _kinds(names: Sequence[str], same: Sequence[float], flat: Sequence[float]) -
         if found
     }
     return "; ".join(f"{who} {kind}" for kind, who in said.items())
-
-
-def _png(pixels: Tensor) -> str:
-    """uint8 (3, S, S) as a PNG inside the figure itself."""
-    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(
-        file := io.BytesIO(), "PNG", optimize=True
-    )
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 # ── all of them ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from ..report.compare import interval, paired
+from ..report.compare import interval, is_clear, paired
 from .figure import COLOURS, FONT, MARKERS, WIDE, Figure
 from .subspace import rows_from, shares
 
@@ -30,10 +30,8 @@ def room_slider(
     moments: layer input → second moment (n, n). rank: LoRA's r (2r directions are never taken). energy: where
     the slider starts.
     """
-    found, widths = (
-        {key: shares(C) for key, C in moments.items()},
-        {key: len(C) for key, C in moments.items()},
-    )
+    found = {key: shares(C) for key, C in moments.items()}
+    widths = {key: len(C) for key, C in moments.items()}
     marks = sorted({*MARKS, energy})
     rows = {mark: rows_from(found, widths, mark, rank) for mark in marks}
     figure = go.Figure(_bars(rows[energy], rank))
@@ -42,29 +40,13 @@ def room_slider(
     steps = [{"label": f"{mark:g}", "method": "animate", "args": [[f"{mark:g}"], go_to]} for mark in marks]
     slider = {"active": marks.index(energy), "steps": steps}
     n, tall = max(widths.values()), 46 * len(widths)
-    text = "The more of the energy V must hold, the less room it leaves"
     axis = f"directions of the layer's input space (n = {n})"
-    legend = {"orientation": "h", "traceorder": "normal", "x": 0}
-    figure.update_layout(
-        title={"text": text, "y": 1 - 28 / (tall + 250)},
-        barmode="stack",
-        width=WIDE,
-        height=tall + 250,
-        legend={**legend, "y": 1.02, "yanchor": "bottom"},
-        margin={"t": 95, "b": 155},
-        sliders=[slider | {"currentvalue": {"prefix": "ε = "}, "pad": {"t": 60}}],
-    )
+    _lay_out(figure, tall + 250, legend=1.02, margin={"t": 95, "b": 155})
+    figure.update_layout(sliders=[slider | {"currentvalue": {"prefix": "ε = "}, "pad": {"t": 60}}])
     figure.update_xaxes(title=axis, range=[0, n]).update_yaxes(autorange="reversed")
     shown = sorted({min(0.8, energy), energy, max(0.99, energy)})
     static = _side_by_side({mark: rows[mark] for mark in shown}, rank, n, axis)
-    static.update_layout(
-        title={"text": text, "y": 1 - 28 / (tall + 190)},
-        barmode="stack",
-        width=WIDE,
-        height=tall + 190,
-        legend={**legend, "y": 1.1, "yanchor": "bottom"},
-        margin={"t": 125},
-    )
+    _lay_out(static, tall + 190, legend=1.1, margin={"t": 125})
     told = "; ".join(
         f"at ε = {mark:g} " + ", ".join(f"{row['layer']} {row['rank']}" for row in rows[mark])
         for mark in shown
@@ -74,6 +56,19 @@ def room_slider(
         f"Bars per layer for {len(marks)} thresholds ε: directions of {n} in V after {tasks}, the room left, "
         f"and the 2r = {2 * rank} never taken. In V: {told}.",
         static=static,
+    )
+
+
+def _lay_out(figure: go.Figure, height: int, legend: float, margin: Mapping[str, int]) -> None:
+    """Title, legend (its height as a share of the plot's) and size of a figure of stacked bars."""
+    text = "The more of the energy V must hold, the less room it leaves"
+    figure.update_layout(
+        title={"text": text, "y": 1 - 28 / height},
+        barmode="stack",
+        width=WIDE,
+        height=height,
+        legend={"orientation": "h", "traceorder": "normal", "x": 0, "y": legend, "yanchor": "bottom"},
+        margin=margin,
     )
 
 
@@ -157,11 +152,10 @@ def more_energy(runs: pd.DataFrame, low: float, high: float) -> Figure:
     for column, (key, label) in enumerate(SCORES.items(), 1):
         for i, length in enumerate(lengths):
             found = paired(runs[runs["data.tasks"] == length], f"{low:g}", f"{high:g}", key).tolist()
-            mean, half = fmean(found), interval(found)
-            sure = abs(mean) > half  # NaN, from a single seed, is never sure
-            clear[key].append(sure and mean)
-            told.append(f"{label}, {length} tasks {mean:+.1f} ± {half:.1f}")
-            _difference(figure, found, half, i, column, f"{label}, {length} tasks")
+            mean = fmean(found)
+            clear[key].append(is_clear(found) and mean)
+            told.append(f"{label}, {length} tasks {mean:+.1f} ± {interval(found):.1f}")
+            _difference(figure, found, i, column, f"{label}, {length} tasks")
         figure.add_vline(x=0, line={"color": "black", "width": 1.5}, row=1, col=column)
     figure.update_xaxes(range=_symmetric(figure))
     figure.update_xaxes(title=f"exact: ε = {high:g} minus ε = {low:g}, same seed (points)", row=1, col=2)
@@ -190,17 +184,15 @@ def more_energy(runs: pd.DataFrame, low: float, high: float) -> Figure:
     )
 
 
-def _difference(
-    figure: go.Figure, found: Sequence[float], half: float, y: float, column: int, what: str
-) -> None:
-    """Each seed's difference, the mean with its interval ± half, and the mean in words, on one line."""
+def _difference(figure: go.Figure, found: Sequence[float], y: float, column: int, what: str) -> None:
+    """Each seed's difference, the mean with its interval, and the mean in words, on one line."""
     mean = fmean(found)
-    colour, marker = (COLOURS[0], MARKERS[1]) if abs(mean) > half else (COLOURS[1], MARKERS[0])
+    colour, marker = (COLOURS[0], MARKERS[1]) if is_clear(found) else (COLOURS[1], MARKERS[0])
     seeds = {"color": colour, "symbol": f"{marker}-open", "size": 8}
     quiet = {"mode": "markers", "showlegend": False}
     each = go.Scatter(x=list(found), y=[y] * len(found), hoverinfo="skip", marker=seeds, **quiet)
     figure.add_trace(each, 1, column)
-    bar = {"array": [half], "color": colour, "thickness": 2} if len(found) > 1 else None
+    bar = {"array": [interval(found)], "color": colour, "thickness": 2} if len(found) > 1 else None
     point = go.Scatter(
         x=[mean],
         y=[y],

@@ -67,9 +67,13 @@ def _beside(a: Tensor, b: Tensor, side: int) -> str:
     """Two images (3, S, S), enlarged to `side` without smoothing, beside one another: a PNG as a data URI."""
     both = Image.new("RGB", (2 * side + 2, side), "white")
     for place, pixels in ((0, a), (side + 2, b)):
-        image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-        both.paste(image.resize((side, side), Image.Resampling.NEAREST), (place, 0))
-    return _data_uri(both)
+        both.paste(picture(pixels).resize((side, side), Image.Resampling.NEAREST), (place, 0))
+    return data_uri(both)
+
+
+def picture(pixels: Tensor) -> Image.Image:
+    """uint8 (3, S, S) as an image."""
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
 def predictions(
@@ -94,7 +98,7 @@ def predictions(
     for i, (image, answer) in enumerate(zip(images, answers)):
         x = (i % columns + 0.5) / columns
         y = 1 - (i // columns) * cell / (rows * cell)
-        figure.add_layout_image(source=_data_uri(_enlarged(image, side)), x=x, y=y, **sizes, **place)
+        figure.add_layout_image(source=data_uri(_enlarged(image, side)), x=x, y=y, **sizes, **place)
         written = [f"{name}  {score:.2f}" for name, score in answer]
         if truth is not None:
             first = f"✓ <b>{written[0]}</b>" if answer[0][0] == truth[i] else f"✗ {written[0]}"
@@ -118,7 +122,7 @@ def _enlarged(image: str | Path | Image.Image, side: int) -> Image.Image:
     return large
 
 
-def _data_uri(picture: Image.Image) -> str:
-    """The picture as a PNG inside the figure itself."""
-    picture.save(file := io.BytesIO(), "PNG", optimize=True)
+def data_uri(image: Image.Image) -> str:
+    """The image as a PNG inside the figure itself."""
+    image.save(file := io.BytesIO(), "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

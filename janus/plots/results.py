@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..bench.variants import PAPER, PAPER_ROWS
-from ..report.compare import FLOOR, interval, paired, spread, values
+from ..report.compare import FLOOR, interval, is_clear, paired, spread, values
 from ..report.tables import AT_ONCE
 from .figure import COLOURS, MARKERS, WIDE, Figure
 
@@ -88,7 +88,7 @@ def differences(
     clear = []
     for i, (name, found) in enumerate(shown):
         mean, half = fmean(found), interval(found)
-        sure = abs(mean) > half  # NaN, from a single seed, is never sure
+        sure = is_clear(found)
         colour, marker = (COLOURS[0], MARKERS[1]) if sure else (COLOURS[1], MARKERS[0])
         clear += [name] if sure else []
         figure.add_trace(_seeds(found, i, colour, marker, name))

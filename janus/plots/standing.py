@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..bench.variants import PAPER_ROWS
-from ..report.compare import FLOOR, interval, paired, values
+from ..report.compare import FLOOR, interval, is_clear, paired, values
 from ..report.tables import AT_ONCE
 from .figure import COLOURS, MARKERS, WIDE, Figure
 
@@ -59,11 +59,6 @@ def above_floor(runs: pd.DataFrame, floor: str = FLOOR, title: str | None = None
     )
     told = "; ".join(f"{row} {said(found)}" for row, found in gains.items())
     return Figure(figure, f"ACC minus {floor}'s in the same seeds, 95 % interval (seeds): {told}.")
-
-
-def is_clear(differences: Collection[float]) -> bool:
-    """Does the 95 % interval of their mean leave out zero? One seed never does."""
-    return len(differences) > 1 and abs(fmean(differences)) > interval(differences)
 
 
 def said(differences: Sequence[float]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from statistics import fmean
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from .. import metrics
 from .figure import COLOURS, FONT, WIDE, Figure
 from .forgetting import SERIES, Matrix, signed
 from .runs import end_labels
@@ -67,7 +67,7 @@ def kept(runs: Mapping[str, Matrix], title: str | None = None) -> Figure:
     figure.update_yaxes(range=[max(0.0, low - room), high + room])
     figure.update_yaxes(title="accuracy on a task's test images (%)", row=1, col=1)
     figure.update_annotations(font_size=FONT)
-    falls = {label: _fall(R) for label, R in runs.items()}
+    falls = {label: metrics.summary(R)["bwt"] or 0.0 for label, R in runs.items()}
     said = ", ".join(f"{signed(fall)} under {label}" for label, fall in falls.items())
     figure.update_layout(
         title=title or f"Old tasks change by so many points: {said}",
@@ -75,12 +75,6 @@ def kept(runs: Mapping[str, Matrix], title: str | None = None) -> Figure:
     )  # fmt: skip
     told = "Accuracy of each task over the stream, a panel a method. Mean change of old tasks in points"
     return Figure(figure, f"{told}: {said}.")
-
-
-def _fall(R: Matrix) -> float:
-    """Mean change of old tasks from just learned to the end, in points: BWT."""
-    old = [i for i in range(len(R) - 1) if R[-1][i] is not None]
-    return fmean(R[-1][i] - R[i][i] for i in old) if old else 0.0
 
 
 class _Drawing:

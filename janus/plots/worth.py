@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..report.compare import FLOOR, interval, paired, values
+from ..report.compare import FLOOR, interval, is_clear, paired, values
 from .figure import WIDE, Figure
 from .runs import apart, style
-from .standing import is_clear, said
+from .standing import said
 
 # A classifier → its row on frozen features, and the name of a row whose features are under it
 HEADS = {

@@ -157,6 +157,11 @@ def interval(differences: Collection[float], level: float = 0.95) -> float:
     return float(stats.t.ppf((1 + level) / 2, n - 1)) * stdev(differences) / math.sqrt(n)
 
 
+def is_clear(differences: Collection[float]) -> bool:
+    """Does the 95 % interval of their mean leave out zero? One seed never does."""
+    return len(differences) > 1 and abs(fmean(differences)) > interval(differences)
+
+
 def order(runs: pd.DataFrame, key: str) -> tuple[list[str], list[float], list[float]]:
     """What a rank correlation with the paper needs: common rows, its values, our mean gains over the floor.
 

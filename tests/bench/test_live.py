@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections import deque
 from pathlib import Path
@@ -27,12 +26,9 @@ def run(name: str) -> Any:
 
 
 def bench(out: Path, ended: int = 1, waiting: int = 2) -> Any:
-    for k in range(ended):
-        (out / f"e{k}").mkdir()
-        (out / f"e{k}" / "result.json").write_text(json.dumps({"acc": 60 + k}))
     return SimpleNamespace(
         title="Ablation", out=out, finished=ended, failed={"bad": "no disk"},
-        ended={"bad": ("failed", 3.0)} | {f"e{k}": ("finished", 61.0) for k in range(ended)},
+        ended={"bad": ("failed", 3.0, None)} | {f"e{k}": ("finished", 61.0, 60.0 + k) for k in range(ended)},
         running={0: SimpleNamespace(run=run("now"), began=time.monotonic() - 5)},
         queue=deque(run(f"w{k}") for k in range(waiting)), time_left=lambda: "0:42")  # fmt: skip
 

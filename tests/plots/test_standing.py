@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from helpers.made_results import results
 
-from janus.plots.standing import above_floor, is_clear, said
+from janus.plots.standing import above_floor, said
 from janus.plots.worth import gain_over_step, worth, worth_under
+from janus.report.compare import is_clear
 
 ACC = {
     "LoRA": {0: 20.0, 1: 24.0},
