@@ -69,7 +69,10 @@ class SecondMoments:
             if shared:
                 self._latest[key] = inputs[0]
             with self.watch.running(), torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
-                x, total = self._counted(inputs[0].detach()).float(), self.sum[key]  # (tokens, n), (n, n)
+                x, total = (
+                    self._counted(inputs[0].detach(), key).float(),
+                    self.sum[key],
+                )  # (tokens, n), (n, n)
                 strip = -(-len(total) // STRIPS)
                 for i in range(0, len(total), strip):
                     total[i : i + strip, i:].addmm_(x[:, i : i + strip].T, x[:, i:])
@@ -77,14 +80,20 @@ class SecondMoments:
 
         return hook
 
-    def _counted(self, x: Tensor) -> Tensor:
+    def _counted(self, x: Tensor, key: str) -> Tensor:
         """(tokens, n): all of x, (…, n), or those that the mask names.
 
-        A layer that does not see (batch, tokens) has no mask.
+        A layer that sees one vector a sample, (batch, n), has no tokens to leave out.
         """
-        if self.mask is not None and x.shape[:-1] == self.mask.shape:
-            return x[self.mask.to(x.device)]
-        return x.flatten(0, -2)
+        rows, mask = x.flatten(0, -2), self.mask
+        if mask is None or x.shape[:-1] == mask.shape[:1]:
+            return rows
+        if x.shape[:-1] not in (mask.shape, (mask.numel(),)):
+            raise JanusError(
+                f"{key} sees inputs {tuple(x.shape)}, to which the attention mask {tuple(mask.shape)} does "
+                "not belong, so padding cannot be left out: give batches without padding and without a mask"
+            )
+        return rows[mask.flatten().to(x.device)]
 
     def _check(self, key: str, last: bool) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         """A hook for layers that by their names share the first one's input: a name proves nothing."""

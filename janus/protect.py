@@ -58,7 +58,7 @@ def estimate_basis(
         model: from `janus.adapt`, or wrapped by PEFT with LoRA.
         batches: what the model takes, batch by batch: a tensor; a tuple or list, whose first element it is (a
             DataLoader's); a dict, given as keyword arguments without its labels. Where its `attention_mask`
-            (b, tokens) is 0, tokens do not count.
+            (b, tokens) is 0, tokens do not count: padding, on either side.
         energy: ε in [0, 1]: the share of the inputs' energy that V holds. More is safer and leaves less room
             to learn.
         past: a basis to extend, of other data that must stay too.
@@ -71,7 +71,8 @@ def estimate_basis(
     Raises:
         UsageError: a model without LoRA factors, an energy outside [0, 1], no batch, a layer that is not
             used, a `past` of other layers.
-        JanusError: a layer's inputs are not finite, or layers that should share an input do not.
+        JanusError: a layer's inputs are not finite, layers that should share an input do not, or a layer
+            sees inputs to which the attention mask does not belong.
     """
     if not 0.0 <= energy <= 1.0:
         raise UsageError(f"energy is a share in [0, 1], not {energy}")
@@ -159,17 +160,30 @@ def create_rectified_optimizer(
 
     Raises:
         UsageError: no factors, frozen or inactive ones, an unknown `gr`, a basis of other layers, weights
-            that cannot be merged.
+            that cannot be merged; with `exact`, factors in half precision.
         JanusError: V leaves no direction to learn in.
     """
     pairs = adapted(model)
     factors = {id(p) for pair in pairs for p in (pair.A, pair.B)}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in factors]
     options = {"gr": gr, "basis": basis, "weight_decay": weight_decay, "head_lr": head_lr}
+    if gr == "exact" and basis:
+        _check_precision(pairs)
     optimizer = RectifiedOptimizer(pairs, others, lr, **options)
     if gr == "exact" and basis:
         _start_off(model, pairs, basis)
     return optimizer
+
+
+def _check_precision(pairs: list[Pair]) -> None:
+    """Raise UsageError where A V = 0 could not be kept."""
+    for pair in pairs:
+        if pair.A.dtype.itemsize < 4:
+            raise UsageError(
+                f"the factors of {pair.name} are {str(pair.A.dtype).removeprefix('torch.')}, in which "
+                "A V = 0 cannot be kept: leave them in float32 (PEFT does, by autocast_adapter_dtype=True); "
+                "the model's own weights may be in half precision"
+            )
 
 
 @torch.no_grad()
@@ -178,7 +192,8 @@ def _start_off(model: nn.Module, pairs: list[Pair], basis: Mapping[str, Tensor])
     starts = [nullspace_start(pair.A, basis.get(pair.input_key)) for pair in pairs]
     if all(_reach(pair.A, basis.get(pair.input_key)) <= SAFE for pair in pairs):
         return
-    merge(model)
+    if any(pair.B.any() for pair in pairs):  # else nothing was learned, and a quantised model can be kept
+        merge(model)
     for pair, start in zip(pairs, starts):
         pair.A.copy_(start)
 

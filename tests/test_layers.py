@@ -19,7 +19,7 @@ errors
 runtime.timing runtime.device runtime.assets settings.base linalg models.hooks data.registry
 runtime.checkpoint runtime.distributed lora models methods.reparametrized
 history rectify separation metrics protect
-data
+data language
 settings.methods config settings.reading configure runtime.paths settings
 classifiers methods
 learner

@@ -22,7 +22,7 @@ from ..errors import JanusError, UsageError
 from ..lora import install, pairs, places
 from .backbones import read_safetensors
 from .lora_layer import Pair
-from .peft_layers import is_peft
+from .peft_layers import is_peft, is_transposed
 from .prefix import PrefixAttention
 from .vit import split
 
@@ -89,6 +89,9 @@ def export_peft(
             needs.append(_QKV_BIAS)
     merged = any(pair.original is not None for found in layers.values() for pair in found)
     config = _peft_config(base, ranks, alphas)
+    config["fan_in_fan_out"] = any(
+        is_peft(pair.layer) and is_transposed(pair.layer.get_base_layer()) for pair in pairs(model)
+    )
     note = {"format": 1, "base": base, "merged": merged, "modules": modules, "peft_needs": needs}
     note |= {"not_carried_by_peft": NOT_CARRIED, "classes": list(classes) if classes is not None else None}
     files = {

@@ -24,7 +24,9 @@ class PeftPair(Pair):
 
     @property
     def weight(self) -> Tensor:
-        return self.layer.get_base_layer().weight.detach()[self.rows]
+        base = self.layer.get_base_layer()
+        W = base.weight.detach()
+        return (W.T if is_transposed(base) else W)[self.rows]
 
     def keep_original(self) -> None:
         super().keep_original()
@@ -64,6 +66,11 @@ def is_peft(module: nn.Module) -> bool:
     return all(hasattr(module, name) for name in ("lora_A", "lora_B", "scaling", "base_layer"))
 
 
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether this is the linear layer of GPT-2 in transformers, whose weight is (n, m)."""
+    return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
+
+
 def peft_pairs(model: nn.Module, path: str, module: nn.Module) -> Iterator[Pair]:
     """One pair on all rows for each active adapter of the PEFT layer at `path`.
 
@@ -87,7 +94,7 @@ def peft_pairs(model: nn.Module, path: str, module: nn.Module) -> Iterator[Pair]
                 )
             continue
         A, B = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-        if A.dim() != 2 or not isinstance(base, nn.Linear):
+        if A.dim() != 2 or not (isinstance(base, nn.Linear) or is_transposed(base)):
             raise UsageError(
                 f"{path}: LoRA on a {type(base).__name__} is not supported; choose target_modules that are "
                 "linear layers only (a regular expression such as '.*attn\\.qkv' instead of a name's end)"
