@@ -222,6 +222,7 @@ class RectifiedOptimizer(RectifiedAdam):
     ) -> None:
         super().__init__(pairs, lr, **options)
         others, c = list(others), self.param_groups[0]
+        self._warned = False
         self._rest: torch.optim.AdamW | None = None
         if others:
             same = {name: c[name] for name in ("betas", "eps", "weight_decay")}
@@ -235,6 +236,13 @@ class RectifiedOptimizer(RectifiedAdam):
             self._rest.state, self._rest.param_groups = self.state, self.param_groups[1:]
 
     def _step(self) -> None:
+        if not self._warned and all(p.grad is None for pair in self.pairs for p in (pair.A, pair.B)):
+            self._warned = True
+            warnings.warn(
+                "no gradient has reached the factors, so this step leaves them as they are: was backward "
+                "called, and does the loss go through the adapted layers?",
+                stacklevel=4,
+            )
         super()._step()
         overflow = getattr(self, "found_inf", None)
         if self._rest is not None and not (overflow is not None and overflow.item()):

@@ -285,3 +285,14 @@ def test_an_adapter_of_a_merged_model_is_read_by_peft(family, tmp_path):
         warnings.filterwarnings("error", message=".*fan_in_fan_out")
         back = peft.PeftModel.from_pretrained(plain(family), str(tmp_path)).eval()
     torch.testing.assert_close(back(**batch).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_that_no_gradient_has_reached_says_so_once():
+    model = wrapped("llama")
+    basis = janus.estimate_basis(model, texts(2, 0), energy=0.9)
+    optimizer = janus.create_rectified_optimizer(model, basis=basis, lr=1e-2)
+    with pytest.warns(UserWarning, match="no gradient has reached"):
+        optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        optimizer.step()

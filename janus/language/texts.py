@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -55,6 +56,7 @@ def _manual() -> list[str]:
     return [text for _, text in sorted(topics.items())]
 
 
+@cache  # yaml takes a second or two
 def _dialogues(language: str) -> list[str]:
     found = importlib.util.find_spec("chatterbot_corpus")
     if found is None or found.origin is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ class Trial:
     energy: float = 0.95
     seed: int = 0
     learn: tuple[str, ...] = ("italian", "spanish")
-    steps: int = 60
+    steps: int = 40
     every: int = 10
     batch: int = 4
     length: int = 128
@@ -55,14 +55,17 @@ class Trial:
     held: int = 16
     seen: int = 128
     half: bool = True
-    names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS)
         if self.evaluate not in ("val", "test"):
             raise UsageError(f"evaluate is val or test, not {self.evaluate!r}")
-        object.__setattr__(self, "names", (GENERAL, UNSEEN, *self.learn))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The texts that are evaluated."""
+        return GENERAL, UNSEEN, *self.learn
 
 
 def run(
@@ -129,6 +132,24 @@ def run(
         "seconds": median,
         "trained": sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
     }
+
+
+def forgetting_at(result: Mapping[str, Any], level: float, name: str = GENERAL) -> float | None:
+    """How much the loss of a text has risen where that of the first learned text falls to `level`.
+
+    In nats per token, between two points of the curve by a straight line; None: the run does not get there.
+    """
+    first = result["trial"]["learn"][0]
+    points = [
+        (point["loss"][first], point["loss"][name] - result["curve"][0]["loss"][name])
+        for point in result["curve"]
+        if point["text"] == first
+    ]
+    for (left, before), (right, after) in zip(points, points[1:]):
+        if right <= level <= left:
+            share = (left - level) / (left - right) if left > right else 0.0
+            return before + share * (after - before)
+    return None
 
 
 def wrap(model: nn.Module, trial: Trial) -> nn.Module:
