@@ -10,7 +10,7 @@ from report_parts import floored, provenance
 
 from janus import plots
 from janus.bench.variants import PAPER, PAPER_ROWS
-from janus.report.compare import pick, values
+from janus.report.compare import NONE, pick, values
 from janus.report.tables import Table, difference_table, overview, rate_table
 
 FIGURES = Path(__file__).parent.parent / "figures"
@@ -25,8 +25,10 @@ STEPS = [
     ("probe", "joint"),
     ("frozen", "LoRA"),
     ("frozen", "GPM"),
+    ("frozen", "OE"),
     ("frozen", "OE+GR"),
     ("frozen", "exact"),
+    ("LoRA", "OE"),
     ("LoRA", "OE+GR"),
     ("LoRA", "exact"),
     ("GPM", "OE+GR"),
@@ -63,6 +65,37 @@ def heads(runs: pd.DataFrame) -> str:
     return ", ".join(f"{rate:g}: {acc:.1f}" for rate, acc in zip(found["training.head_lr"], found["acc"]))
 
 
+def alignment(runs: pd.DataFrame) -> Table:
+    """`frozen, aligned heads` on validation, by what Σ is shared over and the rate of the alignment."""
+    runs = runs.sort_values("classifier.lr")
+    rates = runs["classifier.lr"].unique()
+    lines = []
+    for kind, found in runs.groupby("classifier.covariance"):
+        lines.append([kind, *(best_bold(found["acc"], runs["acc"].max()))])
+    return Table(["covariance", *(f"{rate:g}" for rate in rates)], lines)
+
+
+def best_bold(accs: pd.Series, best: float) -> list[str]:
+    return [f"**{acc:.1f}**" if acc == best else f"{acc:.1f}" for acc in accs]
+
+
+def margin_loss(runs: pd.DataFrame, without: pd.Series) -> Table:
+    """OE+GR with the margin loss on validation, by push and its margin; first the same row without it."""
+    columns = {"acc": 1, "learning_acc": 1, "bwt": 1, "danger": 3, "own_similarity": 3}
+    lines = [[NONE, NONE, *(f"{without[key]:.{digits}f}" for key, digits in columns.items())]]
+    for _, run in runs.sort_values(["method.loss.push", "method.loss.push_margin"]).iterrows():
+        ends = [f"{run['method.loss.push']:g}", f"{run['method.loss.push_margin']:g}"]
+        lines.append([*ends, *(f"{run[key]:.{digits}f}" for key, digits in columns.items())])
+    return Table(["push", "margin", "ACC", "learning acc.", "BWT", "danger", "own-centre similarity"], lines)
+
+
+def without_margin_loss(tune: pd.DataFrame, runs: pd.DataFrame) -> pd.Series:
+    """The run of OE+GR that differs from these by the margin loss alone."""
+    rate = runs["training.lr"].iloc[0]
+    (found,) = (row for _, row in tune[tune["variant"] == "OE+GR"].iterrows() if row["training.lr"] == rate)
+    return found
+
+
 def at_one_rate(runs: pd.DataFrame, rows: Sequence[str], rate: float) -> str:
     """Rows on validation at the same learning rate, in the order of the paper's table."""
     return str(overview(pick(runs[runs["training.lr"] == rate], rows), SCORES, cite=False))
@@ -84,6 +117,9 @@ def blocks(groups: dict[str, pd.DataFrame]) -> dict[str, str]:
     drawn = pd.concat([pick(tune, DRAWN), groups["icons_r2_heads"]])
     figure = plots.rates(drawn, title="Protection lets LoRA learn faster before it forgets")
     figure.save(FIGURES / "icons_r2_rates")
+    found["icons_r2_alignment"] = str(alignment(groups["icons_r2_alignment"]))
+    loss = groups["icons_r2_dml"]
+    found["icons_r2_dml"] = str(margin_loss(loss, without_margin_loss(tune, loss)))
     demo = pick(groups["icons_r2_demo"], (*PAPER_ROWS, "GPM", "exact", "frozen", "joint"))
     scores = overview(demo, ("ACC", "MAA", "BWT", "violation"), ("ImageNet-R, T=10", PAPER))
     found["icons_r2_demo"] = f"{scores}\n\n{provenance(demo)}"

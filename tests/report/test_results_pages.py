@@ -284,9 +284,14 @@ def test_the_sentences_on_icons_r2_are_those_of_its_tables(groups):
     claim = f"OE+GR is {between('LoRA', 'OE+GR')} above LoRA; `exact` is not clear of it "
     assert f"{claim}({between('LoRA', 'exact')})" in text
     assert f"with linear heads `exact` is {between('OE+GR', 'exact')} below OE+GR" in text
+    assert f"GR adds {between('OE', 'OE+GR')} to OE" in text
     page = " ".join((ROOT / "docs" / "results" / "icons_r2.md").read_text().split())
-    claim = "`OE+GR` by {OE+GR}, `exact` by {exact}, sequential LoRA by {LoRA}.".format(**over)
-    assert claim in page
+    over |= {row: between("frozen", row) for row in ("GPM", "OE")}
+    claim = "`OE+GR` by {OE+GR}, `exact` by {exact}, sequential LoRA by {LoRA}, `GPM` by {GPM}, `OE` by {OE}."
+    assert claim.format(**over) in page
+    assert f"`OE` is {between('LoRA', 'OE')} above it. **The same basis with GR is " in page
+    assert f"{between('OE', 'OE+GR')} above `OE`**, ahead in each of five seeds" in page
+    assert (paired(runs, "OE", "OE+GR") > 0).sum() == 5
     assert f"worth {between('probe', 'joint')} points" in page
     assert f"ahead of `exact` by {between('OE+GR', 'exact')}." in page
     assert sum(gain > 0 for gain in paired(runs, "LoRA", "exact")) == 4  # of five
@@ -302,3 +307,22 @@ def test_the_sentences_on_icons_r2_are_those_of_its_tables(groups):
     assert rectified > max(demo[row] for row in ("LoRA", "DML", "GR"))
     with_loss = {"LoRA": "DML", "OE": "OE+DML", "OE+GR": "OE+GR+DML"}
     assert all(demo[loss] < demo[row] for row, loss in with_loss.items())
+
+
+def test_the_sentences_on_the_margin_loss_are_those_of_its_table(groups):
+    page = " ".join((ROOT / "docs" / "results" / "icons_r2.md").read_text().split())
+    runs, tune = groups["icons_r2_dml"], groups["icons_r2_tune"]
+    plain = tune[(tune["variant"] == "OE+GR") & (tune["training.lr"] == runs["training.lr"].iloc[0])].iloc[0]
+    assert "(12 of 24 cells)" in page and len(runs) == 12 and set(runs["method.loss.pull"]) == {0.0}
+    lowest = f"{runs['danger'].min():.3f}"[1:]
+    assert f"it falls from {plain['danger']:.3f} to {lowest}".replace(" 0.", " .") in page
+    by_push = runs.groupby("method.loss.push")[["danger", "own_similarity"]].mean()
+    assert by_push["danger"].is_monotonic_decreasing and by_push["own_similarity"].is_monotonic_decreasing
+    strong = runs[runs["method.loss.push"] >= 1]
+    bought, paid = strong["learning_acc"] - plain["learning_acc"], plain["bwt"] - strong["bwt"]
+    claim = f"buys {bought.min():.1f} to {bought.max():.1f} points of learning accuracy"
+    assert f"{claim}, and pays for it with {paid.min():.1f} to {paid.max():.1f} points of BWT" in page
+    assert f"best cell has {runs['acc'].max():.1f}, the row without the loss {plain['acc']:.1f}" in page
+    aligned = groups["icons_r2_alignment"]
+    floor = groups["icons_r2_heads"]["acc"].max()
+    assert f"with plain linear heads: {floor:.1f})" in page and aligned["acc"].min() > floor
