@@ -143,6 +143,8 @@ class Run:
         self.evaluation = Evaluation(self.learner)
         self.updates: Updates | None = None  # while a task is trained
         self.optimizers: dict[str, Any] = {}  # a checkpoint's, until its task goes on
+        # of each task, epoch by epoch; None: an older janus, which did not look, began the run
+        self.loss: list[list[float]] | None = []
         self.seconds = {"train": 0.0, "eval": 0.0, "oe": 0.0, "gr": 0.0, "data": 0.0}
         self.task, self.step = 0, 0
         self.began = self.saved = time.monotonic()
@@ -229,9 +231,13 @@ class Run:
                 if scored:
                     self.evaluation.step(task.index, before)
                 self.step += 1
+                if position == batches - 1:
+                    updates.losses.end_epoch()
                 self.maybe_save(task, epoch)
         updates.end()
         self.updates = None
+        if self.loss is not None:
+            self.loss.append(updates.losses.epochs)
 
     def diverged(self, value: Diverged) -> str:
         c = self.config.training
@@ -300,6 +306,7 @@ class Run:
             "step": self.step,
             "stream": self.stream.to_json(),
             "seconds": self.seconds,
+            "loss": self.loss,
             "optimizers": self.updates.state() if self.updates and self.step else {},
             **self.learner.state(),
             **self.evaluation.state(),
@@ -310,7 +317,7 @@ class Run:
         self.learner.load_state(state)
         self.evaluation.load_state(state)
         self.optimizers = state["optimizers"]
-        self.seconds = state["seconds"]
+        self.seconds, self.loss = state["seconds"], state.get("loss")
         self.task, self.step = state["task"], state["step"]
 
     def result(self) -> Result:
@@ -327,6 +334,7 @@ class Run:
             versions=versions(),
             hardware=hardware(self.learner.device, self.processes.count),
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            loss=self.loss if self.loss and any(self.loss) else [],
             backbone=self.learner.backbone,
         )
 

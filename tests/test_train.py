@@ -106,6 +106,8 @@ def test_a_run_ends_with_a_complete_result(name, settings, tmp_path, monkeypatch
     assert len(written["basis_rank"]) == T and all(min(ranks.values()) > 0 for ranks in written["basis_rank"])
     assert (written["drift"] is None) == (T == 1) and len(written["danger"]["tasks"]) == T - 1
     assert all(-1 <= x <= 1 for x in written["danger"]["tasks"])
+    passes = [] if name == "ncm" else [2] * T  # of each task a number for each epoch
+    assert [len(losses) for losses in written["loss"]] == passes and all(map(all, written["loss"]))
     trained = name not in ("frozen", "ncm")
     if T > 1:
         assert (written["drift"] > 0) == trained and (written["violation"]["mean"]["all"] > 0) == trained
@@ -183,6 +185,37 @@ def test_what_is_scored_is_what_happened(settings):
     features = F.normalize(run.learner.features(run.stream.tasks[2].train), dim=1)
     last = run.stream.tasks[2].train.labels == 6
     assert torch.allclose(run.learner.prototypes.old[6], features[last].mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tangent", "frozen"])
+def test_the_loss_is_that_of_each_epochs_images(name, settings, monkeypatch):
+    """The mean over images, not over steps: the last batch of an epoch is a smaller one."""
+    method, steps = methods.get(CONFIGS[name]["method"]), []
+    local = method.loss
+
+    def watched(self: Method, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        loss = local(self, features, logits, labels)
+        steps.append((loss.item(), len(labels)))
+        return loss
+
+    monkeypatch.setattr(method, "loss", watched)
+    found, at, means = train.run(**settings(name)).loss, 0, []
+    for images, batches in ((60, 4), (60, 4), (40, 3), (40, 3), (40, 3), (40, 3)):
+        epoch, at = steps[at : at + batches], at + batches
+        assert sum(n for _, n in epoch) == images and epoch[-1][1] < 16
+        means.append(sum(loss * n for loss, n in epoch) / images)
+        # so that a mean over steps would be noticed
+        assert abs(sum(loss for loss, _ in epoch) / batches - means[-1]) > 1e-5
+    assert at == len(steps) and sum(found, []) == pytest.approx(means, rel=1e-6)
+
+
+def test_a_result_without_losses_is_read(settings, tmp_path):
+    result = train.run(tmp_path, **settings("frozen"))
+    values = strict_json(tmp_path / RESULT)
+    del values["loss"]
+    (tmp_path / RESULT).write_text(json.dumps(values))
+    assert len(result.loss) == 3 and Result.load(tmp_path).loss == []
+    assert numbers(Result.load(tmp_path)) == numbers(result) | {"loss": []}
 
 
 def test_a_probe_is_frozen_in_one_task(settings):
@@ -336,6 +369,20 @@ def test_a_broken_run_ends_with_the_numbers_of_an_uninterrupted_one(name, settin
     assert lines[0].startswith("resumed at task")
     assert found == expected
     assert same_state(whole, parts)
+
+
+@pytest.mark.parametrize("where", [(0, 3), (1, 0)])
+def test_a_run_that_an_older_janus_began_has_no_losses(where, settings, tmp_path, monkeypatch):
+    """Its checkpoint says nothing of them, and a part of a curve would look like a whole one."""
+    expected = numbers(train.run(**settings()))
+    broken_run(tmp_path, where, settings(save_every=0), monkeypatch)
+    state = checkpoint.load(tmp_path / CHECKPOINT)
+    del state["loss"]
+    state["optimizers"].pop("losses", None)
+    checkpoint.save(tmp_path / CHECKPOINT, state)
+    broken_run(tmp_path, (2, 2), settings(save_every=0), monkeypatch)  # nor does the next one
+    assert len(expected["loss"]) == 3
+    assert numbers(train.run(tmp_path, **settings())) == expected | {"loss": []}
 
 
 @pytest.mark.parametrize("name", ["exact", "tangent", *REPARAMETRISED])

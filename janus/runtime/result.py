@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class Result:
     danger: mean largest cosine of a task's test features to an old prototype, per task (2…T) and mean.
     own_similarity: mean cosine of the same features to the prototype of their own class; None: the run is
     older than that.
+    loss: for each task the mean training loss of each epoch, as it was minimised (with the method's own
+    terms), over all images and processes. Empty: nothing was trained by gradients, or the run is older.
     """
 
     variant: str
@@ -56,6 +58,7 @@ class Result:
     date: str
     own_similarity: dict[str, Any] | None = None
     backbone: str | None = None  # fingerprint of its weights; None: the run is older than that
+    loss: list[list[float]] = field(default_factory=list)
     format: int = FORMAT
 
     @classmethod

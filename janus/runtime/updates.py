@@ -18,17 +18,43 @@ class Diverged(JanusError):
     """The loss is not finite any more; the message is its value."""
 
 
+class Losses:
+    """A task's mean training loss in each epoch: summed where it is computed, read once an epoch."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.epochs: list[float] = []
+        self.sum, self.images = torch.zeros((), device=device), 0  # of the epoch at hand
+
+    def add(self, mean: Tensor, images: int) -> None:
+        """A step's mean loss over its images. Nothing waits for the device here."""
+        self.sum += mean.detach() * images
+        self.images += images
+
+    def end_epoch(self) -> None:
+        self.epochs.append((self.sum / self.images).item())
+        self.sum.zero_()
+        self.images = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs, "sum": self.sum, "images": self.images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epochs, self.images = list(state["epochs"]), state["images"]
+        self.sum.copy_(state["sum"])
+
+
 class Updates:
     """The optimisers of one task, and what lies between a loss and their steps.
 
-    That is fp16's loss scale and the sum over processes. factors: the method's optimiser of what it trains
-    beside the head; None where that is nothing. head: AdamW. seconds: where the time of Online Estimation's
-    hooks ("oe") and of the factors' steps ("gr") is added.
+    That is fp16's loss scale and the sum over processes. losses: what the loss was. factors: the method's
+    optimiser of what it trains beside the head; None where that is nothing. head: AdamW. seconds: where the
+    time of Online Estimation's hooks ("oe") and of the factors' steps ("gr") is added.
     """
 
     def __init__(self, learner: Learner, task: Task, seconds: dict[str, float]) -> None:
         c, device = learner.config.training, learner.device
         self.learner, self.seconds, self.watch = learner, seconds, Stopwatch(device)
+        self.losses = Losses(device)
         self.factors = learner.method.factor_optimizer(task)
         self.head = torch.optim.AdamW(learner.heads[-1].parameters(), lr=c.head_lr, weight_decay=0.0)
         self.rates = [(o, rate) for o, rate in ((self.factors, c.lr), (self.head, c.head_lr)) if o]
@@ -54,6 +80,7 @@ class Updates:
         loss, mean = processes.share(loss, self.part, self.whole)
         if not torch.isfinite(mean):
             raise Diverged(str(mean.item()))
+        self.losses.add(mean, self.whole)
         self.seconds["oe"] += self.learner.moments.watch.take()  # isfinite has waited for the device
         self.seconds["gr"] += self.watch.take()
         self.scaler.scale(loss).backward()
@@ -74,10 +101,10 @@ class Updates:
 
     def state(self) -> dict[str, Any]:
         scaler = {"scaler": self.scaler} if self.scaler.is_enabled() else {}
-        parts = {"factors": self.factors, "head": self.head} | scaler
+        parts = {"factors": self.factors, "head": self.head, "losses": self.losses} | scaler
         return {name: part.state_dict() for name, part in parts.items() if part}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        parts = {"factors": self.factors, "head": self.head, "scaler": self.scaler}
+        parts = {"factors": self.factors, "head": self.head, "scaler": self.scaler, "losses": self.losses}
         for name, values in state.items():
             parts[name].load_state_dict(values)

@@ -86,6 +86,7 @@ def same_run(one: Path, other: Path) -> None:
     a, b = Result.load(one), Result.load(other)
     assert a.accuracy == b.accuracy and a.task_aware == b.task_aware and a.basis_rank == b.basis_rank
     assert a.drift == pytest.approx(b.drift, rel=1e-3, abs=1e-5) and a.hash == b.hash
+    assert sum(a.loss, []) == pytest.approx(sum(b.loss, []), rel=1e-3)
     a, b = checkpoint.load(one / CHECKPOINT), checkpoint.load(other / CHECKPOINT)
     method = a["config"]["method"]["name"]
     for history in ("history", "method"):
