@@ -217,7 +217,10 @@ class AlignedSettings(ClassifierSettings):
     samples: int = Field(256, ge=1, description="samples of a class's Gaussian in an epoch of alignment")
     epochs: int = Field(5, ge=1, description="epochs of alignment after each task but the first")
     lr: float = Field(
-        0.01, gt=0, description="learning rate of the alignment (SGD, momentum 0.9, cosine to 0)"
+        0.003,
+        gt=0,
+        description="learning rate of the alignment (SGD, momentum 0.9, cosine to 0); the best of three on "
+        "Icons-R 2's validation",
     )
     temperature: Temperature = Field(0.1, description="τ of the alignment's logits")
 
