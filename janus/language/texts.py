@@ -18,6 +18,7 @@ Encode = Callable[[str], list[int]]
 
 DIALOGUES = ("english", "italian", "spanish")
 NAMES = ("manual", *DIALOGUES)
+LABELS = {"manual": "Python's manual"} | {name: f"{name.capitalize()} dialogues" for name in DIALOGUES}
 # among the English ones: programs, and ten sentences repeated a hundred times
 LEFT_OUT = ("coding.yml", "tech_support.yml")
 PARTS = ("train", "val", "test")

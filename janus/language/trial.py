@@ -8,8 +8,10 @@ the text that is learned: who has learned nothing has forgotten nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -82,13 +84,7 @@ def run(
     step, and of the estimate of V.
     """
     say = progress or (lambda line: None)
-    loaded = {name: texts.load(name) for name in trial.names}
-    held = {
-        name: texts.windows(getattr(text, trial.evaluate), encode, trial.length, trial.held)
-        for name, text in loaded.items()
-    }
-    new = {name: texts.windows(loaded[name].train, encode, trial.length) for name in trial.learn}
-    past = texts.windows(loaded[GENERAL].train, encode, trial.length, trial.seen)
+    held, new, past = _windows(trial, encode)
     generator = torch.Generator().manual_seed(trial.seed)
     torch.manual_seed(trial.seed)  # PEFT draws A from torch's own generator
     before = evaluate(model, held, trial.half)
@@ -100,38 +96,48 @@ def run(
         if trial.method == "OSF" and name != trial.learn[0]:
             wrapped = wrap(wrapped.merge_and_unload(), trial)
         if trial.method != "OSF":
-            begun = time.perf_counter()
-            basis = _basis(wrapped, past, trial, basis)
-            clock["basis"].append(time.perf_counter() - begun)
+            with _timed(clock["basis"]):
+                basis = _basis(wrapped, past, trial, basis)
             ranks.append({key: V.shape[1] for key, V in basis.items()})
-        optimizer = make_optimizer(wrapped, trial, basis)
-        start = _weights(wrapped)
+        optimizer, start = make_optimizer(wrapped, trial, basis), _weights(wrapped)
         for step in range(1, trial.steps + 1):
-            begun = time.perf_counter()
             rows = torch.randint(0, len(new[name]), (trial.batch,), generator=generator)
-            loss = _loss(wrapped, new[name][rows], trial.half)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            clock["step"].append(time.perf_counter() - begun)
+            with _timed(clock["step"]):
+                cross_entropy(wrapped, new[name][rows], trial.half).backward()
+                optimizer.step()
+                optimizer.zero_grad()
             if step % trial.every == 0 or step == trial.steps:
-                point = evaluate(wrapped, held, trial.half)
-                curve.append({"text": name, "step": step, "loss": point})
-                say(
-                    f"{trial.method}, {name}, step {step} of {trial.steps}: loss {point[name]:.3f}, "
-                    f"{GENERAL} {point[GENERAL] - before[GENERAL]:+.3f}"
-                )
+                loss = evaluate(wrapped, held, trial.half)
+                curve.append({"text": name, "step": step, "loss": loss})
+                rise = f"{GENERAL} {loss[GENERAL] - before[GENERAL]:+.3f}"
+                say(f"{trial.method}, {name}, step {step} of {trial.steps}: loss {loss[name]:.3f}, {rise}")
         violation.append(_violation(start, _weights(wrapped), basis or {}))
         past = new[name]
-    median = {what: sorted(seen)[len(seen) // 2] if seen else None for what, seen in clock.items()}
     return {
         "trial": asdict(trial),
         "curve": curve,
         "ranks": ranks,
         "violation": violation,
-        "seconds": median,
+        "seconds": {what: median(seen) if seen else None for what, seen in clock.items()},
         "trained": sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
     }
+
+
+def _windows(trial: Trial, encode: Encode) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Windows of each text to evaluate, of each to learn, and of general text that V is estimated on."""
+    loaded, length = {name: texts.load(name) for name in trial.names}, trial.length
+    parts = {name: getattr(text, trial.evaluate) for name, text in loaded.items()}
+    held = {name: texts.windows(part, encode, length, trial.held) for name, part in parts.items()}
+    new = {name: texts.windows(loaded[name].train, encode, length) for name in trial.learn}
+    return held, new, texts.windows(loaded[GENERAL].train, encode, length, trial.seen)
+
+
+@contextmanager
+def _timed(seconds: list[float]) -> Iterator[None]:
+    """Appends how long the block took."""
+    begun = time.perf_counter()
+    yield
+    seconds.append(time.perf_counter() - begun)
 
 
 def forgetting_at(result: Mapping[str, Any], level: float, name: str = GENERAL) -> float | None:
@@ -182,7 +188,8 @@ def evaluate(model: nn.Module, held: Mapping[str, Tensor], half: bool = False) -
     """Mean cross-entropy of each text's windows (count, length), in nats per token."""
     model.eval()
     return {
-        name: sum(_loss(model, part, half).item() * len(part) for part in windows.split(4)) / len(windows)
+        name: sum(cross_entropy(model, part, half).item() * len(part) for part in windows.split(4))
+        / len(windows)
         for name, windows in held.items()
     }
 
@@ -197,7 +204,8 @@ def _basis(model: nn.Module, past: Tensor, trial: Trial, basis: Basis | None) ->
     return estimate_basis(model, past.split(trial.batch), energy=trial.energy, past=basis, forward=forward)
 
 
-def _loss(model: nn.Module, ids: Tensor, half: bool) -> Tensor:
+def cross_entropy(model: nn.Module, ids: Tensor, half: bool = False) -> Tensor:
+    """Of windows (b, length), each token from those before it: the mean, in nats. half: under bfloat16."""
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=half):
         return model(input_ids=ids, labels=ids).loss
 

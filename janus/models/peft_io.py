@@ -88,10 +88,7 @@ def export_peft(
         if fused and _QKV_BIAS not in needs:
             needs.append(_QKV_BIAS)
     merged = any(pair.original is not None for found in layers.values() for pair in found)
-    config = _peft_config(base, ranks, alphas)
-    config["fan_in_fan_out"] = any(
-        is_peft(pair.layer) and is_transposed(pair.layer.get_base_layer()) for pair in pairs(model)
-    )
+    config = _peft_config(base, ranks, alphas) | {"fan_in_fan_out": any(map(_is_transposed, pairs(model)))}
     note = {"format": 1, "base": base, "merged": merged, "modules": modules, "peft_needs": needs}
     note |= {"not_carried_by_peft": NOT_CARRIED, "classes": list(classes) if classes is not None else None}
     files = {
@@ -103,6 +100,11 @@ def export_peft(
     if heads:
         files["heads.safetensors"] = save({k: t.detach().cpu().contiguous() for k, t in heads.items()})
     return _write(Path(folder), files)
+
+
+def _is_transposed(pair: Pair) -> bool:
+    """Whether the weight is stored as (n, m), which PEFT calls fan_in_fan_out."""
+    return is_peft(pair.layer) and is_transposed(pair.layer.get_base_layer())
 
 
 def _joined(

@@ -7,6 +7,7 @@ from statistics import fmean
 
 import plotly.graph_objects as go
 
+from ..language.texts import LABELS
 from ..language.trial import GENERAL
 from ..report.language import Run, at_level, by_row, told
 from .figure import COLOURS, MARKERS, WIDE, Figure
@@ -32,7 +33,7 @@ def trade(runs: Sequence[Run], level: float, name: str = GENERAL) -> Figure:
     level: the loss of the learned text at which rows are compared, a dotted line. Rightwards is learned more.
     """
     rows, figure = by_row(runs), go.Figure()
-    first = runs[0]["trial"]["learn"][0]
+    first, kept = LABELS[runs[0]["trial"]["learn"][0]], LABELS[name]
     for (row, found), colour, marker, dash in zip(rows.items(), COLOURS, MARKERS, DASHES):
         curves = [points(run, name) for run in found]
         for curve in curves if len(curves) > 1 else ():
@@ -50,27 +51,27 @@ def trade(runs: Sequence[Run], level: float, name: str = GENERAL) -> Figure:
     figure.update_xaxes(
         title=f"cross-entropy of {first} (nats per token; right: learned more)", autorange="reversed"
     )
-    figure.update_yaxes(title=f"{name}: rise of its cross-entropy<br>(nats per token; up: forgotten)")
+    figure.update_yaxes(title=f"rise of {kept}'s cross-entropy<br>(nats per token; up: forgotten)")
     said = {row: at_level(found, level, name) for row, found in rows.items()}
-    words = f"dotted: where rows are compared, {level:g}; thin: single seeds"
-    title = f"{_cheapest(said, level, first, name)}<br><span style='font-size:16px'>{words}</span>"
+    seeds = "; thin: single seeds" if any(len(found) > 1 for found in rows.values()) else ""
+    words = f"dotted: where rows are compared, {level:.3g}{seeds}"
+    title = f"{_cheapest(said, level, first, kept)}<br><span style='font-size:16px'>{words}</span>"
     legend = {"orientation": "h", "y": -0.2}
-    figure.update_layout(title=title, height=560, width=WIDE, margin={"t": 95, "l": 100}, legend=legend)
+    figure.update_layout(title=title, height=560, width=WIDE, margin={"t": 95, "l": 120}, legend=legend)
     numbers = "; ".join(f"{row} {told(values)}" for row, values in said.items())
     return Figure(
-        figure, f"Rise of the loss of {name} over the loss of {first}. Where that is {level:g}: {numbers}."
+        figure, f"Rise of the loss of {kept} over that of {first}. Where that is {level:.3g}: {numbers}."
     )
 
 
-def _cheapest(said: Mapping[str, Sequence[float]], level: float, first: str, name: str) -> str:
+def _cheapest(said: Mapping[str, Sequence[float]], level: float, first: str, kept: str) -> str:
     """The title: what the row that forgets least and the one that forgets most pay at the level."""
     reached = {row: fmean(values) for row, values in said.items() if values}
     if len(reached) < 2:
-        return f"No two rows get {first} down to {level:g}"
+        return f"No two rows get {first} down to {level:.3g}"
     order = sorted(reached, key=lambda row: reached[row])
     low, high = order[0], order[-1]
-    most, least = f"{high} has moved {name} by {reached[high]:+.3f}", f"{low} by {reached[low]:+.3f}"
-    return f"At the same loss of {first}, {most}, {least}"
+    return f"{kept}, at the same loss of {first}: {high} {reached[high]:+.3f}, {low} {reached[low]:+.3f}"
 
 
 def room(ranks: Mapping[float, Mapping[str, int]], width: int, rank: int) -> Figure:
@@ -103,7 +104,7 @@ def room(ranks: Mapping[float, Mapping[str, int]], width: int, rank: int) -> Fig
     least = {energy: width - max(found.values()) for energy, found in ranks.items()}
     worst = {energy: 1 + list(found.values()).index(max(found.values())) for energy, found in ranks.items()}
     parts = [f"{least[energy]} at ε = {energy:g} (layer {worst[energy]})" for energy in ranks]
-    title = f"The tightest layer leaves {' and '.join(parts)}, of {width} directions"
+    title = f"The tightest layer leaves {' and '.join(parts)}"
     figure.update_layout(title=title, height=420, width=WIDE, margin={"r": 120})
     spans = {energy: sorted(width - taken for taken in found.values()) for energy, found in ranks.items()}
     numbers = "; ".join(f"ε = {energy:g}: {span[0]} to {span[-1]}" for energy, span in spans.items())

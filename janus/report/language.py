@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ..language.texts import LABELS
 from ..language.trial import GENERAL, UNSEEN, forgetting_at
 from .compare import NONE, interval
 from .tables import Table
@@ -59,9 +60,10 @@ def summary(runs: Sequence[Run], level: float) -> Table:
     level: the loss of the first text at which its first two columns of forgetting are read off.
     """
     first, *later = runs[0]["trial"]["learn"]
-    header = ["row", "lr", "seeds", f"{GENERAL} at {first} {level:g}", f"{UNSEEN} at {first} {level:g}"]
-    header += [f"{first}, best", f"{GENERAL}, at the end"]
-    header += [f"{first}, after {later[-1]}"] if later else []
+    there = f"where {LABELS[first]} are at {level:g}"
+    header = ["row", "lr", "seeds", f"{LABELS[GENERAL]} {there}", f"{LABELS[UNSEEN]} {there}"]
+    header += [f"{LABELS[first]}: lowest loss", f"{LABELS[GENERAL]} at the end"]
+    header += [f"{LABELS[first]} after {LABELS[later[-1]]}"] if later else []
     lines = []
     for row, found in by_row(runs).items():
         best = [

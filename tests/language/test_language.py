@@ -133,7 +133,10 @@ def test_rows_and_their_intervals():
 def test_the_figures_say_the_numbers():
     runs = [run_of([(4.0, 3.0), (3.0, 3.2)]), run_of([(4.0, 3.0), (3.0, 3.0)], "exact")]
     figure = plots.trade(runs, 3.5)
-    assert "LoRA has moved manual by +0.100, exact by +0.000" in figure.plotly.layout.title.text
+    assert (
+        "Python's manual, at the same loss of Italian dialogues: LoRA +0.100, exact +0.000"
+        in figure.plotly.layout.title.text
+    )
     assert "No two rows" in plots.trade(runs, 2.0).plotly.layout.title.text
     room = plots.room({0.95: {"a": 10, "b": 30}, 0.99: {"a": 20, "b": 36}}, 40, rank=2)
     assert "leaves 10 at ε = 0.95 (layer 2) and 4 at ε = 0.99 (layer 2)" in room.plotly.layout.title.text
