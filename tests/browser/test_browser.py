@@ -118,13 +118,15 @@ def run_all(page: object, lab: str, path: Path) -> None:
     """Open a lesson and choose Run > Run All Cells; it must come to its end without an error."""
     cells = sum(cell.cell_type == "code" for cell in nbformat.read(path, as_version=4).cells)
     page.goto(f"{lab}/{path.name}?token={TOKEN}&reset")
-    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
-    page.get_by_role("menuitem", name="Edit", exact=True).click()
-    page.get_by_role("menuitem", name="Clear Outputs of All Cells").click()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    # the indicator is idle before there is a kernel, too, and JupyterLab then asks which one
+    page.locator(".jp-StatusBar-Widget").get_by_text(re.compile(r"\| Idle")).wait_for()
     prompts = '[...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")]'
     numbers = f"{prompts}.map(prompt => prompt.textContent)"
+    page.get_by_role("menuitem", name="Edit", exact=True).click()
+    page.get_by_role("menuitem", name="Clear Outputs of All Cells").click()
+    page.wait_for_function(f"() => {numbers}.every(text => !/\\d/.test(text))")  # else old numbers would do
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     error = '[data-mime-type="application/vnd.jupyter.error"]'
     page.wait_for_function(
         f"""() => {numbers}.filter(text => /\\d/.test(text)).length >= {cells}
