@@ -13,6 +13,7 @@ import pandas as pd
 import report_drift
 import report_field
 import report_icons_r2
+import report_language
 from report_cost import against_ours, input_pipeline, many_tasks, memory, overhead, step_memory
 from report_field import BEST, FIELD_ROWS, FIELD_STEPS, HEAD_STEPS, beside_field, without_field
 from report_parts import floored, gain, only, provenance, renamed, union
@@ -180,7 +181,7 @@ def blocks() -> dict[str, str]:
     """The documents' marked places → what belongs there."""
     found = groups()
     own = ablation(found) | streams(found) | photographs(found) | measured()
-    return own | report_icons_r2.blocks(found) | report_drift.blocks(found)
+    return own | report_icons_r2.blocks(found) | report_drift.blocks(found) | report_language.blocks()
 
 
 def ablation(found: dict[str, pd.DataFrame]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from statistics import fmean
 
@@ -326,3 +327,32 @@ def test_the_sentences_on_the_margin_loss_are_those_of_its_table(groups):
     aligned = groups["icons_r2_alignment"]
     floor = groups["icons_r2_heads"]["acc"].max()
     assert f"with plain linear heads: {floor:.1f})" in page and aligned["acc"].min() > floor
+
+
+def test_the_sentences_on_the_language_model_are_those_of_its_table():
+    from janus.report.language import at_level, by_row, rises, told
+
+    measurements = ROOT / "benchmarks" / "results" / "measurements"
+    stored = json.loads((measurements / "language_model.json").read_text())
+    rows = by_row([run for run in stored["runs"] if run["trial"]["evaluate"] == "test"])
+    level, page = stored["level"], " ".join((ROOT / "docs/results/language_model.md").read_text().split())
+    there = {row: told(at_level(found, level)) for row, found in rows.items()}
+    claim = (
+        f"moved the manual by {there['LoRA']}, OSF by {there['OSF']} and `exact` by {there['exact, ε .95']}"
+    )
+    assert claim in page
+    text = " ".join((ROOT / "README.md").read_text().split())
+    exact = there["exact, ε .95"]
+    assert f"by {there['LoRA'].removeprefix('+')} nats, `exact` has by {exact}, at the same loss" in text
+    end = {row: told(rises(found, "manual")) for row, found in rows.items()}
+    claim = (
+        f"stands at {end['LoRA']} under LoRA, {end['OSF']} under OSF and {end['exact, ε .95']} under `exact`"
+    )
+    assert claim in page
+    italian = {row: told(rises(found, "italian")) for row, found in rows.items()}
+    assert f"as much Italian ({italian['exact, ε .95']}) as LoRA ({italian['LoRA']})" in page
+    assert not at_level(rows["frozen A"], level) and stored["chosen"]["frozen A"] == 1e-2
+    english = [value for found in rows.values() for value in at_level(found, level, "english")]
+    assert english and max(english) < 0
+    assert stored["chosen"]["exact"] == 3 * stored["chosen"]["LoRA"] and f"compared, {level:g}," in page
+    assert len(rows["exact, ε .99"]) == 2 and fmean(rises(rows["exact, ε .99"], "italian")) < 0.2
