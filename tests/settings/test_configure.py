@@ -43,7 +43,7 @@ def test_a_name_is_the_full_path_or_its_last_part():
     assert make(method="gpm") == make({"method.name": "gpm"}) == make(method={"name": "gpm"})
     slca = make(method="slca", lr=0.5, epochs=7)  # a run's, whatever the method calls its own
     assert (slca.training.lr, slca.training.epochs) == (0.5, 7)
-    assert (slca.classifier.lr, slca.classifier.epochs) == (0.01, 5)
+    assert (slca.classifier.lr, slca.classifier.epochs) == (0.003, 5)
     assert make({"method": "slca", "classifier.lr": 0.5}).classifier.lr == 0.5
     assert make(method="ewc", lambda_=3).method.lambda_ == 3
     assert make({"method": "ewc", "method.lambda": 3}).method.lambda_ == 3
