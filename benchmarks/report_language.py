@@ -5,7 +5,6 @@ python benchmarks/report_language.py          # prints them; nothing is written
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from janus.plots import language as plots
 from janus.report.compare import NONE
 from janus.report.language import at_level, by_row, summary, told
 from janus.report.tables import Table
+from janus.runtime import assets
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "measurements" / "language_model.json"
+FIGURES = Path(__file__).parent.parent / "figures"
 
 
 def tuned(runs: Sequence[Mapping[str, Any]], level: float, chosen: Mapping[str, float]) -> Table:
@@ -81,12 +80,12 @@ def cost(found: Mapping[str, Any]) -> str:
 
 def blocks() -> dict[str, str]:
     """The documents' marked places → what belongs there."""
-    stored = json.loads(RESULTS.read_text())
+    stored = assets.measurement("language_model")
     val, test = (
         [run for run in stored["runs"] if run["trial"]["evaluate"] == part] for part in ("val", "test")
     )
     level = stored["level"]
-    plots.trade(test, level).save(ROOT / "figures" / "language_model")
+    plots.trade(test, level).save(FIGURES / "language_model")
     return {
         "language": f"{summary(test, level)}\n\n{provenance(test)}",
         "language-room": str(room(test)),

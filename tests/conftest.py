@@ -74,5 +74,14 @@ def settings(image_folder: Path):
 
 
 @pytest.fixture
+def own_accelerate():
+    """A Trainer sets Accelerate up for the whole process, as one process; other tests start several."""
+    yield
+    state = pytest.importorskip("accelerate.state")
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    state.GradientState._reset_state()
+
+
+@pytest.fixture
 def without_home(monkeypatch):
     monkeypatch.delenv("JANUS_DATA", raising=False)

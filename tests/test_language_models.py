@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from helpers.language_models import SIZES, texts, tiny_llama, weights
 from torch import Tensor, nn
 
 import janus
@@ -17,8 +18,7 @@ from janus.history import SecondMoments
 peft = pytest.importorskip("peft", reason="PEFT is an optional extra: pip install janus-lora[dev]")
 transformers = pytest.importorskip("transformers")
 
-WIDTH, WORDS, LAYERS = 48, 40, 2
-SIZES = dict(hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=LAYERS, num_attention_heads=4)
+WORDS, LAYERS = 40, 2
 ROTARY = dict(vocab_size=WORDS, num_key_value_heads=2, **SIZES)
 # the layers whose inputs differ, in each block
 GPT2 = ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"]
@@ -26,13 +26,13 @@ ROWS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pr
 
 
 def gpt2() -> nn.Module:
-    sizes = dict(n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=32, attn_pdrop=0.0, embd_pdrop=0.0)
+    sizes = dict(n_embd=48, n_layer=LAYERS, n_head=4, n_positions=32, attn_pdrop=0.0, embd_pdrop=0.0)
     tokens = dict(vocab_size=WORDS, bos_token_id=None, eos_token_id=None)
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(resid_pdrop=0.0, **sizes, **tokens))
 
 
 def llama() -> nn.Module:
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**ROTARY))
+    return tiny_llama(num_key_value_heads=2)
 
 
 def qwen2() -> nn.Module:
@@ -71,13 +71,6 @@ def learned(model: nn.Module) -> nn.Module:
     return model
 
 
-def texts(count: int, seed: int, few: int = 6) -> list[dict[str, Tensor]]:
-    """Batches of two sentences that use `few` of the tokens, so that some directions stay free."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = [torch.randint(0, few, (2, 6), generator=generator) + 6 * seed for _ in range(count)]
-    return [{"input_ids": i, "attention_mask": torch.ones_like(i), "labels": i} for i in ids]
-
-
 def padded(batch: dict[str, Tensor], side: str) -> dict[str, Tensor]:
     """The same sentences with three and one tokens of padding on one side."""
     rows = {"input_ids": [], "attention_mask": [], "position_ids": []}
@@ -89,12 +82,6 @@ def padded(batch: dict[str, Tensor], side: str) -> dict[str, Tensor]:
         rows["attention_mask"].append(mask)
         rows["position_ids"].append((mask.cumsum(0) - 1).clamp(min=0))
     return {name: torch.stack(values) for name, values in rows.items()}
-
-
-def effective(model: nn.Module) -> dict[str, Tensor]:
-    """W0 + s·B·A of every adapted matrix."""
-    found = lora.pairs(model)
-    return {pair.name: (pair.weight + pair.scale * pair.B @ pair.A).detach().clone() for pair in found}
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[dict[str, Tensor]]) -> None:
@@ -126,7 +113,7 @@ def test_every_layer_is_a_pair_and_its_weight_is_the_layers(family):
     seen = {}
     for pair in found:
         pair.layer.register_forward_hook(lambda _, x, y, name=pair.name: seen.update({name: (x[0], y)}))
-    model(input_ids=texts(1, 0)[0]["input_ids"])
+    model(input_ids=texts(1, 0, length=6)[0]["input_ids"])
     for pair in found:
         x, y = seen[pair.name]
         bias = getattr(pair.layer.get_base_layer(), "bias", None)
@@ -138,7 +125,7 @@ def test_every_layer_is_a_pair_and_its_weight_is_the_layers(family):
 @each_family
 def test_padded_and_unpadded_batches_give_equal_moments(family, side):
     model = learned(wrapped(family)).eval()
-    bare = texts(3, 0)
+    bare = texts(3, 0, length=6)
     without, with_padding = moments(model, bare), moments(model, [padded(batch, side) for batch in bare])
     assert set(without.count.values()) == set(with_padding.count.values()) == {3 * 12}
     for key in without.sum:
@@ -170,16 +157,16 @@ def test_a_mask_fits_flattened_tokens_and_what_it_does_not_fit_is_refused():
 @each_family
 def test_what_is_learned_acts_on_no_input_of_the_past(family, gr):
     model = learned(wrapped(family))
-    old, new = texts(4, 0), texts(8, 1)
+    old, new = texts(4, 0, length=6), texts(8, 1, length=6)
     basis = janus.estimate_basis(model, old, energy=0.9)
     before = [model.eval()(**batch).logits for batch in old]
     optimizer = janus.create_rectified_optimizer(model, basis=basis, lr=1e-2, gr=gr)
     for logits, batch in zip(before, old):
         torch.testing.assert_close(model(**batch).logits, logits, rtol=1e-4, atol=1e-5)
-    start, losses = effective(model), [model(**batch).loss.item() for batch in new]
+    start, losses = weights(model), [model(**batch).loss.item() for batch in new]
     train(model, optimizer, new)
     assert sum(model(**batch).loss.item() for batch in new) < sum(losses)
-    end = effective(model)
+    end = weights(model)
     for pair in lora.pairs(model):
         change = end[pair.name] - start[pair.name]
         share = (change @ basis[pair.input_key]).norm() / change.norm()
@@ -190,19 +177,19 @@ def test_what_is_learned_acts_on_no_input_of_the_past(family, gr):
 @each_family
 def test_accumulated_gradients_are_those_of_the_whole_batch(family, gr):
     whole, parts = (wrapped(family) for _ in range(2))
-    basis = janus.estimate_basis(whole, texts(4, 0), energy=0.9)
+    basis = janus.estimate_basis(whole, texts(4, 0, length=6), energy=0.9)
     optimizers = [
         janus.create_rectified_optimizer(model, basis=basis, lr=1e-2, gr=gr) for model in (whole, parts)
     ]
-    for batch in texts(4, 1):
+    for batch in texts(4, 1, length=6):
         whole(**batch).loss.backward()
         for i in range(2):
             (parts(**{name: value[i : i + 1] for name, value in batch.items()}).loss / 2).backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-    for name, value in effective(parts).items():
-        torch.testing.assert_close(value, effective(whole)[name], rtol=1e-3, atol=2e-5)
+    for name, value in weights(parts).items():
+        torch.testing.assert_close(value, weights(whole)[name], rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -213,7 +200,7 @@ def test_gradient_checkpointing_changes_nothing(family, gr, reentrant):
     models = [learned(wrapped(family)) for _ in range(2)]
     models[1].gradient_checkpointing_enable({"use_reentrant": reentrant})
     models[1].enable_input_require_grads()
-    old, new = texts(4, 0), texts(3, 1)
+    old, new = texts(4, 0, length=6), texts(3, 1, length=6)
     bases = [janus.estimate_basis(model, old, energy=0.9) for model in models]
     assert all(torch.equal(V, bases[1][key]) for key, V in bases[0].items())
     watchers = []
@@ -226,8 +213,8 @@ def test_gradient_checkpointing_changes_nothing(family, gr, reentrant):
         train(model, optimizer, new)
     for key in watchers[0].sum:
         torch.testing.assert_close(watchers[1].mean(key), watchers[0].mean(key), rtol=1e-4, atol=1e-5)
-    for name, value in effective(models[1]).items():
-        torch.testing.assert_close(value, effective(models[0])[name], rtol=1e-4, atol=1e-6)
+    for name, value in weights(models[1]).items():
+        torch.testing.assert_close(value, weights(models[0])[name], rtol=1e-4, atol=1e-6)
 
 
 @each_family
@@ -236,14 +223,14 @@ def test_weights_in_half_precision(family):
     model = wrapped(family, plain(family).to(torch.bfloat16))
     assert {pair.A.dtype for pair in lora.pairs(model)} == {torch.float32}
     assert {pair.weight.dtype for pair in lora.pairs(model)} == {torch.bfloat16}
-    basis = janus.estimate_basis(model, texts(4, 0), energy=0.9)
-    full = janus.estimate_basis(wrapped(family), texts(4, 0), energy=0.9)
+    basis = janus.estimate_basis(model, texts(4, 0, length=6), energy=0.9)
+    full = janus.estimate_basis(wrapped(family), texts(4, 0, length=6), energy=0.9)
     for key, V in full.items():
         W = basis[key]
         shared = min(V.shape[1], W.shape[1])
         assert torch.linalg.matrix_norm(V.mT @ W).square() > 0.97 * shared
     optimizer = janus.create_rectified_optimizer(model, basis=basis, lr=1e-2)
-    train(model, optimizer, texts(4, 1))
+    train(model, optimizer, texts(4, 1, length=6))
     for pair in lora.pairs(model):
         product = pair.B @ pair.A
         assert (product @ basis[pair.input_key]).norm() < 1e-5 * product.norm()
@@ -251,7 +238,7 @@ def test_weights_in_half_precision(family):
 
 def test_factors_in_half_precision_are_refused():
     model = wrapped("llama", plain("llama").to(torch.bfloat16), autocast_adapter_dtype=False)
-    basis = janus.estimate_basis(model, texts(2, 0), energy=0.9)
+    basis = janus.estimate_basis(model, texts(2, 0, length=6), energy=0.9)
     with pytest.raises(UsageError, match="bfloat16.*autocast_adapter_dtype"):
         janus.create_rectified_optimizer(model, basis=basis, lr=1e-2)
     janus.create_rectified_optimizer(model, basis=basis, lr=1e-2, gr="tangent")
@@ -260,7 +247,7 @@ def test_factors_in_half_precision_are_refused():
 def test_a_quantised_base_starts_fresh_but_takes_nothing_in():
     """Weights in 4 or 8 bits cannot take up what was learned: a fresh adapter is protected all the same."""
     model = wrapped("llama")
-    basis = janus.estimate_basis(model, texts(2, 0), energy=0.9)
+    basis = janus.estimate_basis(model, texts(2, 0, length=6), energy=0.9)
     for pair in lora.pairs(model):
         base = pair.layer.get_base_layer()
         packed = torch.zeros(base.weight.numel() // 2, 1, dtype=torch.uint8)
@@ -278,7 +265,7 @@ def test_an_adapter_of_a_merged_model_is_read_by_peft(family, tmp_path):
     model = learned(wrapped(family)).eval()
     lora.merge(model)
     learned(model)
-    batch = texts(1, 0)[0]
+    batch = texts(1, 0, length=6)[0]
     expected = model(**batch).logits
     janus.export_peft(model, tmp_path)
     with warnings.catch_warnings():
@@ -289,7 +276,7 @@ def test_an_adapter_of_a_merged_model_is_read_by_peft(family, tmp_path):
 
 def test_a_step_that_no_gradient_has_reached_says_so_once():
     model = wrapped("llama")
-    basis = janus.estimate_basis(model, texts(2, 0), energy=0.9)
+    basis = janus.estimate_basis(model, texts(2, 0, length=6), energy=0.9)
     optimizer = janus.create_rectified_optimizer(model, basis=basis, lr=1e-2)
     with pytest.warns(UserWarning, match="no gradient has reached"):
         optimizer.step()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.language_models import texts, tiny_llama, weights
 from helpers.vits import distance, fill, make
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -46,18 +47,8 @@ def peft_vit(seed: int = 0, **options) -> nn.Module:
 
 
 def llama(seed: int = 0, targets: tuple[str, ...] = ("k_proj", "v_proj", "up_proj")) -> nn.Module:
-    torch.manual_seed(seed)
-    sizes = dict(hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
-    config = transformers.LlamaConfig(vocab_size=40, num_key_value_heads=2, **sizes)
-    model = transformers.LlamaForCausalLM(config)
+    model = tiny_llama(seed, num_key_value_heads=2)
     return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=list(targets)))
-
-
-def texts(count: int, seed: int) -> list[dict[str, Tensor]]:
-    """Batches of two sentences that use few of the tokens, so that some directions stay free."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = [torch.randint(0, 6, (2, 5), generator=generator) + 6 * seed for _ in range(count)]
-    return [{"input_ids": i, "attention_mask": torch.ones_like(i), "labels": i} for i in ids]
 
 
 def pictures(count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -75,12 +66,6 @@ def loss_of(model: nn.Module, batch) -> Tensor:
 
 MODELS = {"timm": (timm_vit, pictures), "peft": (peft_vit, pictures), "llama": (llama, texts)}
 each_model = pytest.mark.parametrize("kind", MODELS)
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    """The effective weight of every adapted matrix."""
-    pairs = lora.pairs(model)
-    return {pair.name: (pair.weight + pair.scale * pair.B @ pair.A).detach().clone() for pair in pairs}
 
 
 def snippet() -> str:
@@ -194,15 +179,6 @@ def test_other_parameters_are_stepped_as_adamw_steps_them():
             opt.zero_grad()
     for ours_, theirs in zip(model.parameters(), reference.parameters()):
         torch.testing.assert_close(ours_, theirs, rtol=1e-4, atol=1e-6)
-
-
-@pytest.fixture
-def own_accelerate():
-    """A Trainer sets Accelerate up for the whole process, as one process; other tests start several."""
-    yield
-    state = pytest.importorskip("accelerate.state")
-    state.AcceleratorState._reset_state(reset_partial_state=True)
-    state.GradientState._reset_state()
 
 
 @pytest.mark.parametrize("gr", ["exact", "tangent"])

@@ -7,11 +7,9 @@ the text that is learned: who has learned nothing has forgotten nothing.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -19,7 +17,9 @@ from torch import Tensor, nn
 
 from .. import lora
 from ..errors import UsageError, unknown
+from ..metrics import violation
 from ..protect import Basis, create_rectified_optimizer, estimate_basis
+from ..runtime.timing import Stopwatch
 from . import texts
 from .texts import Encode
 
@@ -89,35 +89,37 @@ def run(
     torch.manual_seed(trial.seed)  # PEFT draws A from torch's own generator
     before = evaluate(model, held, trial.half)
     curve: list[dict[str, Any]] = [{"text": trial.learn[0], "step": 0, "loss": before}]
-    ranks, violation, clock = [], [], {"step": [], "basis": []}
+    ranks, shares, clock, watch = [], [], {"step": [], "basis": []}, Stopwatch(past.device)
     basis: Basis | None = None
     wrapped = wrap(model, trial)
     for name in trial.learn:
         if trial.method == "OSF" and name != trial.learn[0]:
             wrapped = wrap(wrapped.merge_and_unload(), trial)
         if trial.method != "OSF":
-            with _timed(clock["basis"]):
+            with watch.running():
                 basis = _basis(wrapped, past, trial, basis)
+            clock["basis"].append(watch.take())
             ranks.append({key: V.shape[1] for key, V in basis.items()})
         optimizer, start = make_optimizer(wrapped, trial, basis), _weights(wrapped)
         for step in range(1, trial.steps + 1):
             rows = torch.randint(0, len(new[name]), (trial.batch,), generator=generator)
-            with _timed(clock["step"]):
+            with watch.running():
                 cross_entropy(wrapped, new[name][rows], trial.half).backward()
                 optimizer.step()
                 optimizer.zero_grad()
+            clock["step"].append(watch.take())
             if step % trial.every == 0 or step == trial.steps:
                 loss = evaluate(wrapped, held, trial.half)
                 curve.append({"text": name, "step": step, "loss": loss})
                 rise = f"{GENERAL} {loss[GENERAL] - before[GENERAL]:+.3f}"
                 say(f"{trial.method}, {name}, step {step} of {trial.steps}: loss {loss[name]:.3f}, {rise}")
-        violation.append(_violation(start, _weights(wrapped), basis or {}))
+        shares.append(_violation(start, _weights(wrapped), basis or {}))
         past = new[name]
     return {
         "trial": asdict(trial),
         "curve": curve,
         "ranks": ranks,
-        "violation": violation,
+        "violation": shares,
         "seconds": {what: median(seen) if seen else None for what, seen in clock.items()},
         "trained": sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
     }
@@ -132,12 +134,11 @@ def _windows(trial: Trial, encode: Encode) -> tuple[dict[str, Tensor], dict[str,
     return held, new, texts.windows(loaded[GENERAL].train, encode, length, trial.seen)
 
 
-@contextmanager
-def _timed(seconds: list[float]) -> Iterator[None]:
-    """Appends how long the block took."""
-    begun = time.perf_counter()
-    yield
-    seconds.append(time.perf_counter() - begun)
+def points(result: Mapping[str, Any], name: str = GENERAL) -> list[tuple[float, float]]:
+    """(loss of the first learned text, rise of another text's), point by point while the first is learned."""
+    first, before = result["trial"]["learn"][0], result["curve"][0]["loss"][name]
+    learned = (point["loss"] for point in result["curve"] if point["text"] == first)
+    return [(loss[first], loss[name] - before) for loss in learned]
 
 
 def forgetting_at(result: Mapping[str, Any], level: float, name: str = GENERAL) -> float | None:
@@ -145,13 +146,8 @@ def forgetting_at(result: Mapping[str, Any], level: float, name: str = GENERAL) 
 
     In nats per token, between two points of the curve by a straight line; None: the run does not get there.
     """
-    first = result["trial"]["learn"][0]
-    points = [
-        (point["loss"][first], point["loss"][name] - result["curve"][0]["loss"][name])
-        for point in result["curve"]
-        if point["text"] == first
-    ]
-    for (left, before), (right, after) in zip(points, points[1:]):
+    curve = points(result, name)
+    for (left, before), (right, after) in zip(curve, curve[1:]):
         if right <= level <= left:
             share = (left - level) / (left - right) if left > right else 0.0
             return before + share * (after - before)
@@ -219,8 +215,5 @@ def _weights(model: nn.Module) -> Weights:
 
 def _violation(before: Weights, after: Weights, basis: Mapping[str, Tensor]) -> float | None:
     """‖ΔW V‖ / ‖ΔW‖, mean over layers; None without factors."""
-    shares = []
-    for (name, key), W in before.items():
-        change = after[name, key] - W
-        shares.append(((change @ basis[key]).norm() / change.norm()).item())
-    return sum(shares) / len(shares) if shares else None
+    shares = [violation(after[pair] - W, basis[pair[1]]) for pair, W in before.items()]
+    return fmean(shares) if shares else None

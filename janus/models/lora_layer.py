@@ -36,6 +36,11 @@ class Pair:
     block: str = ""
 
     @property
+    def transposed(self) -> bool:
+        """Whether the layer stores its weight as (n, m)."""
+        return False
+
+    @property
     def weight(self) -> Tensor:
         """The frozen rows (m, n): a view, what is written into it changes the layer."""
         return self.layer.weight.detach()[self.rows]

@@ -22,7 +22,7 @@ from ..errors import JanusError, UsageError
 from ..lora import install, pairs, places
 from .backbones import read_safetensors
 from .lora_layer import Pair
-from .peft_layers import is_peft, is_transposed
+from .peft_layers import is_peft
 from .prefix import PrefixAttention
 from .vit import split
 
@@ -87,8 +87,9 @@ def export_peft(
         fused = getattr(model.get_submodule(split(place)[0]), "qkv_bias_was_fused", False)
         if fused and _QKV_BIAS not in needs:
             needs.append(_QKV_BIAS)
-    merged = any(pair.original is not None for found in layers.values() for pair in found)
-    config = _peft_config(base, ranks, alphas) | {"fan_in_fan_out": any(map(_is_transposed, pairs(model)))}
+    every = [pair for found in layers.values() for pair in found]
+    merged = any(pair.original is not None for pair in every)
+    config = _peft_config(base, ranks, alphas) | {"fan_in_fan_out": any(pair.transposed for pair in every)}
     note = {"format": 1, "base": base, "merged": merged, "modules": modules, "peft_needs": needs}
     note |= {"not_carried_by_peft": NOT_CARRIED, "classes": list(classes) if classes is not None else None}
     files = {
@@ -100,11 +101,6 @@ def export_peft(
     if heads:
         files["heads.safetensors"] = save({k: t.detach().cpu().contiguous() for k, t in heads.items()})
     return _write(Path(folder), files)
-
-
-def _is_transposed(pair: Pair) -> bool:
-    """Whether the weight is stored as (n, m), which PEFT calls fan_in_fan_out."""
-    return is_peft(pair.layer) and is_transposed(pair.layer.get_base_layer())
 
 
 def _joined(

@@ -23,10 +23,13 @@ class PeftPair(Pair):
     """
 
     @property
+    def transposed(self) -> bool:
+        return is_transposed(self.layer.get_base_layer())
+
+    @property
     def weight(self) -> Tensor:
-        base = self.layer.get_base_layer()
-        W = base.weight.detach()
-        return (W.T if is_transposed(base) else W)[self.rows]
+        W = self.layer.get_base_layer().weight.detach()
+        return (W.T if self.transposed else W)[self.rows]
 
     def keep_original(self) -> None:
         super().keep_original()

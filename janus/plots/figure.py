@@ -25,6 +25,7 @@ except ImportError as error:
 # Okabe and Ito's colours, told apart by colour-blind readers; a series has its own marker as well.
 COLOURS = tuple("#D55E00 #0072B2 #009E73 #E69F00 #CC79A7 #56B4E9 #000000 #7F7F7F #8C6D1F #5B3A8C".split())
 MARKERS = tuple("circle square triangle-up diamond triangle-down x star cross hexagon pentagon".split())
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SEQUENTIAL = "Cividis"  # ordered the same way for every reader
 FONT = 16  # pixels: 12 points
 WIDE = 940  # pixels: what JupyterLab shows beside an open side bar

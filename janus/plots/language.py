@@ -8,23 +8,10 @@ from statistics import fmean
 import plotly.graph_objects as go
 
 from ..language.texts import LABELS
-from ..language.trial import GENERAL
+from ..language.trial import GENERAL, points
 from ..report.language import Run, at_level, by_row, told
-from .figure import COLOURS, MARKERS, WIDE, Figure
+from .figure import COLOURS, DASHES, MARKERS, WIDE, Figure
 from .runs import end_labels, marked_line
-
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-
-
-def points(run: Run, name: str = GENERAL) -> list[tuple[float, float]]:
-    """(loss of the first learned text, rise of another text's loss), point by point while the first one is
-    learned."""
-    first, before = run["trial"]["learn"][0], run["curve"][0]["loss"]
-    return [
-        (point["loss"][first], point["loss"][name] - before[name])
-        for point in run["curve"]
-        if point["text"] == first
-    ]
 
 
 def trade(runs: Sequence[Run], level: float, name: str = GENERAL) -> Figure:

@@ -13,11 +13,10 @@ import plotly.graph_objects as go
 from ..report import tables
 from ..report.compare import FLOOR, by_variant
 from ..runtime.result import Result
-from .figure import COLOURS, WIDE, Figure
+from .figure import COLOURS, DASHES, WIDE, Figure
 from .forgetting import SERIES, signed
 from .runs import end_labels, marked_line
 
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 TICKS = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 3, 4, 5, 7)]
 OLD = "No training loss in these runs: an older janus made them (delete them, and run again)"
 LEARNED, KEPT, LOST = "#0B5A8C", "#222222", "#FBE9DC"

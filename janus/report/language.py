@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from ..language.texts import LABELS
-from ..language.trial import GENERAL, UNSEEN, forgetting_at
+from ..language.trial import GENERAL, UNSEEN, forgetting_at, points
 from .compare import NONE, interval
 from .tables import Table
 
@@ -66,9 +66,7 @@ def summary(runs: Sequence[Run], level: float) -> Table:
     header += [f"{LABELS[first]} after {LABELS[later[-1]]}"] if later else []
     lines = []
     for row, found in by_row(runs).items():
-        best = [
-            min(point["loss"][first] for point in run["curve"] if point["text"] == first) for run in found
-        ]
+        best = [min(loss for loss, _ in points(run)) for run in found]
         line = [row, f"{found[0]['trial']['lr']:g}", len(found)]
         line += [told(at_level(found, level, name)) for name in (GENERAL, UNSEEN)]
         line += [told(best, ""), told(rises(found, GENERAL))]

@@ -6,7 +6,7 @@ import importlib.util
 import json
 
 import pytest
-import torch
+from helpers.language_models import tiny_llama
 from torch import nn
 
 from janus.errors import UsageError
@@ -16,7 +16,7 @@ from janus.plots import language as plots
 from janus.report.language import at_level, by_row, rises, summary
 
 pytest.importorskip("peft", reason="PEFT is an optional extra: pip install janus-lora[dev]")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
 SHORT = dict(steps=4, every=2, batch=2, length=32, held=2, seen=16, rank=2, half=False)
 
@@ -26,9 +26,7 @@ def encode(text: str) -> list[int]:
 
 
 def reader() -> nn.Module:
-    torch.manual_seed(0)
-    sizes = dict(hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=256, **sizes)).eval()
+    return tiny_llama(vocab_size=256).eval()
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
+from helpers.language_models import texts, tiny_llama
 
 import janus
 from janus import lora
@@ -19,31 +18,16 @@ transformers = pytest.importorskip("transformers")
 PAGE = (Path(janus.__file__).parents[1] / "docs" / "peft.md").read_text()
 
 
-def texts(seed: int, count: int = 4) -> list[dict[str, Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
-    ids = [torch.randint(0, 6, (2, 5), generator=generator) + 6 * seed for _ in range(count)]
-    return [{"input_ids": i, "attention_mask": torch.ones_like(i), "labels": i} for i in ids]
-
-
-@pytest.fixture
-def own_accelerate():
-    """A Trainer sets Accelerate up for the whole process, as one process; other tests start several."""
-    yield
-    state = pytest.importorskip("accelerate.state")
-    state.AcceleratorState._reset_state(reset_partial_state=True)
-    state.GradientState._reset_state()
-
-
 @pytest.mark.usefixtures("own_accelerate")
 def test_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    sizes = dict(hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=40, **sizes))
+    model = tiny_llama()
     quiet = dict(report_to=[], logging_strategy="no", save_strategy="no", disable_tqdm=True)
     arguments = transformers.TrainingArguments("out", max_steps=2, use_cpu=True, **quiet)
-    dataset = [{name: value[0] for name, value in batch.items()} for batch in texts(2, 8)]
-    names = dict(model=model, old_data=texts(0), new_data=texts(1), arguments=arguments, dataset=dataset)
+    dataset = [{name: value[0] for name, value in batch.items()} for batch in texts(8, 2)]
+    names = dict(
+        model=model, old_data=texts(4, 0), new_data=texts(4, 1), arguments=arguments, dataset=dataset
+    )
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     assert len(blocks) == 4
     widths = []
