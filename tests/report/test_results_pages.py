@@ -330,6 +330,7 @@ def test_the_sentences_on_the_margin_loss_are_those_of_its_table(groups):
 
 
 def test_the_sentences_on_the_language_model_are_those_of_its_table():
+    from janus.language.trial import points
     from janus.report.language import at_level, by_row, rises, told
 
     measurements = ROOT / "benchmarks" / "results" / "measurements"
@@ -355,4 +356,9 @@ def test_the_sentences_on_the_language_model_are_those_of_its_table():
     english = [value for found in rows.values() for value in at_level(found, level, "english")]
     assert english and max(english) < 0
     assert stored["chosen"]["exact"] == 3 * stored["chosen"]["LoRA"] and f"compared, {level:g}," in page
-    assert len(rows["exact, ε .99"]) == 2 and fmean(rises(rows["exact, ε .99"], "italian")) < 0.2
+    assert f"At ε = .99 it costs {italian['exact, ε .99']}, and Italian was learned a little less" in page
+    assert {len(found) for found in rows.values()} == {3}
+    lowest = {
+        row: fmean(min(loss for loss, _ in points(run)) for run in found) for row, found in rows.items()
+    }
+    assert lowest["exact, ε .99"] > lowest["exact, ε .95"]
