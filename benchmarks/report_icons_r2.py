@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from report_parts import floored, provenance
+from report_parts import capacity, floored, one_epoch, provenance
 
 from janus import plots
 from janus.bench.variants import PAPER, PAPER_ROWS
+from janus.plots.margin_search import margin_search
 from janus.report.compare import NONE, pick, values
 from janus.report.tables import Table, difference_table, overview, rate_table
 
@@ -20,6 +21,8 @@ RANPAC = ("RanPAC", *(f"{row}, RanPAC head" for row in ("LoRA", "OE+GR", "exact"
 ALIGNED = tuple(f"{row}, aligned heads" for row in ("frozen", "LoRA", "OE+GR", "exact"))
 OTHER = ("ncm", *RANPAC, *ALIGNED, "SLCA")
 FIRST = ("frozen", "LoRA", "OE+GR", "exact", "joint", *RANPAC)
+LOSS = ("pull", "push", "push_margin")
+SEARCHED = 100  # the validation seed of every search
 DRAWN = ("LoRA", "OE", "GPM", "OE+GR", "exact", "frozen")
 STEPS = [
     ("probe", "joint"),
@@ -80,13 +83,14 @@ def best_bold(accs: pd.Series, best: float) -> list[str]:
 
 
 def margin_loss(runs: pd.DataFrame, without: pd.Series) -> Table:
-    """OE+GR with the margin loss on validation, by push and its margin; first the same row without it."""
+    """OE+GR with the margin loss on validation, by its constants; first the same row without it."""
     columns = {"acc": 1, "learning_acc": 1, "bwt": 1, "danger": 3, "own_similarity": 3}
-    lines = [[NONE, NONE, *(f"{without[key]:.{digits}f}" for key, digits in columns.items())]]
-    for _, run in runs.sort_values(["method.loss.push", "method.loss.push_margin"]).iterrows():
-        ends = [f"{run['method.loss.push']:g}", f"{run['method.loss.push_margin']:g}"]
-        lines.append([*ends, *(f"{run[key]:.{digits}f}" for key, digits in columns.items())])
-    return Table(["push", "margin", "ACC", "learning acc.", "BWT", "danger", "own-centre similarity"], lines)
+    lines = [[NONE] * len(LOSS) + [f"{without[key]:.{digits}f}" for key, digits in columns.items()]]
+    for _, run in runs.sort_values([f"method.loss.{name}" for name in LOSS]).iterrows():
+        constants = [f"{run[f'method.loss.{name}']:g}" for name in LOSS]
+        lines.append([*constants, *(f"{run[key]:.{digits}f}" for key, digits in columns.items())])
+    scores = ["ACC", "learning acc.", "BWT", "danger", "own-centre similarity"]
+    return Table(["pull", "push", "margin of the push", *scores], lines)
 
 
 def without_margin_loss(tune: pd.DataFrame, runs: pd.DataFrame) -> pd.Series:
@@ -119,13 +123,20 @@ def blocks(groups: dict[str, pd.DataFrame]) -> dict[str, str]:
     figure.save(FIGURES / "icons_r2_rates")
     found["icons_r2_alignment"] = str(alignment(groups["icons_r2_alignment"]))
     loss = groups["icons_r2_dml"]
-    found["icons_r2_dml"] = str(margin_loss(loss, without_margin_loss(tune, loss)))
+    loss, without = loss[loss["training.seed"] == SEARCHED], without_margin_loss(tune, loss)
+    found["icons_r2_dml"] = str(margin_loss(loss, without))
+    figure = margin_search(loss, without, "A stronger push lowers the danger, and brings no accuracy")
+    figure.save(FIGURES / "icons_r2_margin_loss")
     demo = pick(groups["icons_r2_demo"], (*PAPER_ROWS, "GPM", "exact", "frozen", "joint"))
     scores = overview(demo, ("ACC", "MAA", "BWT", "violation"), ("ImageNet-R, T=10", PAPER))
     found["icons_r2_demo"] = f"{scores}\n\n{provenance(demo)}"
-    if (test := groups.get("icons_r2")) is not None:
-        found["readme"] = shown_first(test)
-        found["icons_r2"] = f"{floored(pick(test, LINEAR), SCORES)}\n\n{provenance(test)}"
-        found["icons_r2_classifiers"] = str(floored(pick(test, ("frozen", *OTHER)), SCORES))
-        found["icons_r2_differences"] = str(difference_table(test, [*STEPS, *HEAD_STEPS]))
+    test = groups["icons_r2"]
+    if (tasks := groups.get("icons_r2_tasks")) is not None:
+        found["icons_r2_tasks"] = capacity(pd.concat([pick(test, tasks["variant"].unique()), tasks]))
+    if (once := groups.get("icons_r2_one_epoch")) is not None:
+        found["icons_r2_one_epoch"] = one_epoch(once)
+    found["readme"] = shown_first(test)
+    found["icons_r2"] = f"{floored(pick(test, LINEAR), SCORES)}\n\n{provenance(test)}"
+    found["icons_r2_classifiers"] = str(floored(pick(test, ("frozen", *OTHER)), SCORES))
+    found["icons_r2_differences"] = str(difference_table(test, [*STEPS, *HEAD_STEPS]))
     return found
