@@ -134,6 +134,7 @@ def blocks(groups: dict[str, pd.DataFrame]) -> dict[str, str]:
     if (tasks := groups.get("icons_r2_tasks")) is not None:
         found["icons_r2_tasks"] = capacity(pd.concat([pick(test, tasks["variant"].unique()), tasks]))
     if (once := groups.get("icons_r2_one_epoch")) is not None:
+        found["icons_r2_one_epoch_tune"] = str(rate_table(groups["icons_r2_one_epoch_tune"]))
         found["icons_r2_one_epoch"] = one_epoch(once)
     found["readme"] = shown_first(test)
     found["icons_r2"] = f"{floored(pick(test, LINEAR), SCORES)}\n\n{provenance(test)}"
