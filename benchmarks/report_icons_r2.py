@@ -19,7 +19,7 @@ SCORES = ("ACC", "MAA", "BWT", "learning acc.", "task-aware acc.", "violation", 
 LINEAR = ("frozen", "LoRA", "LoRA-FA", "GPM", "OE", "OE+GR", "exact", "probe", "joint")
 RANPAC = ("RanPAC", *(f"{row}, RanPAC head" for row in ("LoRA", "OE+GR", "exact")))
 ALIGNED = tuple(f"{row}, aligned heads" for row in ("frozen", "LoRA", "OE+GR", "exact"))
-OTHER = ("ncm", *RANPAC, *ALIGNED, "SLCA")
+OTHER = ("ncm", *RANPAC, *ALIGNED)
 FIRST = ("frozen", "LoRA", "OE+GR", "exact", "joint", *RANPAC)
 LOSS = ("pull", "push", "push_margin")
 SEARCHED = 100  # the validation seed of every search
@@ -44,8 +44,9 @@ HEAD_STEPS = [
     *((row, f"{row}, RanPAC head") for row in ("OE+GR", "exact")),
     ("OE+GR, RanPAC head", "exact, RanPAC head"),
     *(("frozen, aligned heads", f"{row}, aligned heads") for row in ("LoRA", "OE+GR", "exact")),
-    ("SLCA", "exact, aligned heads"),
-    ("RanPAC", "exact, aligned heads"),
+    *(("LoRA, aligned heads", f"{row}, aligned heads") for row in ("OE+GR", "exact")),
+    *((row, f"{row}, aligned heads") for row in ("frozen", "OE+GR", "exact")),
+    *((f"{row}, RanPAC head", f"{row}, aligned heads") for row in ("LoRA", "OE+GR", "exact")),
 ]
 
 

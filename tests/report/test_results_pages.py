@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from helpers.scripts import load_script
 
+from janus.bench.paper import ONE_EPOCH
 from janus.bench.variants import PUBLISHED
 from janus.report.compare import interval, paired
 
@@ -335,6 +336,21 @@ def test_the_sentences_on_the_margin_loss_are_those_of_its_table(groups):
     aligned = groups["icons_r2_alignment"]
     floor = groups["icons_r2_heads"]["acc"].max()
     assert f"with plain linear heads: {floor:.1f})" in page and aligned["acc"].min() > floor
+
+
+def test_the_sentences_on_one_epoch_are_those_of_its_table(groups):
+    page = " ".join((ROOT / "docs" / "results" / "icons_r2.md").read_text().split())
+    runs = groups["icons_r2_one_epoch"]
+    gain, other, apart = (
+        paired(runs, *rows).tolist() for rows in (("frozen", "OE"), ("frozen", "GPM"), ("GPM", "OE"))
+    )
+    assert f"are clear of `frozen`, `OE` by {fmean(gain):.1f} ± {interval(gain):.1f}." in page
+    assert all(fmean(found) > interval(found) for found in (gain, other))
+    claim = f"`OE` is {fmean(apart):+.1f} ± {interval(apart):.1f} above `GPM`, where the paper has"
+    theirs = ONE_EPOCH["ImageNet-R", 10]
+    assert f"{claim} {theirs['OE'][0] - theirs['GPM'][0]:+.1f}." in page
+    own, its = (fmean(of(runs, row, "seconds.oe")) for row in ("OE", "GPM"))
+    assert f"{own:.1f} s a run for OE's own part, {its:.1f} s for GPM's pass" in page
 
 
 def test_the_sentences_on_the_language_model_are_those_of_its_table():
