@@ -300,6 +300,19 @@ def test_the_sentences_on_icons_r2_are_those_of_its_tables(groups):
     assert sum(gain > 0 for gain in paired(runs, "LoRA", "exact")) == 4  # of five
     assert f"worth {tangent} (`OE+GR`) and {exact} points (`exact`) more than frozen ones" in page
     assert f"are worth {plain}." in page
+    heads = {row: f"{row}, aligned heads" for row in ("frozen", "LoRA", "OE+GR", "exact")}
+    gains = {row: between(heads["frozen"], heads[row]) for row in ("LoRA", "OE+GR", "exact")}
+    claim = "`OE+GR` has {OE+GR}, `exact` {exact}, sequential LoRA {LoRA}. The last is SLCA".format(**gains)
+    assert claim in page
+    claim = "Aligned heads say the same: {OE+GR}, {exact}, {LoRA} (the last is SLCA)".format(**gains)
+    assert claim in text
+    assert f"`exact` is {between(heads['LoRA'], heads['exact'])} above it." in page
+    assert f"(`RanPAC` → aligned +{between('RanPAC', heads['frozen'])})" in page
+    less = {row: between(f"{row}, RanPAC head", heads[row]) for row in ("OE+GR", "exact")}
+    assert "`OE+GR` has {OE+GR} less with aligned heads, `exact` {exact} less".format(**less) in page
+    assert all(fmean(paired(runs, f"{row}, RanPAC head", heads[row])) < 0 for row in less)
+    means = runs[runs["variant"] != "joint"].groupby("variant")["acc"].mean()
+    assert means.idxmax() == "exact, RanPAC head"
     accs = {row: of(runs, row, "acc") for row in ("probe", "OE+GR, RanPAC head", "exact, RanPAC head")}
     assert all(min(accs[row]) > max(accs["probe"]) for row in accs if row != "probe")
     demo = {row: acc for row, (acc,) in groups["icons_r2_demo"].groupby("variant")["acc"].apply(list).items()}
