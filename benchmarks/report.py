@@ -5,6 +5,7 @@ python benchmarks/report.py          # prints the tables, puts them into the doc
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import report_icons_r2
 import report_language
 from report_cost import against_ours, input_pipeline, many_tasks, memory, overhead, step_memory
 from report_field import BEST, FIELD_ROWS, FIELD_STEPS, HEAD_STEPS, beside_field, without_field
-from report_parts import capacity, gain, last_rank, one_epoch, only, provenance, renamed, union
+from report_parts import floored, gain, one_epoch, only, provenance, renamed, union
 
 from janus import plots
 from janus.bench.store import read
@@ -126,6 +127,22 @@ def strengths(ten: pd.DataFrame, icons: pd.DataFrame) -> str:
         lines.append([row, *accs, *(gain(runs, row) for runs in found.values())])
     table = Table(header, lines)
     return f"{table}\n\n{provenance(pd.concat(found.values()))}"
+
+
+def capacity(runs: pd.DataFrame) -> str:
+    """Streams of more and more tasks: what is protected at their end, and what it is worth."""
+    lines = []
+    for tasks, group in runs.groupby("data.tasks"):
+        ranks = last_rank(group)
+        for cells in floored(group).rows:
+            lines.append([tasks, *cells, spread(ranks[group["variant"] == cells[0]])])
+    header = floored(runs).header
+    return f"{Table(['tasks', *header, 'rank at the end'], lines)}\n\n{provenance(runs)}"
+
+
+def last_rank(runs: pd.DataFrame) -> pd.Series:
+    """Directions that are protected after the last task, mean over layer inputs, of each run."""
+    return runs["layers"].map(lambda scores: statistics.fmean(scores["basis_rank"][-1].values()))
 
 
 def schedules(runs: pd.DataFrame) -> str:

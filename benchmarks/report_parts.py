@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from janus.report.compare import NONE, interval, paired, pick, spread
+from janus.report.compare import NONE, interval, paired, pick
 from janus.report.tables import Table, difference_table, overview, seconds_table
 
 SCORES = ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift")
@@ -57,22 +57,6 @@ def provenance(runs: pd.DataFrame) -> str:
         f"deviation where there are several), {' and '.join(machines)}, "
         f"{runs['hardware.threads'].iloc[0]} thread a run, torch {runs['versions.torch'].iloc[0]}."
     )
-
-
-def capacity(runs: pd.DataFrame) -> str:
-    """Streams of more and more tasks: what is protected at their end, and what it is worth."""
-    lines = []
-    for tasks, group in runs.groupby("data.tasks"):
-        ranks = last_rank(group)
-        for cells in floored(group).rows:
-            lines.append([tasks, *cells, spread(ranks[group["variant"] == cells[0]])])
-    header = floored(runs).header
-    return f"{Table(['tasks', *header, 'rank at the end'], lines)}\n\n{provenance(runs)}"
-
-
-def last_rank(runs: pd.DataFrame) -> pd.Series:
-    """Directions that are protected after the last task, mean over layer inputs, of each run."""
-    return runs["layers"].map(lambda scores: statistics.fmean(scores["basis_rank"][-1].values()))
 
 
 def one_epoch(runs: pd.DataFrame) -> str:

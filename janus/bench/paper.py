@@ -102,6 +102,8 @@ PLUG_IN: Scores = {
     "LoRA-DRS": (71.72, 77.71, -3.38),
     "LoRA-DRS+GR": (73.52, 79.25, -2.69),
 }
+# its danger plots: danger, and the mean similarity to the own class centre, read from the crosses
+DANGER = {"without": (0.405, 0.62), "with": (0.202, 0.51)}  # the margin loss
 # our data set → the paper's that it is set beside; Icons-R is *not* ImageNet-R
 OURS = {
     "icons-r": "ImageNet-R",

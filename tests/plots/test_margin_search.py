@@ -7,7 +7,8 @@ import pytest
 pd = pytest.importorskip("pandas")
 pytest.importorskip("plotly")
 
-from janus.plots.margin_search import PAPER, margin_search  # noqa: E402
+from janus.bench.paper import DANGER  # noqa: E402
+from janus.plots.margin_search import margin_search  # noqa: E402
 
 CELLS = [  # push, pull, danger, own centre, ACC
     (0.3, 0.0, 0.31, 0.47, 69.0),
@@ -19,18 +20,16 @@ COLUMNS = ("method.loss.push", "method.loss.pull", "danger", "own_similarity", "
 
 def drawn(cells: list[tuple[float, ...]]):
     runs = pd.DataFrame(cells, columns=COLUMNS).assign(**{"method.loss.push_margin": 0.2})
-    return margin_search(
-        runs, pd.Series({"danger": 0.32, "own_similarity": 0.48, "acc": 69.5}), "what it says"
-    )
+    without = pd.Series({"danger": 0.32, "own_similarity": 0.48, "acc": 69.5})
+    return margin_search(runs, without, "what it says")
 
 
 def test_each_form_stands_in_both_panels_where_its_scores_are() -> None:
     figure = drawn(CELLS)
-    left, right = ([t for t in figure.plotly.data if t.xaxis == axis] for axis in ("x", "x2"))
-    strong = {"left": left, "right": right}
-    found = {side: next(t for t in traces if t.name == "push 3, pull 0.5") for side, traces in strong.items()}
-    assert (*found["left"].x, *found["left"].y) == (0.27, 0.50)
-    assert (*found["right"].x, *found["right"].y) == (0.27, 67.0)
+    left, right = (t for t in figure.plotly.data if t.name == "push 3, pull 0.5")
+    assert (left.xaxis, right.xaxis) == ("x", "x2")
+    assert (*left.x, *left.y) == (0.27, 0.50)
+    assert (*right.x, *right.y) == (0.27, 67.0)
     assert [t.y[0] for t in figure.plotly.data if t.name == "without the loss"] == [0.48, 69.5]
     assert "3 forms" in figure.alt and "ACC 66.0 to 69.0, 69.5 without" in figure.alt
 
@@ -44,5 +43,5 @@ def test_symbols_tell_pushes_and_pulls_apart() -> None:
 
 def test_the_papers_means_are_an_arrow_and_labelled() -> None:
     arrow, *words = (a for a in drawn(CELLS).plotly.layout.annotations)
-    assert ((arrow.ax, arrow.ay), (arrow.x, arrow.y)) == PAPER
+    assert ((arrow.ax, arrow.ay), (arrow.x, arrow.y)) == (DANGER["without"], DANGER["with"])
     assert [a.text for a in words] == ["the paper, without", "the paper, with"]

@@ -304,8 +304,8 @@ def test_the_sentences_on_icons_r2_are_those_of_its_tables(groups):
     gains = {row: between(heads["frozen"], heads[row]) for row in ("LoRA", "OE+GR", "exact")}
     claim = "`OE+GR` has {OE+GR}, `exact` {exact}, sequential LoRA {LoRA}. The last is SLCA".format(**gains)
     assert claim in page
-    claim = "Aligned heads say the same: {OE+GR}, {exact}, {LoRA} (the last is SLCA)".format(**gains)
-    assert claim in text
+    claim = "heads it is {OE+GR} (OE+GR), {exact} (`exact`) and {LoRA} (LoRA, which is SLCA then)"
+    assert claim.format(**gains) in text
     assert f"`exact` is {between(heads['LoRA'], heads['exact'])} above it." in page
     assert f"(`RanPAC` → aligned +{between('RanPAC', heads['frozen'])})" in page
     less = {row: between(f"{row}, RanPAC head", heads[row]) for row in ("OE+GR", "exact")}
