@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from janus import lora
-from janus.data.registry import WIDTHS
+from janus.data.registry import EMBEDDED
 from janus.models import backbones
 from janus.runtime.checkpoint import write_json
 from janus.runtime.device import choose_attention
@@ -36,7 +36,7 @@ OUT = Path(__file__).parent / "results" / "measurements" / "attention.json"
 
 
 def build(name: str, side: int) -> nn.Module:
-    if name in WIDTHS:
+    if name in EMBEDDED:
         model = backbones.create(name)[0]
     else:
         model = timm.create_model(name, num_classes=0, img_size=side)

@@ -1,6 +1,6 @@
 """What validation chose, from the runs of a grid: for each row the setting with the highest accuracy.
 
-    python benchmarks/choose.py runs/tin100_tune --key lr head_lr --out benchmarks/protocols/tin100.json
+    python benchmarks/choose.py runs/bench/icons_r2_tune --key lr --out benchmarks/protocols/icons_r2.json
     python benchmarks/choose.py benchmarks/results --group icons_r_tune --key lr --out janus/bench/chosen.json
 
 FOLDER holds runs, or their tables; there --group names those that are meant. A key is a setting of the

@@ -14,8 +14,9 @@ import report_drift
 import report_field
 import report_icons_r2
 import report_language
+import report_photographs
 from report_cost import against_ours, input_pipeline, many_tasks, memory, overhead, step_memory
-from report_field import BEST, FIELD_ROWS, FIELD_STEPS, HEAD_STEPS, beside_field, without_field
+from report_field import BEST, FIELD_ROWS, FIELD_STEPS, without_field
 from report_parts import floored, gain, one_epoch, only, provenance, renamed, union
 
 from janus import plots
@@ -172,8 +173,9 @@ def groups() -> dict[str, pd.DataFrame]:
 def blocks() -> dict[str, str]:
     """The documents' marked places → what belongs there."""
     found = groups()
-    own = ablation(found) | streams(found) | photographs(found) | measured()
-    return own | report_icons_r2.blocks(found) | report_drift.blocks(found) | report_language.blocks()
+    own = ablation(found) | streams(found) | measured()
+    others = report_icons_r2.blocks(found) | report_photographs.blocks(found) | report_drift.blocks(found)
+    return own | others | report_language.blocks()
 
 
 def ablation(found: dict[str, pd.DataFrame]) -> dict[str, str]:
@@ -231,22 +233,6 @@ def streams(found: dict[str, pd.DataFrame]) -> dict[str, str]:
         "energy": capacity(pd.concat([pick(long, ["frozen"]), less, more])),
         "cost_parts": f"{seconds_table(found['icons_r_cost'])}\n\n{provenance(found['icons_r_cost'])}",
         "one_epoch": one_epoch(only(icons, epochs=1)),
-    }
-
-
-def photographs(found: dict[str, pd.DataFrame]) -> dict[str, str]:
-    """The benchmark of photographs."""
-    ten, twenty = (only(found["tin100"], tasks=tasks) for tasks in (10, 20))
-    return {
-        "photographs_tune": searched(found["tin100_tune"]),
-        "photographs": compared(without_field(ten)),
-        "photographs_field": beside_field(ten),
-        "photographs_heads": str(difference_table(ten, HEAD_STEPS)),
-        "photographs_20": compared(without_field(twenty)),
-        "photographs_field_20": beside_field(twenty),
-        "photographs_heads_20": str(difference_table(twenty, HEAD_STEPS)),
-        "photographs_epochs_tune": searched(found["tin100_epochs_tune"]),
-        "photographs_epochs": compared(found["tin100_epochs"]),
     }
 
 

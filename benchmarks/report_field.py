@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 import pandas as pd
-from report_parts import floored, gain, provenance
+from report_parts import gain, provenance
 
 from janus.bench.paper import PLUG_IN
 from janus.bench.variants import PUBLISHED
@@ -62,9 +62,3 @@ def field(runs: pd.DataFrame, cost: dict[str, Any]) -> str:
 
 def without_field(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[~runs["variant"].isin(PUBLISHED)]
-
-
-def beside_field(runs: pd.DataFrame) -> str:
-    """Published baselines between our two rows and the reference baselines."""
-    shown = pick(runs, ("OE+GR", "exact", *PUBLISHED, "frozen", "ncm", "joint"))
-    return f"{floored(shown)}\n\n{provenance(shown)}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from report_parts import floored, one_epoch, provenance
+from report_parts import floored, heads, one_epoch, provenance
 
 from janus import plots
 from janus.bench.variants import PAPER, PAPER_ROWS
@@ -60,12 +60,6 @@ def adaptation(runs: pd.DataFrame) -> str:
         cells = (f"{acc:.1f}" for acc in (accs["probe"], *joint.values()))
         lines.append([f"{strength:g}", epochs, *cells, gain])
     return str(Table(["strength", "epochs", "probe", *joint, "the better one minus probe"], lines))
-
-
-def heads(runs: pd.DataFrame) -> str:
-    """`frozen` on validation by learning rate of its heads."""
-    found = runs.sort_values("training.head_lr")
-    return ", ".join(f"{rate:g}: {acc:.1f}" for rate, acc in zip(found["training.head_lr"], found["acc"]))
 
 
 def alignment(runs: pd.DataFrame) -> Table:

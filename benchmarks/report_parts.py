@@ -50,6 +50,12 @@ def gain(runs: pd.DataFrame, row: str) -> str:
     return f"{statistics.fmean(found):+.1f}" + (f" ± {interval(found):.1f}" if len(found) > 1 else "")
 
 
+def heads(runs: pd.DataFrame) -> str:
+    """`frozen` on validation by learning rate of its heads."""
+    found = runs.sort_values("training.head_lr")
+    return ", ".join(f"{rate:g}: {acc:.1f}" for rate, acc in zip(found["training.head_lr"], found["acc"]))
+
+
 def provenance(runs: pd.DataFrame) -> str:
     seeds, machines = (sorted(runs[key].unique()) for key in ("training.seed", "hardware.cpu"))
     return (

@@ -70,25 +70,21 @@ def _pickled(s: Any) -> str | None:
     return fault if named and not s.weights.endswith(".safetensors") else None
 
 
-def _photos(s: Any) -> str | None:
-    return assets.NO_PHOTOS if s.model == "photos-vit" and s.weights is None else None
-
-
 def _narrow(s: Any) -> str | None:
-    width = registry.WIDTHS.get(s.model, s.rank)
+    width = registry.WIDTH if s.model in registry.EMBEDDED else s.rank
     fault = f"backbone.rank={s.rank} does not fit {s.model}: choose a whole number from 1 to {width}"
     return fault if s.rank > width else None
 
 
 def _one_size(s: Any) -> str | None:
     fault = f"backbone.image_size does not go with {s.model}, which has one size; leave it out"
-    return fault if s.image_size is not None and s.model in registry.WIDTHS else None
+    return fault if s.image_size is not None and s.model in registry.EMBEDDED else None
 
 
 class BackboneSettings(Settings):
     """The pre-trained model, which never changes, and the adapters in it."""
 
-    rules = (_pickled, _photos, _narrow, _one_size)
+    rules = (_pickled, _narrow, _one_size)
     model: str = Field("icons-vit", description="backbone (`janus models`), or hf-hub:OWNER/NAME")
     weights: str | None = Field(
         None, description="safetensors file of its weights, or `random`; None: those that come with it"

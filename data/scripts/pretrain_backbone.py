@@ -84,19 +84,20 @@ def backbone_state(model: nn.Module) -> dict[str, Tensor]:
     return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
 
 
-def options(description: str, out: Path, epochs: int) -> argparse.ArgumentParser:
-    """The command line that both pre-training scripts share."""
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--label-smoothing", type=float, default=0.1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--out", type=Path, default=DATA / "backbone" / "icons-vit.safetensors")
+    what = "folder for weights after 40%% and 70%% of the epochs, and the end"
+    parser.add_argument("--checkpoints", type=Path, help=what)
     return parser
 
 
@@ -153,7 +154,7 @@ def fit(
 
 
 def recipe(args: argparse.Namespace, history: list[dict[str, float]], start: float) -> dict[str, object]:
-    """The part of a backbone's card that both scripts share."""
+    """What the backbone's card says of its training."""
     return {
         "val_accuracy": history[-1]["val_accuracy"],
         "epochs": args.epochs,
@@ -172,11 +173,7 @@ def recipe(args: argparse.Namespace, history: list[dict[str, float]], start: flo
 
 
 def main() -> None:
-    parser = options(__doc__, DATA / "backbone" / "icons-vit.safetensors", epochs=24)
-    parser.add_argument(
-        "--checkpoints", type=Path, help="folder for weights after 40%% and 70%% of the epochs, and the end"
-    )
-    args = parser.parse_args()
+    args = options().parse_args()
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)  # timm initialises from the global generator

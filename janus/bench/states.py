@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import configure
-from ..data.registry import EMBEDDED, WIDTHS
+from ..data.registry import EMBEDDED
 from ..errors import JanusError, UsageError, first_few
 from ..runtime import assets
 from ..runtime.timing import total
@@ -146,7 +146,7 @@ def _fingerprint(model: str, weights: str | None) -> str | None:
 
     from ..runtime import checkpoint
 
-    if model not in WIDTHS or weights == "random" or (weights is None and model not in EMBEDDED):
+    if model not in EMBEDDED or weights == "random":
         return None
     try:
         if weights:

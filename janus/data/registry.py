@@ -259,10 +259,9 @@ def dataset_fault(name: str, root: str | None = None, folder: str | None = None)
 
 # ── backbones ───────────────────────────────────────────────────────────────────────────────────────────────
 
-# of the features of the project's own backbones
-WIDTHS = {"icons-vit": 192, "icons-vit-wide": 192, "photos-vit": 192}
-# their weights, in data/
+# the project's own backbones and their weights, in data/
 EMBEDDED = {name: f"backbone/{name}.safetensors" for name in ("icons-vit", "icons-vit-wide")}
+WIDTH = 192  # of their features
 HUB = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's prefixes for models that only a network or a folder knows
 
 
@@ -271,13 +270,13 @@ def model_fault(name: str) -> str | None:
     """What is wrong with the name of a backbone, its tag aside. timm is asked through its source text: to
     import it takes seconds."""
     (text, names), model = _timm(), name.partition(".")[0]
-    if name in WIDTHS or name.startswith(HUB):
+    if name in EMBEDDED or name.startswith(HUB):
         return None
     if not names or model in names:  # none: a timm that is written otherwise, so nothing is known
         return None
     if model and re.search(rf"['\"]{re.escape(model)}['\"]", text):  # in quotes: an old name among others
         return None
-    near = difflib.get_close_matches(name, names | WIDTHS.keys(), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, names | EMBEDDED.keys(), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "`janus models` lists them"
     return f"unknown model {name!r}: {hint}"
 

@@ -81,7 +81,7 @@ def waits(place: Place) -> PlannedChecks:
 
     def look() -> Finding:
         images, epochs = (512, 6) if place.large else (64, 2) if place.quick else (160, 3)
-        model, batch, size, amp = (VIT_B, 32, 224, "auto") if place.large else ("photos-vit", 8, 64, "off")
+        model, batch, size, amp = (VIT_B, 32, 224, "auto") if place.large else ("icons-vit", 8, 32, "off")
         folder, before = place.folder / "photographs", os.environ.get("JANUS_CACHE")
         write_photographs(folder, images)
         os.environ["JANUS_CACHE"] = str(place.folder / "cache")

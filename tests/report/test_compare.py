@@ -98,7 +98,7 @@ def test_options_of_the_data_tell_tables_apart() -> None:
 
 
 def test_weights_of_one_name_that_differ_come_into_different_tables() -> None:
-    photos = {"model": "photos-vit", "weights": "photos-vit.safetensors"}
+    photos = {"model": "vit_small_patch14_dinov2", "weights": "mine.safetensors"}
     found = compare.by_protocol(runs({"backbone": "aaaa"}, {"backbone": "bbbb"}, **photos))
     assert list(found) == ["backbone=aaaa", "backbone=bbbb"]
     # the last one is older than fingerprints

@@ -171,7 +171,6 @@ def test_what_data_and_model_cannot_take_is_known_beforehand():
         ({"data": {"tasks": 101}}, "data.tasks=101 is more than icons-r has classes; choose 100 at most"),
         ({"method": {"name": "coda", "components": 9}}, "method.components=9 are too few for data.tasks=10"),
         ({"backbone": {"rank": 193}}, "backbone.rank=193 does not fit icons-vit"),
-        ({"backbone": {"model": "photos-vit"}}, "photos-vit comes without weights"),
         ({"backbone": {"weights": "a.pt"}}, "weights=a.pt is not a .safetensors file"),
         ({"data": {"dataset": "imagenet-100"}}, "imagenet-100 is not one set"),
     ]:
