@@ -333,3 +333,34 @@ def test_the_sentences_on_the_language_model_are_those_of_its_table():
         row: fmean(min(loss for loss, _ in points(run)) for run in found) for row, found in rows.items()
     }
     assert lowest["exact, ε .99"] > lowest["exact, ε .95"]
+
+
+def test_the_sentences_on_photographs_are_those_of_its_tables(groups):
+    page = " ".join((ROOT / "docs" / "results" / "photographs.md").read_text().split())
+    runs = pd.concat([groups[f"photographs_{part}"] for part in ("heads", "tune", "adaptation")])
+    assert set(runs["data.evaluate"]) == {"val"} and set(runs["training.seed"]) == {100}
+    best = runs.sort_values("acc").groupby("variant").last()
+
+    def above(first: str, second: str) -> str:
+        return f"{best['acc'][second] - best['acc'][first]:.1f}"
+
+    assert f"worth {above('probe', 'joint, lr 1e-3')} points here" in page
+    exact, tangent, plain = (f"{row}, RanPAC head" for row in ("exact", "OE+GR", "LoRA"))
+    claim = f"ACC is {above('RanPAC', exact)} points above that with frozen ones, with those of OE+GR "
+    assert f"{claim}{above('RanPAC', tangent)} above" in page
+    assert f"with those of sequential LoRA {above(plain, 'RanPAC')} below" in page
+    lora = best.loc[plain]
+    assert f"(learning accuracy {lora['learning_acc']:.1f})" in page and f"(BWT {lora['bwt']:.1f})" in page
+    assert lora["learning_acc"] > max(best["learning_acc"][row] for row in (exact, tangent, "RanPAC"))
+    claim = f"LoRA is {above('OE+GR', 'LoRA')} points above OE+GR and {above('exact', 'LoRA')} above `exact`"
+    assert claim in page
+    assert f"by {above('frozen', 'exact')} to {above('frozen', 'LoRA')}." in page
+    known, right = best["task_aware_acc"], best["learning_acc"]
+    assert f"{known['exact']:.1f} % rightly at the end, `frozen` {known['frozen']:.1f} %" in page
+    assert f"learned, {right['exact']:.1f} % of its images" in page and f"LoRA {right['LoRA']:.1f} %" in page
+    accs = (best["acc"][row] for row in (exact, "RanPAC", plain))
+    claim = "`exact` has {:.1f}, frozen features {:.1f}, LoRA {:.1f}; with linear heads LoRA is ahead".format(
+        *accs
+    )
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert claim in readme and f"worth {above('probe', 'joint, lr 1e-3')} points; under" in readme
