@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from report_icons_r2 import RANPAC, SCORES
 from report_parts import floored, heads, provenance
 
 from janus import plots
@@ -12,9 +13,7 @@ from janus.report.compare import pick
 from janus.report.tables import rate_table
 
 FIGURES = Path(__file__).parent.parent / "figures"
-SCORES = ("ACC", "MAA", "BWT", "learning acc.", "task-aware acc.", "violation", "drift")
 ADAPTED = ("LoRA", "OE+GR", "exact")
-RANPAC = ("RanPAC", *(f"{row}, RanPAC head" for row in ADAPTED))
 ROWS = ("frozen", *ADAPTED, "ncm", *RANPAC, "probe", "joint, lr 1e-3")
 
 

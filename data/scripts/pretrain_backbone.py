@@ -108,7 +108,7 @@ def fit(
     accuracy_of: Callable[[], float],
     args: argparse.Namespace,
     generator: torch.Generator,
-    after: Callable[[int], None] = lambda epoch: None,
+    after: Callable[[int], None],
 ) -> list[dict[str, float]]:
     """AdamW under a cosine with a warm-up over `args.epochs` epochs of `count` images.
 

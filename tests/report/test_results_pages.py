@@ -364,3 +364,12 @@ def test_the_sentences_on_photographs_are_those_of_its_tables(groups):
     )
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert claim in readme and f"worth {above('probe', 'joint, lr 1e-3')} points; under" in readme
+    rates = best["training.lr"]
+    assert (rates["LoRA"], rates["exact"]) == (3e-4, 1e-3)
+    assert "LoRA and `exact` are best at 3e-4 and 1e-3, inside the range" in page
+    tried = {row: runs.loc[runs["variant"] == row, "training.lr"] for row in ("LoRA", "OE+GR", "exact")}
+    assert all(tried[row].min() < rates[row] < tried[row].max() for row in ("LoRA", "exact"))
+    assert rates["OE+GR"] == tried["OE+GR"].min() and "OE+GR at the smallest rate that was run" in page
+    first = runs[runs["training.lr"] == 1e-3].set_index("variant")["accuracy"].map(lambda found: found[0][0])
+    claim = f"after it, {first['OE+GR']:.1f} % of its images are named rightly, with LoRA at the same rate "
+    assert f"{claim}{first['LoRA']:.1f} %" in page
