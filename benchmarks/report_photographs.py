@@ -10,11 +10,21 @@ from report_parts import floored, heads, provenance
 
 from janus import plots
 from janus.report.compare import pick
-from janus.report.tables import rate_table
+from janus.report.tables import difference_table, rate_table
 
 FIGURES = Path(__file__).parent.parent / "figures"
 ADAPTED = ("LoRA", "OE+GR", "exact")
-ROWS = ("frozen", *ADAPTED, "ncm", *RANPAC, "probe", "joint, lr 1e-3")
+TEST = ("frozen", *ADAPTED, "ncm", *RANPAC)
+ROWS = (*TEST, "probe", "joint, lr 1e-3")
+STEPS = [
+    *(("frozen", row) for row in ADAPTED),
+    ("LoRA", "OE+GR"),
+    ("LoRA", "exact"),
+    ("OE+GR", "exact"),
+    *(("RanPAC", f"{row}, RanPAC head") for row in ADAPTED),
+    *(("LoRA, RanPAC head", f"{row}, RanPAC head") for row in ("OE+GR", "exact")),
+    ("OE+GR, RanPAC head", "exact, RanPAC head"),
+]
 
 
 def best(runs: pd.DataFrame) -> pd.DataFrame:
@@ -24,15 +34,18 @@ def best(runs: pd.DataFrame) -> pd.DataFrame:
 
 def blocks(groups: dict[str, pd.DataFrame]) -> dict[str, str]:
     """Marked place → what belongs there."""
-    frozen, tune = groups["photographs_heads"], groups["photographs_tune"]
-    every = pd.concat([frozen, tune, groups["photographs_adaptation"]], ignore_index=True)
+    frozen, tune, test = (groups[f"photographs{part}"] for part in ("_heads", "_tune", ""))
+    rates = pd.concat([tune, groups["photographs_tune_classifiers"]], ignore_index=True)
+    every = pd.concat([frozen, rates, groups["photographs_adaptation"]], ignore_index=True)
     figure = plots.rates(
-        pd.concat([pick(tune, ADAPTED), frozen]),
+        pd.concat([tune, frozen]),
         title="Photographs, linear heads: LoRA's best is above the protected rows' best",
     )
     figure.save(FIGURES / "photographs_rates")
     return {
         "photographs_heads": heads(frozen),
-        "photographs_tune": f"{rate_table(tune)}\n\n{provenance(tune)}",
-        "photographs": str(floored(pick(best(every), ROWS), SCORES)),
+        "photographs_tune": f"{rate_table(rates)}\n\n{provenance(rates)}",
+        "photographs_validation": str(floored(pick(best(every), ROWS), SCORES)),
+        "photographs": f"{floored(pick(test, TEST), SCORES)}\n\n{provenance(test)}",
+        "photographs_differences": str(difference_table(test, STEPS)),
     }

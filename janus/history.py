@@ -69,10 +69,8 @@ class SecondMoments:
             if shared:
                 self._latest[key] = inputs[0]
             with self.watch.running(), torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
-                x, total = (
-                    self._counted(inputs[0].detach(), key).float(),
-                    self.sum[key],
-                )  # (tokens, n), (n, n)
+                x = self._counted(inputs[0].detach(), key).float()  # (tokens, n)
+                total = self.sum[key]  # (n, n)
                 strip = -(-len(total) // STRIPS)
                 for i in range(0, len(total), strip):
                     total[i : i + strip, i:].addmm_(x[:, i : i + strip].T, x[:, i:])

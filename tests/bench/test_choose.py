@@ -40,7 +40,14 @@ def test_the_rate_with_the_highest_validation_accuracy_is_chosen_row_by_row(runs
     folder = runs(("OE", 0.1, 20.0), ("OE", 0.2, 30.0), ("OE+GR", 0.1, 25.0), ("OE+GR", 0.2, 24.0))
     assert load_script("benchmarks/choose.py").choose(folder, ["lr", "head_lr"]) == {
         row: {"training.lr": rate}
-        for row, rate in (("OE", 0.2), ("OE+GR", 0.1), ("OE+DML", 0.2), ("OE+GR+DML", 0.1))
+        for row, rate in (
+            ("OE", 0.2),
+            ("OE+GR", 0.1),
+            ("OE+DML", 0.2),
+            ("OE+GR+DML", 0.1),
+            ("OE+GR, RanPAC head", 0.1),
+            ("OE+GR, aligned heads", 0.1),
+        )
     }
 
 
