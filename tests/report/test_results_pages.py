@@ -8,8 +8,6 @@ from statistics import fmean
 
 import numpy as np
 import pandas as pd
-import pytest
-from helpers.scripts import load_script
 
 from janus.bench.paper import ONE_EPOCH
 from janus.bench.variants import PUBLISHED
@@ -18,17 +16,6 @@ from janus.report.compare import interval, paired
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 DOCUMENTS = "\n".join(path.read_text() for path in PAGES)
-
-
-@pytest.fixture(scope="module")
-def report():
-    pytest.importorskip("sklearn", reason="the report needs the bench extra")
-    return load_script("benchmarks/report.py")
-
-
-@pytest.fixture(scope="module")
-def groups(report):
-    return report.groups()
 
 
 def test_tables_come_from_the_results(report, monkeypatch):
@@ -333,43 +320,3 @@ def test_the_sentences_on_the_language_model_are_those_of_its_table():
         row: fmean(min(loss for loss, _ in points(run)) for run in found) for row, found in rows.items()
     }
     assert lowest["exact, ε .99"] > lowest["exact, ε .95"]
-
-
-def test_the_sentences_on_photographs_are_those_of_its_tables(groups):
-    page = " ".join((ROOT / "docs" / "results" / "photographs.md").read_text().split())
-    runs = pd.concat([groups[f"photographs_{part}"] for part in ("heads", "tune", "adaptation")])
-    assert set(runs["data.evaluate"]) == {"val"} and set(runs["training.seed"]) == {100}
-    best = runs.sort_values("acc").groupby("variant").last()
-
-    def above(first: str, second: str) -> str:
-        return f"{best['acc'][second] - best['acc'][first]:.1f}"
-
-    assert f"worth {above('probe', 'joint, lr 1e-3')} points here" in page
-    exact, tangent, plain = (f"{row}, RanPAC head" for row in ("exact", "OE+GR", "LoRA"))
-    claim = f"ACC is {above('RanPAC', exact)} points above that with frozen ones, with those of OE+GR "
-    assert f"{claim}{above('RanPAC', tangent)} above" in page
-    assert f"with those of sequential LoRA {above(plain, 'RanPAC')} below" in page
-    lora = best.loc[plain]
-    assert f"(learning accuracy {lora['learning_acc']:.1f})" in page and f"(BWT {lora['bwt']:.1f})" in page
-    assert lora["learning_acc"] > max(best["learning_acc"][row] for row in (exact, tangent, "RanPAC"))
-    claim = f"LoRA is {above('OE+GR', 'LoRA')} points above OE+GR and {above('exact', 'LoRA')} above `exact`"
-    assert claim in page
-    assert f"by {above('frozen', 'exact')} to {above('frozen', 'LoRA')}." in page
-    known, right = best["task_aware_acc"], best["learning_acc"]
-    assert f"{known['exact']:.1f} % rightly at the end, `frozen` {known['frozen']:.1f} %" in page
-    assert f"learned, {right['exact']:.1f} % of its images" in page and f"LoRA {right['LoRA']:.1f} %" in page
-    accs = (best["acc"][row] for row in (exact, "RanPAC", plain))
-    claim = "`exact` has {:.1f}, frozen features {:.1f}, LoRA {:.1f}; with linear heads LoRA is ahead".format(
-        *accs
-    )
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    assert claim in readme and f"worth {above('probe', 'joint, lr 1e-3')} points; under" in readme
-    rates = best["training.lr"]
-    assert (rates["LoRA"], rates["exact"]) == (3e-4, 1e-3)
-    assert "LoRA and `exact` are best at 3e-4 and 1e-3, inside the range" in page
-    tried = {row: runs.loc[runs["variant"] == row, "training.lr"] for row in ("LoRA", "OE+GR", "exact")}
-    assert all(tried[row].min() < rates[row] < tried[row].max() for row in ("LoRA", "exact"))
-    assert rates["OE+GR"] == tried["OE+GR"].min() and "OE+GR at the smallest rate that was run" in page
-    first = runs[runs["training.lr"] == 1e-3].set_index("variant")["accuracy"].map(lambda found: found[0][0])
-    claim = f"after it, {first['OE+GR']:.1f} % of its images are named rightly, with LoRA at the same rate "
-    assert f"{claim}{first['LoRA']:.1f} %" in page
