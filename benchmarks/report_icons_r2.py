@@ -37,9 +37,12 @@ STEPS = [
     ("OE", "OE+GR"),
     ("OE+GR", "exact"),
 ]
-HEAD_STEPS = [
+RANPAC_STEPS = [
     *(("RanPAC", f"{row}, RanPAC head") for row in ("LoRA", "OE+GR", "exact")),
     *(("LoRA, RanPAC head", f"{row}, RanPAC head") for row in ("OE+GR", "exact")),
+]
+HEAD_STEPS = [
+    *RANPAC_STEPS,
     *((row, f"{row}, RanPAC head") for row in ("OE+GR", "exact")),
     ("OE+GR, RanPAC head", "exact, RanPAC head"),
     *(("frozen, aligned heads", f"{row}, aligned heads") for row in ("LoRA", "OE+GR", "exact")),

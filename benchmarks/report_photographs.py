@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
-from report_icons_r2 import RANPAC, SCORES
+from report_icons_r2 import FIGURES, RANPAC, RANPAC_STEPS, SCORES
 from report_parts import floored, heads, provenance
 
 from janus import plots
-from janus.report.compare import pick
+from janus.report.compare import best, pick
 from janus.report.tables import difference_table, rate_table
 
-FIGURES = Path(__file__).parent.parent / "figures"
 ADAPTED = ("LoRA", "OE+GR", "exact")
 TEST = ("frozen", *ADAPTED, "ncm", *RANPAC)
 ROWS = (*TEST, "probe", "joint, lr 1e-3")
@@ -21,15 +18,9 @@ STEPS = [
     ("LoRA", "OE+GR"),
     ("LoRA", "exact"),
     ("OE+GR", "exact"),
-    *(("RanPAC", f"{row}, RanPAC head") for row in ADAPTED),
-    *(("LoRA, RanPAC head", f"{row}, RanPAC head") for row in ("OE+GR", "exact")),
+    *RANPAC_STEPS,
     ("OE+GR, RanPAC head", "exact, RanPAC head"),
 ]
-
-
-def best(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of each row the run with the highest ACC on validation."""
-    return runs.loc[runs.groupby("variant", sort=False)["acc"].idxmax()]
 
 
 def blocks(groups: dict[str, pd.DataFrame]) -> dict[str, str]:

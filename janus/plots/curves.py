@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..report import tables
+from ..report import compare, tables
 from ..report.compare import FLOOR, by_variant, curve
 from .figure import WIDE, Figure
 from .runs import end_labels, style, task_step
@@ -195,7 +195,7 @@ def rates(
             )
         )
         ends.append((found["acc"].iloc[-1], row, colour))
-    peaks = tune.loc[tune.groupby("variant", sort=False)["acc"].idxmax()].set_index("variant")
+    peaks = compare.best(tune).set_index("variant")
     if floor in peaks.index:
         best = peaks["acc"][floor]
         figure.add_hline(best, line={"color": "black", "dash": "dot"})

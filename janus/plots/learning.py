@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..report import tables
+from ..report import compare, tables
 from ..report.compare import FLOOR, by_variant
 from ..runtime.result import Result
 from .figure import COLOURS, DASHES, WIDE, Figure
@@ -111,7 +111,7 @@ def learned_and_kept(tune: pd.DataFrame, floor: str = FLOOR, start: float | None
     best run counts; the floor, which has no such rate, is a line at its best. start: where the slider begins,
     and what the static picture shows; None: the largest rate at which some row is at its best.
     """
-    best = tune.loc[tune.groupby("variant", sort=False)["acc"].idxmax()].set_index("variant")
+    best = compare.best(tune).set_index("variant")
     tune = tune[tune["variant"] != floor]
     tune = tune.assign(rate=tables.rates(tune)).sort_values("acc")
     marks = sorted(tune["rate"].unique())

@@ -40,6 +40,11 @@ def pick(runs: pd.DataFrame, variants: Iterable[str]) -> pd.DataFrame:
     return kept.sort_values("variant", key=lambda names: names.map(order), kind="stable")
 
 
+def best(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of each variant the run with the highest ACC, in the order of the variants."""
+    return runs.loc[runs.groupby("variant", sort=False)["acc"].idxmax()]
+
+
 def curve(run: Mapping[str, Any]) -> list[float]:
     """Accuracy over the classes seen so far, after each task (T,), in per cent; its mean is MAA."""
     judged = "val" if run["stream"]["evaluate"] == "val" else "test"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
+from helpers.differences import difference
 
 from janus.report.compare import interval, paired
 
@@ -19,9 +21,7 @@ def test_the_sentences_on_photographs_are_those_of_its_tables(groups):
     runs = groups["photographs"]
     assert set(runs["data.evaluate"]) == {"test"} and runs["training.seed"].nunique() == 3
 
-    def between(first: str, second: str) -> str:
-        found = paired(runs, first, second).tolist()
-        return f"{abs(fmean(found)):.1f} ± {interval(found):.1f}"
+    between = partial(difference, runs)
 
     over = {row: between("frozen", row) for row in ("LoRA", "OE+GR", "exact")}
     assert "`frozen`: LoRA by {LoRA}, OE+GR by {OE+GR}, `exact` by {exact}".format(**over) in PAGE

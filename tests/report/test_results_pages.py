@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import pandas as pd
+from helpers.differences import difference
 
 from janus.bench.paper import ONE_EPOCH
 from janus.bench.variants import PUBLISHED
@@ -195,9 +197,7 @@ def test_the_sentences_on_icons_r2_are_those_of_its_tables(groups):
     runs = groups["icons_r2"]
     text = " ".join((ROOT / "README.md").read_text().split())
 
-    def between(first: str, second: str) -> str:
-        found = paired(runs, first, second).tolist()
-        return f"{abs(fmean(found)):.1f} ± {interval(found):.1f}"
+    between = partial(difference, runs)
 
     tangent, exact, plain = (between("RanPAC", f"{row}, RanPAC head") for row in ("OE+GR", "exact", "LoRA"))
     claim = f"OE+GR's are {tangent} points above frozen ones and those of `exact` {exact}; "
