@@ -6,9 +6,8 @@
 FOLDER holds runs, or their tables; there --group names those that are meant. A key is a setting of the
 training, or any by its full path (`method.loss.push`).
 
-Refuses runs on test, and rows that were given fewer trials than others. A row with the margin loss, or under
-another classifier, for which nothing was chosen takes what was chosen for the same row without either; that
-is said. What a file has for other rows stays in it.
+Refuses runs on test, and rows that were given fewer trials than others. What a file has for other rows stays
+in it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 
 from janus.bench import variants
 from janus.bench.store import read, settings_of
-from janus.bench.variants import KNOWN, slug
+from janus.bench.variants import slug
 from janus.errors import JanusError, UsageError
 from janus.report.compare import by_variant
 from janus.runtime.checkpoint import write_json
@@ -55,11 +54,6 @@ def choose(
         print(f"{row:12s} " + ", ".join(f"{what}: {acc:.1f}" for what, acc in zip(tried, accs)))
     if len(set(trials.values())) > 1:
         raise UsageError(f"not every row had as many trials: {json.dumps(trials)}")
-    for row in KNOWN:
-        without = row.partition(",")[0].removesuffix("+DML")  # "exact, RanPAC head" is exact's training
-        if row not in chosen and without in chosen:
-            chosen[row] = chosen[without]
-            print(f"{row:12s} not tuned itself: as {without}")
     return chosen
 
 

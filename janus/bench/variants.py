@@ -114,17 +114,24 @@ def chosen(file: Path = CHOSEN) -> dict[str, dict[str, Any]]:
 
 
 def choice(row: str, choices: dict[str, dict[str, Any]] | None) -> dict[str, Any]:
-    """What was chosen for a row, if anything was. JanusError: there are choices, and none for this row."""
+    """What was chosen for a row, if anything was. A row with the margin loss, or under another classifier,
+    for which nothing was chosen takes what was chosen for the same row without either.
+
+    Raises:
+        JanusError: there are choices, and none for this row.
+    """
     if choices is None or row in UNTRAINED:
         return {}
     if row in HEADS_ONLY:
         return choices.get(row, {})
-    if row not in choices:
-        raise JanusError(
-            f"no settings were chosen for {row!r} yet: choose them on validation first "
-            "(benchmarks/choose.py, from the runs of a grid)"
-        )
-    return choices[row]
+    plain = row.partition(",")[0].removesuffix("+DML")  # of "exact, RanPAC head": "exact"
+    for name in (row, plain):
+        if name in choices:
+            return choices[name]
+    raise JanusError(
+        f"no settings were chosen for {row!r} yet: choose them on validation first "
+        "(benchmarks/choose.py, from the runs of a grid)"
+    )
 
 
 def settings(row: str) -> dict[str, Any]:

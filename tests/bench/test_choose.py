@@ -12,10 +12,10 @@ from helpers.made_results import result_values
 from helpers.scripts import load_script
 from PIL import Image
 
-from janus.bench import store
+from janus.bench import store, variants
 from janus.bench.variants import slug
 from janus.data import datasets
-from janus.errors import UsageError
+from janus.errors import JanusError, UsageError
 from janus.runtime.checkpoint import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -39,16 +39,19 @@ def runs(tmp_path: Path):
 def test_the_rate_with_the_highest_validation_accuracy_is_chosen_row_by_row(runs) -> None:
     folder = runs(("OE", 0.1, 20.0), ("OE", 0.2, 30.0), ("OE+GR", 0.1, 25.0), ("OE+GR", 0.2, 24.0))
     assert load_script("benchmarks/choose.py").choose(folder, ["lr", "head_lr"]) == {
-        row: {"training.lr": rate}
-        for row, rate in (
-            ("OE", 0.2),
-            ("OE+GR", 0.1),
-            ("OE+DML", 0.2),
-            ("OE+GR+DML", 0.1),
-            ("OE+GR, RanPAC head", 0.1),
-            ("OE+GR, aligned heads", 0.1),
-        )
+        "OE": {"training.lr": 0.2},
+        "OE+GR": {"training.lr": 0.1},
     }
+
+
+def test_a_row_for_which_nothing_was_chosen_takes_what_was_chosen_for_the_same_training() -> None:
+    choices = {"OE": {"training.lr": 0.2}, "exact": {"training.lr": 0.1}, "OE+DML": {"training.lr": 0.3}}
+    assert variants.choice("exact, RanPAC head", choices) == {"training.lr": 0.1}
+    assert variants.choice("exact, aligned heads", choices) == {"training.lr": 0.1}
+    assert variants.choice("exact+DML", choices) == {"training.lr": 0.1}
+    assert variants.choice("OE+DML", choices) == {"training.lr": 0.3}
+    with pytest.raises(JanusError, match="no settings were chosen for 'LoRA, RanPAC head' yet"):
+        variants.choice("LoRA, RanPAC head", choices)
 
 
 def test_a_group_of_the_tables_is_as_good_as_a_folder_and_keys_may_be_paths(runs, tmp_path: Path) -> None:
@@ -67,7 +70,8 @@ def test_what_was_chosen_for_other_rows_stays(runs, tmp_path) -> None:
         [sys.executable, ROOT / "benchmarks/choose.py", folder, "--key", "lr", "--out", out], check=True
     )
     assert json.loads(out.read_text()) == {
-        row: {"training.lr": rate} for row, rate in (("OE", 0.5), ("InfLoRA", 0.2), ("OE+DML", 0.5))
+        "OE": {"training.lr": 0.5},
+        "InfLoRA": {"training.lr": 0.2},
     }
 
 
