@@ -31,7 +31,7 @@ from .evaluation import Evaluation
 from .learner import Learner, augmentation
 from .methods import one_class
 from .runtime import checkpoint, distributed, paths
-from .runtime.device import pick_device
+from .runtime.device import emulation_note, pick_device
 from .runtime.progress import Progress, forwarded
 from .runtime.result import Result, hardware, versions
 from .runtime.start import build_stream, check_same_run, lock, settled
@@ -171,6 +171,8 @@ class Run:
             )
         if any(isinstance(task.evaluation, MissingImages) for task in self.stream.tasks):
             logger.info(f"note: {self.stream.note}")
+        if note := emulation_note(self.learner.config.training.amp, self.learner.device):
+            logger.info(f"note: {note}")
         self.fraction_at_start = self.fraction_done()
         while self.task < len(self.stream):
             self.learn(self.stream.tasks[self.task])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,26 @@ def test_auto_is_bf16_on_a_cpu_that_has_it_else_off(
         assert device.resolve(said, CPU) == device.resolve(said, CUDA) == said
     # what is measured as half precision, whatever the CPU
     assert device.half_precision(CPU) is torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "amp, flags, noted",
+    [
+        ("bf16", (), "amp=bf16: this cpu is not known to compute bf16 natively; .* amp=auto would take off"),
+        ("bf16", ("avx512_bf16",), None),
+        ("fp16", ("avx512_bf16",), "amp=fp16: this cpu .* amp=auto would take bf16"),
+        ("off", (), None),
+    ],
+)
+def test_a_run_says_when_the_cpu_may_only_emulate_its_arithmetic(
+    amp: str, flags: tuple[str, ...], noted: str | None, settings: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    able(monkeypatch, *flags)
+    lines: list[str] = []
+    janus.run(progress=lines.append, **settings | {"amp": amp, "epochs": 1})
+    notes = [line for line in lines if "natively" in line]
+    assert len(notes) == (noted is not None)
+    assert noted is None or re.search(noted, notes[0])
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,18 @@ def native_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
+def emulation_note(amp: str, device: torch.device) -> str | None:
+    """What to say where the hardware may only emulate `amp`: an AVX2 CPU's products take 10 times as long as
+    in float32, and more in the backward pass. None: nothing to say."""
+    native = native_bf16(device) if amp == "bf16" else device.type != "cpu"
+    if amp not in HALF or native or device.type == "mps":
+        return None
+    return (
+        f"amp={amp}: this {device.type} is not known to compute {amp} natively; if it is emulated, steps "
+        f"take many times as long. amp=auto would take {resolve('auto', device)}"
+    )
+
+
 @cache
 def cpu_flags() -> frozenset[str]:
     """What the CPU can do, as Linux names it (`flags` of an x86, `Features` of an ARM); empty elsewhere."""
