@@ -219,9 +219,14 @@ def _one(entry: Any) -> bool:
 
 
 def of_variant(variant: str, own: SettingsDict, protocol: ProtocolFile) -> list[SettingsDict]:
-    """What a variant sets over the protocol, in layers. JanusError: validation has not chosen for it yet."""
+    """What a variant sets over the protocol, in layers; the later ones have the last word.
+
+    Raises:
+        JanusError: a known variant, and validation has not chosen for it yet. One of the file's own needs no
+            choice: it may state its settings.
+    """
     if variant not in variants.KNOWN:
-        return [own]
+        return [(protocol.chosen or {}).get(variant, {}), own]
     switches, asked = variants.KNOWN[variant], protocol.variants.get(variant, {})
     return [switches, asked, variants.choice(variant, protocol.chosen)]
 

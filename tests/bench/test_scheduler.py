@@ -161,6 +161,20 @@ def test_what_validation_chose_may_stand_in_a_file_and_the_grid_has_the_last_wor
         grids.load(write(chosen=3))
 
 
+def test_a_variant_of_the_file_itself_takes_what_was_chosen_under_its_name_unless_it_states_it(
+    write: Write, tmp_path: Path
+) -> None:
+    checkpoint.write_json(tmp_path / "mine.json", {"mine": {"training.lr": 0.5}})
+    mine = {"method": "gpm", "gr": "tangent"}
+    for variant, lr in (
+        ({"mine": mine}, 0.5),
+        ({"mine": mine | {"lr": 0.125}}, 0.125),
+        ({"another": mine}, make(method="gpm").training.lr),
+    ):
+        (run,) = grids.load(write(variants=[variant], seeds=[0], chosen="mine.json")).runs
+        assert run.config.training.lr == lr and run.config.method.gr == "tangent"
+
+
 def test_several_protocols_and_options_of_the_data_are_told_apart_by_name(write: Write) -> None:
     runs = grids.load(write(protocol=["cifar100", "domainnet"], variants=["OE"], seeds=[0])).runs
     assert [run.name for run in runs] == ["OE__protocol=cifar100__seed=0", "OE__protocol=domainnet__seed=0"]
