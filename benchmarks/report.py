@@ -15,7 +15,15 @@ import report_field
 import report_icons_r2
 import report_language
 import report_photographs
-from report_cost import against_ours, input_pipeline, many_tasks, memory, overhead, step_memory
+from report_cost import (
+    against_ours,
+    bf16_on_the_cpu,
+    input_pipeline,
+    many_tasks,
+    memory,
+    overhead,
+    step_memory,
+)
 from report_field import BEST, FIELD_ROWS, FIELD_STEPS, without_field
 from report_parts import floored, gain, one_epoch, only, provenance, renamed, union
 
@@ -240,6 +248,7 @@ def measured() -> dict[str, str]:
     """Measurements of cost, each from its own file."""
     return {
         "memory": memory(measurement("memory")),
+        "bf16_cpu": bf16_on_the_cpu(measurement("bf16_cpu")),
         "bench": overhead(measurement("bench_cost")),
         "many": many_tasks(measurement("many_tasks")),
         "input": input_pipeline(measurement("input_pipeline")),

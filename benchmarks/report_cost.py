@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from janus.report.tables import Table
+
 
 def step_memory(cost: dict[str, Any]) -> str:
     """Resident memory of the cases in which it was measured, as a multiple of PEFT's."""
@@ -51,6 +53,17 @@ def memory(record: dict[str, Any]) -> str:
         f"{record['basis']} protected directions a layer), counted tensor by tensor, not measured on a card: "
         f"{'; '.join(said)}."
     )
+
+
+def bf16_on_the_cpu(record: dict[str, Any]) -> str:
+    """A step in bf16 as a multiple of one in float32, by the instructions that a CPU has."""
+    lines = []
+    for case in record["cases"]:
+        ratio = f"{case['ratio']:.1f} ({case['low']:.1f} … {case['high']:.1f})"
+        lines.append([case["instructions"], f"{case['float32_ms']:.0f}", f"{case['bf16_ms']:.0f}", ratio])
+    header = ["instructions", "float32, ms", "bf16, ms", "bf16 / float32, median and quarter points"]
+    machine = f"{record['hardware']['cpu']}, one thread, torch {record['versions']['torch']}"
+    return f"{Table(header, lines)}\n\n{machine}, a machine shared with other work; milliseconds: the least."
 
 
 def overhead(record: dict[str, Any]) -> str:

@@ -138,8 +138,9 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(0.0, ge=0, description="of the factors, decoupled (AdamW); heads have none")
     amp: Amp = Field(
         "off",
-        description="autocast of forward passes; auto (true): bf16 where the hardware computes it natively, "
-        "fp16 on older GPUs, else off. A run keeps, and is hashed by, what auto meant when it began",
+        description="autocast of forward passes; auto (true): what is fast, which is bf16 on GPUs and on "
+        "CPUs with AMX or ARM's BF16, fp16 on older GPUs, else off. A run keeps, and is hashed by, what auto "
+        "meant when it began",
     )
     step_score_every: int = Field(
         20, ge=1, description="steps between two samples of violation_step; a diagnosis"

@@ -31,14 +31,16 @@ def pick_device(name: str) -> torch.device:
 def resolve(amp: str, device: torch.device) -> str:
     """What the setting `amp` means on a device: "bf16", "fp16" or "off".
 
-    `auto` is bf16 where the hardware computes it natively, fp16 (with a scaled loss) on CUDA GPUs that only
-    emulate bf16, such as Colab's T4, and off anywhere else; the other values are what they say.
+    `auto` is what is fast. On CUDA GPUs bf16, or fp16 (with a scaled loss) on those that only emulate bf16,
+    such as Colab's T4. On CPUs bf16 with AMX or ARM's BF16; AVX512-BF16 alone made a step slower than
+    float32 (`benchmarks/bf16_cpu.py`). Off anywhere else. The other values are what they say.
     """
     if amp != "auto":
         return amp
-    if native_bf16(device):
-        return "bf16"
-    return "fp16" if device.type == "cuda" else "off"
+    if device.type == "cuda":
+        return "bf16" if native_bf16(device) else "fp16"
+    fast = device.type == "cpu" and not cpu_flags().isdisjoint({"amx_bf16", "bf16"})
+    return "bf16" if fast else "off"
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -53,8 +55,8 @@ def native_bf16(device: torch.device) -> bool:
 
 
 def emulation_note(amp: str, device: torch.device) -> str | None:
-    """What to say where the hardware may only emulate `amp`: an AVX2 CPU's products take 10 times as long as
-    in float32, and more in the backward pass. None: nothing to say."""
+    """What to say where the hardware may only emulate `amp`; on a CPU with AVX2 a step in bf16 then takes
+    over twenty times as long as in float32 (`benchmarks/bf16_cpu.py`). None: nothing to say."""
     native = native_bf16(device) if amp == "bf16" else device.type != "cpu"
     if amp not in HALF or native or device.type == "mps":
         return None
