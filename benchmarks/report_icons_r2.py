@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 from report_parts import floored, heads, one_epoch, provenance
@@ -11,7 +12,7 @@ from report_parts import floored, heads, one_epoch, provenance
 from janus import plots
 from janus.bench.variants import PAPER, PAPER_ROWS
 from janus.plots.margin_search import margin_search
-from janus.report.compare import NONE, pick, values
+from janus.report.compare import NONE, interval, paired, pick, spread, values
 from janus.report.tables import Table, difference_table, overview, rate_table
 
 FIGURES = Path(__file__).parent.parent / "figures"
@@ -22,6 +23,13 @@ ALIGNED = tuple(f"{row}, aligned heads" for row in ("frozen", "LoRA", "OE+GR", "
 OTHER = ("ncm", *RANPAC, *ALIGNED)
 FIRST = ("frozen", "LoRA", "OE+GR", "exact", "joint", *RANPAC)
 LOSS = ("pull", "push", "push_margin")
+LOSS_SCORES = {  # header → score, digits
+    "ACC": ("acc", 1),
+    "learning acc.": ("learning_acc", 1),
+    "BWT": ("bwt", 1),
+    "danger": ("danger", 3),
+    "own-centre similarity": ("own_similarity", 3),
+}
 DRAWN = ("LoRA", "OE", "GPM", "OE+GR", "exact", "frozen")
 STEPS = [
     ("probe", "joint"),
@@ -81,13 +89,26 @@ def best_bold(accs: pd.Series, best: float) -> list[str]:
 
 def margin_loss(runs: pd.DataFrame, without: pd.Series) -> Table:
     """OE+GR with the margin loss on validation, by its constants; first the same row without it."""
-    columns = {"acc": 1, "learning_acc": 1, "bwt": 1, "danger": 3, "own_similarity": 3}
-    lines = [[NONE] * len(LOSS) + [f"{without[key]:.{digits}f}" for key, digits in columns.items()]]
+    columns = LOSS_SCORES.values()
+    lines = [[NONE] * len(LOSS) + [f"{without[key]:.{digits}f}" for key, digits in columns]]
     for _, run in runs.sort_values([f"method.loss.{name}" for name in LOSS]).iterrows():
         constants = [f"{run[f'method.loss.{name}']:g}" for name in LOSS]
-        lines.append([*constants, *(f"{run[key]:.{digits}f}" for key, digits in columns.items())])
-    scores = ["ACC", "learning acc.", "BWT", "danger", "own-centre similarity"]
-    return Table(["pull", "push", "margin of the push", *scores], lines)
+        lines.append([*constants, *(f"{run[key]:.{digits}f}" for key, digits in columns)])
+    return Table(["pull", "push", "margin of the push", *LOSS_SCORES], lines)
+
+
+def margin_loss_fresh(runs: pd.DataFrame, without: str = "OE+GR") -> Table:
+    """The best forms on seeds that chose nothing: the row without the loss (mean ± standard deviation), and
+    what each form changes (paired, with the mean's 95 % interval)."""
+    plain = [spread(values(runs, without, key), digits) for key, digits in LOSS_SCORES.values()]
+    lines = [[without, *plain]]
+    for form in sorted(set(runs["variant"]) - {without}):
+        changes = []
+        for key, digits in LOSS_SCORES.values():
+            found = paired(runs, without, form, key).tolist()
+            changes.append(f"{fmean(found):+.{digits}f} ± {interval(found):.{digits}f}")
+        lines.append([f"change with {form.removeprefix(f'{without}, ')}", *changes])
+    return Table(["", *LOSS_SCORES], lines)
 
 
 def without_margin_loss(tune: pd.DataFrame, runs: pd.DataFrame) -> pd.Series:
@@ -124,6 +145,8 @@ def blocks(groups: dict[str, pd.DataFrame]) -> dict[str, str]:
     found["icons_r2_dml"] = str(margin_loss(loss, without))
     figure = margin_search(loss, without, "A stronger push lowers the danger, and brings no accuracy")
     figure.save(FIGURES / "icons_r2_margin_loss")
+    fresh = groups["icons_r2_dml_fresh"]
+    found["icons_r2_dml_fresh"] = f"{margin_loss_fresh(fresh)}\n\n{provenance(fresh)}"
     demo = pick(groups["icons_r2_demo"], (*PAPER_ROWS, "GPM", "exact", "frozen", "joint"))
     scores = overview(demo, ("ACC", "MAA", "BWT", "violation"), ("ImageNet-R, T=10", PAPER))
     found["icons_r2_demo"] = f"{scores}\n\n{provenance(demo)}"

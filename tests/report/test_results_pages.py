@@ -267,6 +267,17 @@ def test_the_sentences_on_the_margin_loss_are_those_of_its_table(groups):
     claim = f"buys {bought.min():.1f} to {bought.max():.1f} points of learning accuracy"
     assert f"{claim}, and pays for it with {paid.min():.1f} to {paid.max():.1f} points of BWT" in page
     assert f"best form has {runs['acc'].max():.1f}, the row without the loss {plain['acc']:.1f}" in page
+    fresh = groups["icons_r2_dml_fresh"]
+    assert set(fresh["data.evaluate"]) == {"val"} and fresh["training.seed"].nunique() == 3
+    forms = set(fresh["variant"]) - {"OE+GR"}
+    changes = {form: paired(fresh, "OE+GR", form).tolist() for form in forms}
+    best = max(changes.values(), key=fmean)
+    claim = f"{fmean(best):+.2f} ± {interval(best):.2f}"
+    assert f"at best ACC changes by {claim}" in page
+    assert f"at best {claim} on fresh seeds" in " ".join((ROOT / "README.md").read_text().split())
+    assert all(abs(fmean(found)) < interval(found) for found in changes.values())
+    falls = pd.concat([-paired(fresh, "OE+GR", form, "danger") for form in forms])
+    assert falls.min() > 0 and f"in each seed, by {falls.max():.3f} at most".replace(" 0.", " .") in page
     aligned = groups["icons_r2_alignment"]
     floor = groups["icons_r2_heads"]["acc"].max()
     assert f"with plain linear heads: {floor:.1f})" in page and aligned["acc"].min() > floor
