@@ -234,8 +234,7 @@ def test_the_sentences_on_icons_r2_are_those_of_its_tables(groups):
     assert all(fmean(paired(runs, f"{row}, RanPAC head", heads[row])) < 0 for row in less)
     means = runs[runs["variant"] != "joint"].groupby("variant")["acc"].mean()
     assert means.idxmax() == "exact, RanPAC head"
-    accs = {row: of(runs, row, "acc") for row in ("probe", "OE+GR, RanPAC head", "exact, RanPAC head")}
-    assert all(min(accs[row]) > max(accs["probe"]) for row in accs if row != "probe")
+    assert all((paired(runs, "probe", f"{row}, RanPAC head") > 0).all() for row in ("OE+GR", "exact"))
     demo = {row: acc for row, (acc,) in groups["icons_r2_demo"].groupby("variant")["acc"].apply(list).items()}
     assert f"LoRA ends {demo['frozen'] - demo['LoRA']:.0f} points below `frozen`. `exact` ends" in page
     assert f"`exact` ends {demo['exact'] - demo['frozen']:.1f} above it" in page
