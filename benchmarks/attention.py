@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
-from statistics import quantiles
 
 import timm
 import torch
@@ -24,6 +24,7 @@ from janus.models import backbones
 from janus.runtime.checkpoint import write_json
 from janus.runtime.device import choose_attention
 from janus.runtime.result import hardware, versions
+from janus.runtime.timing import interleaved, ratios
 
 CASES = {  # batch, pixels
     "icons-vit-wide": (64, 32),
@@ -44,13 +45,13 @@ def build(name: str, side: int) -> nn.Module:
     return model.eval()
 
 
-def step(model: nn.Module, images: Tensor) -> float:
-    """Milliseconds of a step."""
+def step(model: nn.Module, images: Tensor, half: bool = True) -> float:
+    """Seconds of a forward and a backward pass, in bf16 or in float32."""
     began = time.perf_counter()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
         features = model(images)
     features.float().square().mean().backward()
-    return 1000 * (time.perf_counter() - began)
+    return time.perf_counter() - began
 
 
 def measure(name: str, rounds: int) -> dict[str, float | int | str]:
@@ -58,21 +59,11 @@ def measure(name: str, rounds: int) -> dict[str, float | int | str]:
     fused, products = build(name, side), build(name, side)
     choose_attention(products, "bf16", torch.device("cpu"))
     images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
-    for model in (fused, products):
-        step(model, images)
-    times = [(step(fused, images), step(products, images)) for _ in range(rounds)]
-    low, middle, high = quantiles([a / b for a, b in times], n=4)
-    return {
-        "model": name,
-        "batch": batch,
-        "pixels": side,
-        "rounds": rounds,
-        "fused_ms": min(a for a, _ in times),
-        "products_ms": min(b for _, b in times),
-        "ratio": middle,
-        "low": low,
-        "high": high,
-    }
+    work = {"fused": partial(step, fused, images), "products": partial(step, products, images)}
+    seconds = interleaved(work, rounds, warm_up=1, progress=None)
+    least = {f"{kind}_ms": 1000 * min(found) for kind, found in seconds.items()}
+    case = {"model": name, "batch": batch, "pixels": side, "rounds": rounds}
+    return case | least | ratios(seconds, "products")["fused"]
 
 
 def main() -> None:

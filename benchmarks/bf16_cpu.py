@@ -13,17 +13,16 @@ import json
 import os
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
-from statistics import quantiles
 
 import torch
-from attention import CASES, build
-from torch import Tensor, nn
+from attention import CASES, build, step
 
 from janus.runtime.checkpoint import write_json
 from janus.runtime.device import choose_attention, cpu_flags
 from janus.runtime.result import hardware, versions
+from janus.runtime.timing import interleaved, ratios
 
 OUT = Path(__file__).parent / "results" / "measurements" / "bf16_cpu.json"
 NAME = "icons-vit-wide"
@@ -35,15 +34,6 @@ SETS = {  # name: (a flag that the CPU needs, what holds torch and oneDNN to the
 }
 
 
-def step(model: nn.Module, images: Tensor, half: bool) -> float:
-    """Milliseconds of a forward and a backward pass."""
-    began = time.perf_counter()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-        features = model(images)
-    features.float().square().mean().backward()
-    return 1000 * (time.perf_counter() - began)
-
-
 def measure(rounds: int) -> dict[str, float]:
     """In this process, with the instructions that it may use."""
     torch.set_num_threads(1)
@@ -51,11 +41,10 @@ def measure(rounds: int) -> dict[str, float]:
     single, half = build(NAME, side), build(NAME, side)
     choose_attention(half, "bf16", torch.device("cpu"))
     images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
-    step(single, images, False), step(half, images, True)
-    times = [(step(single, images, False), step(half, images, True)) for _ in range(rounds)]
-    low, middle, high = quantiles([b / a for a, b in times], n=4)
-    best = (min(a for a, _ in times), min(b for _, b in times))
-    return {"float32_ms": best[0], "bf16_ms": best[1], "ratio": middle, "low": low, "high": high}
+    work = {"float32": partial(step, single, images, half=False), "bf16": partial(step, half, images)}
+    seconds = interleaved(work, rounds, warm_up=1, progress=None)
+    least = {f"{kind}_ms": 1000 * min(found) for kind, found in seconds.items()}
+    return least | ratios(seconds, "float32")["bf16"]
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 
 import pandas as pd
 from report_parts import floored, heads, one_epoch, provenance
@@ -12,7 +11,7 @@ from report_parts import floored, heads, one_epoch, provenance
 from janus import plots
 from janus.bench.variants import PAPER, PAPER_ROWS
 from janus.plots.margin_search import margin_search
-from janus.report.compare import NONE, interval, paired, pick, spread, values
+from janus.report.compare import NONE, change, paired, pick, spread, values
 from janus.report.tables import Table, difference_table, overview, rate_table
 
 FIGURES = Path(__file__).parent.parent / "figures"
@@ -103,10 +102,9 @@ def margin_loss_fresh(runs: pd.DataFrame, without: str = "OE+GR") -> Table:
     plain = [spread(values(runs, without, key), digits) for key, digits in LOSS_SCORES.values()]
     lines = [[without, *plain]]
     for form in sorted(set(runs["variant"]) - {without}):
-        changes = []
-        for key, digits in LOSS_SCORES.values():
-            found = paired(runs, without, form, key).tolist()
-            changes.append(f"{fmean(found):+.{digits}f} ± {interval(found):.{digits}f}")
+        changes = (
+            change(paired(runs, without, form, key).tolist(), digits) for key, digits in LOSS_SCORES.values()
+        )
         lines.append([f"change with {form.removeprefix(f'{without}, ')}", *changes])
     return Table(["", *LOSS_SCORES], lines)
 

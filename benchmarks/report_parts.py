@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 
 import pandas as pd
 
-from janus.report.compare import NONE, interval, paired, pick
+from janus.report.compare import NONE, change, paired, pick
 from janus.report.tables import Table, difference_table, overview, seconds_table
 
 SCORES = ("ACC", "MAA", "BWT", "learning acc.", "violation", "drift")
@@ -44,10 +43,7 @@ def floored(runs: pd.DataFrame, kinds: Sequence[str] = SCORES) -> Table:
 
 def gain(runs: pd.DataFrame, row: str) -> str:
     """ACC over frozen in the same seeds: mean, and its 95 % interval."""
-    found = paired(runs, "frozen", row).tolist()
-    if row == "frozen" or not found:
-        return NONE
-    return f"{statistics.fmean(found):+.1f}" + (f" ± {interval(found):.1f}" if len(found) > 1 else "")
+    return NONE if row == "frozen" else change(paired(runs, "frozen", row).tolist())
 
 
 def heads(runs: pd.DataFrame) -> str:

@@ -185,6 +185,14 @@ def number(value: float | None, digits: int = 1) -> str:
     return f"{value:.0e}" if value and abs(value) < 0.5 * 10**-digits else f"{value:.{digits}f}"
 
 
+def change(differences: Collection[float], digits: int = 1) -> str:
+    """Signed mean of paired differences, and its 95 % interval; the mean alone for one; — for none."""
+    if not differences:
+        return NONE
+    mean = f"{fmean(differences):+.{digits}f}"
+    return mean if len(differences) < 2 else f"{mean} ± {interval(differences):.{digits}f}"
+
+
 def spread(found: Iterable[float | None], digits: int = 1) -> str:
     """mean ± standard deviation over seeds; the value alone for one seed; — for none."""
     kept = [v for v in found if not pd.isna(v)]

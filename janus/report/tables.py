@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..bench import paper
 from ..bench.store import settings_of
-from .compare import NONE, by_variant, interval, number, paired, spread, values
+from .compare import NONE, by_variant, change, number, paired, spread, values
 
 if TYPE_CHECKING:
     from ..runtime.result import Result
@@ -169,7 +169,7 @@ def difference_table(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], key: 
     lines = []
     for first, second in pairs:
         if found := paired(runs, first, second, key).tolist():
-            mean = f"{fmean(found):+.1f} ± {interval(found):.1f}" if len(found) > 1 else "one seed only"
+            mean = change(found) if len(found) > 1 else "one seed only"
             lines.append([f"{first} → {second}", ", ".join(f"{d:+.1f}" for d in found), mean])
     return Table(["from → to", f"{key.upper()} difference, each seed", "mean, 95 % interval"], lines)
 

@@ -56,7 +56,7 @@ def native_bf16(device: torch.device) -> bool:
 
 def emulation_note(amp: str, device: torch.device) -> str | None:
     """What to say where the hardware may only emulate `amp`; on a CPU with AVX2 a step in bf16 then takes
-    over twenty times as long as in float32 (`benchmarks/bf16_cpu.py`). None: nothing to say."""
+    about twenty times as long as in float32 (`benchmarks/bf16_cpu.py`). None: nothing to say."""
     native = native_bf16(device) if amp == "bf16" else device.type != "cpu"
     if amp not in HALF or native or device.type == "mps":
         return None
