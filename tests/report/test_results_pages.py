@@ -14,6 +14,7 @@ from helpers.differences import difference
 from janus.bench.paper import ONE_EPOCH
 from janus.bench.variants import PUBLISHED
 from janus.report.compare import interval, paired
+from janus.runtime.assets import measurement
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -280,6 +281,13 @@ def test_the_sentences_on_the_margin_loss_are_those_of_its_table(groups):
     aligned = groups["icons_r2_alignment"]
     floor = groups["icons_r2_heads"]["acc"].max()
     assert f"with plain linear heads: {floor:.1f})" in page and aligned["acc"].min() > floor
+
+
+def test_what_bf16_costs_where_it_is_emulated_is_what_was_measured():
+    page = " ".join((ROOT / "docs" / "results" / "icons_r2.md").read_text().split())
+    cases = {case["instructions"]: case["ratio"] for case in measurement("bf16_cpu")["cases"]}
+    claim = f"a step takes {cases['AVX512']:.0f} to {cases['AVX2']:.0f} times as long as in float32"
+    assert claim in page and cases["AVX512-BF16"] > 1
 
 
 def test_the_sentences_on_one_epoch_are_those_of_its_table(groups):
