@@ -125,7 +125,7 @@ def choice(row: str, choices: dict[str, dict[str, Any]] | None) -> dict[str, Any
     if row in HEADS_ONLY:
         return choices.get(row, {})
     plain = row.partition(",")[0].removesuffix("+DML")  # of "exact, RanPAC head": "exact"
-    for name in (row, plain):
+    for name in (row, "LoRA" if plain == "DML" else plain):
         if name in choices:
             return choices[name]
     raise JanusError(

@@ -50,6 +50,7 @@ def test_a_row_for_which_nothing_was_chosen_takes_what_was_chosen_for_the_same_t
     assert variants.choice("exact, aligned heads", choices) == {"training.lr": 0.1}
     assert variants.choice("exact+DML", choices) == {"training.lr": 0.1}
     assert variants.choice("OE+DML", choices) == {"training.lr": 0.3}
+    assert variants.choice("DML", {"LoRA": {"training.lr": 0.2}}) == {"training.lr": 0.2}  # LoRA+DML
     with pytest.raises(JanusError, match="no settings were chosen for 'LoRA, RanPAC head' yet"):
         variants.choice("LoRA, RanPAC head", choices)
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
 import pandas as pd
-from helpers.differences import difference
 
-from janus.bench.paper import ONE_EPOCH
 from janus.bench.variants import PUBLISHED
 from janus.report.compare import interval, paired
-from janus.runtime.assets import measurement
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -192,117 +187,6 @@ def test_numbers_in_the_prose_on_the_ablation_are_those_of_its_tables(report, gr
     assert text.count(f"{len(forms)} forms") == 1 and f"a search over {len(forms)}." in text
     leads = [fmean(paired(groups["rows"], "frozen", row).tolist()) for row in ("exact", "OE+GR", "OE+GR+DML")]
     assert "({:.1f}, {:.1f} and {:.1f})".format(*leads).replace(" 0.", " .") in text
-
-
-def test_the_sentences_on_icons_r2_are_those_of_its_tables(groups):
-    runs = groups["icons_r2"]
-    text = " ".join((ROOT / "README.md").read_text().split())
-
-    between = partial(difference, runs)
-
-    tangent, exact, plain = (between("RanPAC", f"{row}, RanPAC head") for row in ("OE+GR", "exact", "LoRA"))
-    claim = f"OE+GR's are {tangent} points above frozen ones and those of `exact` {exact}; "
-    assert f"{claim}sequential LoRA's {plain}," in text
-    over = {row: between("frozen", row) for row in ("OE+GR", "exact", "LoRA")}
-    claim = "OE+GR (+{OE+GR}), `exact` (+{exact}) and sequential LoRA (+{LoRA}) are clear of".format(**over)
-    assert claim in text
-    claim = f"OE+GR is {between('LoRA', 'OE+GR')} above LoRA; `exact` is not clear of it "
-    assert f"{claim}({between('LoRA', 'exact')})" in text
-    assert f"with linear heads `exact` is {between('OE+GR', 'exact')} below OE+GR" in text
-    assert f"GR adds {between('OE', 'OE+GR')} to OE" in text
-    page = " ".join((ROOT / "docs" / "results" / "icons_r2.md").read_text().split())
-    over |= {row: between("frozen", row) for row in ("GPM", "OE")}
-    claim = "`OE+GR` by {OE+GR}, `exact` by {exact}, sequential LoRA by {LoRA}, `GPM` by {GPM}, `OE` by {OE}."
-    assert claim.format(**over) in page
-    assert f"`OE` is {between('LoRA', 'OE')} above it. **The same basis with GR is " in page
-    assert f"{between('OE', 'OE+GR')} above `OE`**, ahead in each of five seeds" in page
-    assert (paired(runs, "OE", "OE+GR") > 0).sum() == 5
-    assert f"worth {between('probe', 'joint')} points" in page
-    assert f"ahead of `exact` by {between('OE+GR', 'exact')}." in page
-    assert sum(gain > 0 for gain in paired(runs, "LoRA", "exact")) == 4  # of five
-    assert f"worth {tangent} (`OE+GR`) and {exact} points (`exact`) more than frozen ones" in page
-    assert f"are worth {plain}." in page
-    heads = {row: f"{row}, aligned heads" for row in ("frozen", "LoRA", "OE+GR", "exact")}
-    gains = {row: between(heads["frozen"], heads[row]) for row in ("LoRA", "OE+GR", "exact")}
-    claim = "`OE+GR` has {OE+GR}, `exact` {exact}, sequential LoRA {LoRA}. The last is SLCA".format(**gains)
-    assert claim in page
-    claim = "heads it is {OE+GR} (OE+GR), {exact} (`exact`) and {LoRA} (LoRA, which is SLCA then)"
-    assert claim.format(**gains) in text
-    assert f"`exact` is {between(heads['LoRA'], heads['exact'])} above it." in page
-    assert f"(`RanPAC` → aligned +{between('RanPAC', heads['frozen'])})" in page
-    less = {row: between(f"{row}, RanPAC head", heads[row]) for row in ("OE+GR", "exact")}
-    assert "`OE+GR` has {OE+GR} less with aligned heads, `exact` {exact} less".format(**less) in page
-    assert all(fmean(paired(runs, f"{row}, RanPAC head", heads[row])) < 0 for row in less)
-    means = runs[runs["variant"] != "joint"].groupby("variant")["acc"].mean()
-    assert means.idxmax() == "exact, RanPAC head"
-    assert all((paired(runs, "probe", f"{row}, RanPAC head") > 0).all() for row in ("OE+GR", "exact"))
-    demo = {row: acc for row, (acc,) in groups["icons_r2_demo"].groupby("variant")["acc"].apply(list).items()}
-    assert f"LoRA ends {demo['frozen'] - demo['LoRA']:.0f} points below `frozen`. `exact` ends" in page
-    assert f"`exact` ends {demo['exact'] - demo['frozen']:.1f} above it" in page
-    assert min(demo, key=demo.get) == "GR"
-    rectified = min(demo[row] for row in ("OE", "OE+GR", "OE+DML", "OE+GR+DML"))
-    assert rectified > max(demo[row] for row in ("LoRA", "DML", "GR"))
-    with_loss = {"LoRA": "DML", "OE": "OE+DML", "OE+GR": "OE+GR+DML"}
-    assert all(demo[loss] < demo[row] for row, loss in with_loss.items())
-
-
-def test_the_sentences_on_the_margin_loss_are_those_of_its_table(groups):
-    page = " ".join((ROOT / "docs" / "results" / "icons_r2.md").read_text().split())
-    runs, tune = groups["icons_r2_dml"], groups["icons_r2_tune"]
-    plain = tune[(tune["variant"] == "OE+GR") & (tune["training.lr"] == runs["training.lr"].iloc[0])].iloc[0]
-    assert "seed 100: 24 forms" in page and len(runs) == 24
-    (_, alone), (_, pulled) = runs.groupby("method.loss.pull")  # 0, .5
-    claim = f"without a pull it falls from {plain['danger']:.3f} to {alone['danger'].min():.3f}."
-    assert claim.replace(" 0.", " .") in page
-    assert f"raises both: danger to {pulled['danger'].max():.3f}, and".replace(" 0.", " .") in page
-    below = pulled[pulled["danger"] < plain["danger"]]
-    assert set(below["method.loss.push"]) == {3.0}
-    for half in (alone, pulled):
-        by_push = half.groupby("method.loss.push")[["danger", "own_similarity"]].mean()
-        assert by_push["danger"].is_monotonic_decreasing and by_push["own_similarity"].is_monotonic_decreasing
-    assert np.corrcoef(runs["danger"], runs["own_similarity"])[0, 1] > 0.95  # "on one line"
-    assert set(runs.nlargest(3, "acc")["method.loss.push"]) == {0.05}
-    strong = runs[runs["method.loss.push"] >= 1]
-    bought, paid = strong["learning_acc"] - plain["learning_acc"], plain["bwt"] - strong["bwt"]
-    claim = f"buys {bought.min():.1f} to {bought.max():.1f} points of learning accuracy"
-    assert f"{claim}, and pays for it with {paid.min():.1f} to {paid.max():.1f} points of BWT" in page
-    assert f"best form has {runs['acc'].max():.1f}, the row without the loss {plain['acc']:.1f}" in page
-    fresh = groups["icons_r2_dml_fresh"]
-    assert set(fresh["data.evaluate"]) == {"val"} and fresh["training.seed"].nunique() == 3
-    forms = set(fresh["variant"]) - {"OE+GR"}
-    changes = {form: paired(fresh, "OE+GR", form).tolist() for form in forms}
-    best = max(changes.values(), key=fmean)
-    claim = f"{fmean(best):+.2f} ± {interval(best):.2f}"
-    assert f"at best ACC changes by {claim}" in page
-    assert f"at best {claim} on fresh seeds" in " ".join((ROOT / "README.md").read_text().split())
-    assert all(abs(fmean(found)) < interval(found) for found in changes.values())
-    falls = pd.concat([-paired(fresh, "OE+GR", form, "danger") for form in forms])
-    assert falls.min() > 0 and f"in each seed, by {falls.max():.3f} at most".replace(" 0.", " .") in page
-    aligned = groups["icons_r2_alignment"]
-    floor = groups["icons_r2_heads"]["acc"].max()
-    assert f"with plain linear heads: {floor:.1f})" in page and aligned["acc"].min() > floor
-
-
-def test_what_bf16_costs_where_it_is_emulated_is_what_was_measured():
-    page = " ".join((ROOT / "docs" / "results" / "icons_r2.md").read_text().split())
-    cases = {case["instructions"]: case["ratio"] for case in measurement("bf16_cpu")["cases"]}
-    claim = f"a step takes {cases['AVX512']:.0f} to {cases['AVX2']:.0f} times as long as in float32"
-    assert claim in page and cases["AVX512-BF16"] > 1
-
-
-def test_the_sentences_on_one_epoch_are_those_of_its_table(groups):
-    page = " ".join((ROOT / "docs" / "results" / "icons_r2.md").read_text().split())
-    runs = groups["icons_r2_one_epoch"]
-    gain, other, apart = (
-        paired(runs, *rows).tolist() for rows in (("frozen", "OE"), ("frozen", "GPM"), ("GPM", "OE"))
-    )
-    assert f"are clear of `frozen`, `OE` by {fmean(gain):.1f} ± {interval(gain):.1f}." in page
-    assert all(fmean(found) > interval(found) for found in (gain, other))
-    claim = f"`OE` is {fmean(apart):+.1f} ± {interval(apart):.1f} above `GPM`, where the paper has"
-    theirs = ONE_EPOCH["ImageNet-R", 10]
-    assert f"{claim} {theirs['OE'][0] - theirs['GPM'][0]:+.1f}." in page
-    own, its = (fmean(of(runs, row, "seconds.oe")) for row in ("OE", "GPM"))
-    assert f"{own:.1f} s a run for OE's own part, {its:.1f} s for GPM's pass" in page
 
 
 def test_the_sentences_on_the_language_model_are_those_of_its_table():
