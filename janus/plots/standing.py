@@ -24,9 +24,9 @@ class Mark(NamedTuple):
     words: str
 
 
-CLEAR = Mark(COLOURS[0], MARKERS[1], "■", "95 % interval clear of zero")
+CLEAR = Mark(COLOURS[0], MARKERS[1], "■", "interval clear of zero")
 UNCLEAR = Mark(COLOURS[1], MARKERS[0], "●", "not clear of zero, or one seed")
-REFERENCE = Mark(COLOURS[6], MARKERS[3], "◆", "reference: all classes at once")
+REFERENCE = Mark(COLOURS[6], MARKERS[3], "◆", "all classes at once")
 
 
 def above_floor(runs: pd.DataFrame, floor: str = FLOOR, title: str | None = None) -> Figure:
@@ -49,7 +49,7 @@ def above_floor(runs: pd.DataFrame, floor: str = FLOOR, title: str | None = None
     names = [f"<b>{row}</b>" if row in PAPER_ROWS else row for row in gains]
     span = [len(gains) + 0.3, -1.3]
     figure.update_yaxes(tickvals=list(range(len(gains))), ticktext=names, range=span, automargin=True)
-    figure.update_xaxes(title=f"ACC minus {floor}'s in the same seed (points); small: each seed")
+    figure.update_xaxes(title=f"ACC minus {floor}'s, seed by seed (points); bar: 95 % interval")
     legend = _legend([mark for mark in (CLEAR, UNCLEAR, REFERENCE) if mark in marks.values()])
     figure.update_layout(
         title=f"{title or _how_many(gains, floor)}<br>{legend}",

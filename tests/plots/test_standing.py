@@ -50,9 +50,7 @@ def test_rows_stand_above_the_floor_in_the_same_seeds_the_highest_first() -> Non
     assert drawn["LoRA, RanPAC head"].x[0] == 10.0 and "LoRA, RanPAC head, seeds" not in drawn  # one seed
     title = figure.plotly.layout.title.text
     assert title.startswith("Clearly above frozen: 3 of 5 rows with several seeds")  # not LoRA, not exact
-    assert "reference: all classes at once" in title and "frozen: ACC 22.5" in str(
-        figure.plotly.layout.annotations
-    )
+    assert "◆ all classes at once" in title and "frozen: ACC 22.5" in str(figure.plotly.layout.annotations)
 
 
 def test_one_seed_is_no_proof_and_another_title_may_be_given() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
@@ -10,7 +11,8 @@ import numpy as np
 import pandas as pd
 from helpers.differences import difference
 
-from janus.bench.paper import ONE_EPOCH
+from janus.bench.paper import ONE_EPOCH, PAPER
+from janus.bench.variants import PAPER_ROWS
 from janus.report.compare import interval, paired, values
 from janus.runtime.assets import measurement
 
@@ -29,13 +31,13 @@ def test_the_sentences_on_icons_r2_are_those_of_its_tables(groups):
     over = {row: between("frozen", row) for row in ("OE+GR", "exact", "LoRA")}
     claim = "OE+GR (+{OE+GR}), `exact` (+{exact}) and sequential LoRA (+{LoRA}) are clear of".format(**over)
     assert claim in README
-    claim = f"OE+GR is {between('LoRA', 'OE+GR')} above LoRA; `exact` is not clear of it "
-    assert f"{claim}({between('LoRA', 'exact')})" in README
+    assert f"`exact` is not clear of LoRA ({between('LoRA', 'exact')})." in README
     assert f"with linear heads `exact` is {between('OE+GR', 'exact')} below OE+GR" in README
-    assert f"GR adds {between('OE', 'OE+GR')} to OE" in README
     over |= {row: between("frozen", row) for row in ("GPM", "OE")}
     claim = "`OE+GR` by {OE+GR}, `exact` by {exact}, sequential LoRA by {LoRA}, `GPM` by {GPM}, `OE` by {OE}."
     assert claim.format(**over) in PAGE
+    assert f"but `LoRA-FA` (three seeds, {between('frozen', 'LoRA-FA')}) are clear of `frozen`" in PAGE
+    assert len(random := paired(runs, "frozen", "LoRA-FA").tolist()) == 3 and interval(random) > fmean(random)
     assert f"`OE` is {between('LoRA', 'OE')} above it. **The same basis with GR is " in PAGE
     assert f"{between('OE', 'OE+GR')} above `OE`**, ahead in each of five seeds" in PAGE
     assert (paired(runs, "OE", "OE+GR") > 0).sum() == 5
@@ -99,6 +101,11 @@ def test_the_sentences_on_the_margin_loss_are_those_of_its_table(groups):
     assert all(abs(fmean(found)) < interval(found) for found in changes.values())
     falls = pd.concat([-paired(fresh, "OE+GR", form, "danger") for form in forms])
     assert falls.min() > 0 and f"in each seed, by {falls.max():.3f} at most".replace(" 0.", " .") in PAGE
+    ranpac = groups["icons_r2_dml_ranpac"]
+    plain = tune[tune["variant"] == "OE+GR, RanPAC head"].set_index("training.lr").loc[3e-4]
+    claim = "They have {:.1f} and {:.1f}, the row".format(*sorted(ranpac["acc"]))
+    assert f"{claim} without the loss {plain['acc']:.1f}:" in PAGE and ranpac["acc"].max() < plain["acc"]
+    assert ranpac["danger"].max() < plain["danger"]
     aligned = groups["icons_r2_alignment"]
     floor = groups["icons_r2_heads"]["acc"].max()
     assert f"with plain linear heads: {floor:.1f})" in PAGE and aligned["acc"].min() > floor
@@ -122,3 +129,53 @@ def test_the_sentences_on_one_epoch_are_those_of_its_table(groups):
     assert f"{claim} {theirs['OE'][0] - theirs['GPM'][0]:+.1f}." in PAGE
     own, its = (fmean(values(runs, row, "seconds.oe")) for row in ("OE", "GPM"))
     assert f"{own:.1f} s a run for OE's own part, {its:.1f} s for GPM's pass" in PAGE
+
+
+def test_the_sentences_on_the_papers_table_1_are_those_of_its_table(groups):
+    runs = groups["icons_r2"]
+
+    def over(first: str, second: str, key: str = "acc") -> list[float]:
+        return paired(runs, first, second, key).tolist()
+
+    def told(gains: list[float]) -> str:
+        return f"{fmean(gains):+.1f} ± {interval(gains):.1f}"
+
+    parts = {row: over("LoRA", row) for row in ("OE", "GR", "OE+GR")}
+    assert {len(gains) for gains in parts.values()} == {5}
+    rest = [both - oe - gr for oe, gr, both in zip(*parts.values())]
+    stated = {row: told(gains) for row, gains in parts.items()}
+    claim = "Over `LoRA`, `OE` has {OE}, `GR` {GR}, `OE+GR` {OE+GR}:".format(**stated)
+    assert f"{claim} {told(rest).removeprefix('+')} more than the sum" in PAGE and min(rest) > 0
+    assert all(abs(fmean(parts[row])) < interval(parts[row]) for row in ("OE", "GR"))
+    claim = "OE alone ({OE} over LoRA) and GR alone ({GR}) are level with LoRA".format(**stated)
+    assert claim in README and f"the two together are {difference(runs, 'LoRA', 'OE+GR')} above it" in README
+    oe, gr, both = (PAPER[row][0] - PAPER["LoRA"][0] for row in parts)
+    claim = f"each part alone gains much ({oe:+.1f}, {gr:+.1f}), and both together {oe + gr - both:.1f} less"
+    assert claim in PAGE
+    learning, forgetting = over("GR", "OE+GR", "learning_acc"), over("GR", "OE+GR", "bwt")
+    assert abs(fmean(learning)) < interval(learning) and min(forgetting) > 0
+    assert f"and forgets {difference(runs, 'GR', 'OE+GR', 'bwt')} points more" in PAGE
+    edge = groups["icons_r2_edge"].set_index("variant")["acc"]
+    tune = groups["icons_r2_tune"]
+    least = tune[tune["training.lr"] == 1e-4].set_index("variant")["acc"]
+    claim = f"At 3e-5, below the five, GR has {edge['GR']:.1f} on validation, LoRA {edge['LoRA']:.1f}; "
+    assert f"{claim}at 1e-4 they had {least['GR']:.1f} and {least['LoRA']:.1f}." in PAGE
+    with_loss = {"LoRA": "DML", "OE": "OE+DML", "OE+GR": "OE+GR+DML"}
+    changes = [over(*pair) for pair in with_loss.items()]
+    assert {len(found) for found in changes} == {5}
+    assert all(abs(fmean(found)) < interval(found) for found in changes)
+    adds = "{:+.2f}, {:+.2f} and {:+.2f} points of ACC".format(*map(fmean, changes))
+    mean = [fmean(seed) for seed in zip(*changes)]  # over the three pairs
+    claim = f"{fmean(mean):+.2f} ± {interval(mean):.2f}"
+    assert (
+        f"The margin loss adds {adds} in its three pairs, none clear of zero; their mean is {claim}." in PAGE
+    )
+    assert f"on test a tenth of a point ({claim}, mean of three pairs of rows)" in README
+    seven = sorted(PAPER_ROWS, key=lambda row: PAPER[row][0])
+    height = [fmean(values(runs, row)) for row in seven]
+    turned = [(a, b) for a, b in combinations(range(7), 2) if height[a] >= height[b]]
+    assert [(seven[a], seven[b]) for a, b in turned] == [("GR", "OE")]
+    assert "20 of the 21 pairs of the seven rows stand in the paper's order; `GR` and `OE` are turned" in PAGE
+    falls = [-fmean(over(*pair, "danger")) for pair in with_loss.items()]
+    low, high = (f"{fall:.3f}".removeprefix("0") for fall in (min(falls), max(falls)))
+    assert f"Danger falls by {low} to {high}" in PAGE
