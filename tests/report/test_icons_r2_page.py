@@ -13,7 +13,7 @@ from helpers.differences import difference
 
 from janus.bench.paper import ONE_EPOCH, PAPER
 from janus.bench.variants import PAPER_ROWS
-from janus.report.compare import interval, paired, values
+from janus.report.compare import change, interval, paired, values
 from janus.runtime.assets import measurement
 
 ROOT = Path(__file__).parents[2]
@@ -137,15 +137,12 @@ def test_the_sentences_on_the_papers_table_1_are_those_of_its_table(groups):
     def over(first: str, second: str, key: str = "acc") -> list[float]:
         return paired(runs, first, second, key).tolist()
 
-    def told(gains: list[float]) -> str:
-        return f"{fmean(gains):+.1f} ± {interval(gains):.1f}"
-
     parts = {row: over("LoRA", row) for row in ("OE", "GR", "OE+GR")}
     assert {len(gains) for gains in parts.values()} == {5}
     rest = [both - oe - gr for oe, gr, both in zip(*parts.values())]
-    stated = {row: told(gains) for row, gains in parts.items()}
+    stated = {row: change(gains, 1) for row, gains in parts.items()}
     claim = "Over `LoRA`, `OE` has {OE}, `GR` {GR}, `OE+GR` {OE+GR}:".format(**stated)
-    assert f"{claim} {told(rest).removeprefix('+')} more than the sum" in PAGE and min(rest) > 0
+    assert f"{claim} {change(rest, 1).removeprefix('+')} more than the sum" in PAGE and min(rest) > 0
     assert all(abs(fmean(parts[row])) < interval(parts[row]) for row in ("OE", "GR"))
     claim = "OE alone ({OE} over LoRA) and GR alone ({GR}) are level with LoRA".format(**stated)
     assert claim in README and f"the two together are {difference(runs, 'LoRA', 'OE+GR')} above it" in README
